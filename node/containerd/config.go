@@ -1,0 +1,197 @@
+package containerd
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"text/template"
+)
+
+// Config of a Driver. Root, State and BinDir are needed unless External is set.
+type Config struct {
+	BinDir     string // has containerd, containerd-shim-runc-v2 and pause
+	CNIBinDir  string // default BinDir/cni
+	CNIConfDir string // where the network's conflist appears; default Root/net.d
+	Root       string // containerd's persistent directory, its log and configuration
+	State      string // containerd's runtime directory: lost at boot; at most 40 bytes long, for socket paths
+	Socket     string // default State/containerd.sock
+	External   bool   // Socket is an existing containerd: it is used, not supervised
+	// CgroupRoot is the parent of all pod cgroups, default "/murmur". Two nodes on one machine need two.
+	CgroupRoot string
+	// RegistryDir holds containerd's hosts.toml tree (config_path); empty: registries as named by the image.
+	RegistryDir string
+	// StreamAddress is where the streaming server listens, default 127.0.0.1.
+	StreamAddress string
+	Runc          string // path of runc; default: found on PATH
+	ImagesDir     string // image archives (*.tar) to import, now and when more appear
+	Log           *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	if c.CNIBinDir == "" {
+		c.CNIBinDir = filepath.Join(c.BinDir, "cni")
+	}
+	if c.CNIConfDir == "" {
+		c.CNIConfDir = filepath.Join(c.Root, "net.d")
+	}
+	if c.Socket == "" {
+		c.Socket = filepath.Join(c.State, "containerd.sock")
+	}
+	if c.CgroupRoot == "" {
+		c.CgroupRoot = "/murmur"
+	}
+	if c.StreamAddress == "" {
+		c.StreamAddress = "127.0.0.1"
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return c
+}
+
+// Plugins that a node of ours has no use for. What is not loaded costs no memory and asks for no kernel module.
+var disabledPlugins = []string{
+	"io.containerd.differ.v1.erofs",
+	"io.containerd.image-verifier.v1.bindir",
+	"io.containerd.internal.v1.opt",
+	"io.containerd.internal.v1.tracing",
+	"io.containerd.metrics.v1.grpc-prometheus",
+	"io.containerd.monitor.container.v1.restart",
+	"io.containerd.monitor.task.v1.cgroups",
+	"io.containerd.mount-handler.v1.erofs",
+	"io.containerd.server.v1.debug",
+	"io.containerd.server.v1.grpc-tcp",
+	"io.containerd.server.v1.metrics",
+	"io.containerd.snapshotter.v1.blockfile",
+	"io.containerd.snapshotter.v1.btrfs",
+	"io.containerd.snapshotter.v1.devmapper",
+	"io.containerd.snapshotter.v1.erofs",
+	"io.containerd.snapshotter.v1.zfs",
+	"io.containerd.tracing.processor.v1.otlp",
+}
+
+var configTemplate = template.Must(template.New("config.toml").Parse(`# Written by murmur at every start; changes are lost.
+version = 4
+root = {{.Root}}
+state = {{.State}}
+imports = []
+disabled_plugins = [{{range .Disabled}}
+  {{.}},{{end}}
+]
+
+[debug]
+  level = 'warn'
+
+[plugins.'io.containerd.server.v1.grpc']
+  address = {{.Socket}}
+
+[plugins.'io.containerd.server.v1.ttrpc']
+  address = {{.TTRPC}}
+
+[plugins.'io.containerd.shim.v1.manager']
+  socket_dir = {{.Shims}}
+
+[plugins.'io.containerd.nri.v1.nri']
+  disable = true
+
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = 'overlayfs'
+  max_concurrent_downloads = 3
+  [plugins.'io.containerd.cri.v1.images'.pinned_images]
+    sandbox = {{.Pause}}
+  [plugins.'io.containerd.cri.v1.images'.registry]
+    config_path = {{.Registries}}
+
+[plugins.'io.containerd.cri.v1.runtime']
+  restrict_oom_score_adj = {{.RestrictOOM}}
+  netns_mounts_under_state_dir = true
+  enable_criu = false
+  disable_apparmor = {{.NoAppArmor}}
+  [plugins.'io.containerd.cri.v1.runtime'.containerd]
+    default_runtime_name = 'runc'
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+      runtime_type = 'io.containerd.runc.v2'
+      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+        BinaryName = {{.Runc}}
+        Root = {{.RuncRoot}}
+        SystemdCgroup = false
+  [plugins.'io.containerd.cri.v1.runtime'.cni]
+    bin_dirs = [{{.CNIBin}}]
+    conf_dir = {{.CNIConf}}
+    use_internal_loopback = true
+
+[plugins.'io.containerd.grpc.v1.cri']
+  disable_tcp_service = true
+  stream_server_address = {{.StreamAddress}}
+  stream_server_port = '0'
+`))
+
+// toml renders the configuration of containerd.
+func (c Config) toml() ([]byte, error) {
+	quoted := make([]string, len(disabledPlugins))
+	for i, p := range disabledPlugins {
+		quoted[i] = strconv.Quote(p)
+	}
+	_, apparmor := os.Stat("/sys/kernel/security/apparmor")
+	var b bytes.Buffer
+	err := configTemplate.Execute(&b, map[string]any{
+		"Root":          strconv.Quote(filepath.Join(c.Root, "root")),
+		"State":         strconv.Quote(filepath.Join(c.State, "run")),
+		"Socket":        strconv.Quote(c.Socket),
+		"TTRPC":         strconv.Quote(c.Socket + ".ttrpc"),
+		"Shims":         strconv.Quote(c.shimDir()),
+		"Disabled":      quoted,
+		"Pause":         strconv.Quote(PauseImage),
+		"Registries":    strconv.Quote(c.RegistryDir),
+		"RestrictOOM":   !canSetOOMScore(),
+		"NoAppArmor":    apparmor != nil,
+		"Runc":          strconv.Quote(c.Runc),
+		"RuncRoot":      strconv.Quote(filepath.Join(c.State, "runc")),
+		"CNIBin":        strconv.Quote(c.CNIBinDir),
+		"CNIConf":       strconv.Quote(c.CNIConfDir),
+		"StreamAddress": strconv.Quote(c.StreamAddress),
+	})
+	return b.Bytes(), err
+}
+
+// shimDir is where shims put their sockets, named by a digest: 65 bytes more than this path.
+func (c Config) shimDir() string { return filepath.Join(c.State, "s") }
+
+// check refuses what could only fail later and less clearly.
+func (c Config) check() error {
+	if c.External {
+		return nil
+	}
+	if c.Root == "" || c.State == "" || c.BinDir == "" {
+		return fmt.Errorf("containerd: Root, State and BinDir are all needed")
+	}
+	if n := len(c.shimDir()) + 66; n > 107 {
+		return fmt.Errorf("containerd: state directory %s is %d bytes too long for unix sockets", c.State, n-107)
+	}
+	for _, name := range []string{"containerd", "containerd-shim-runc-v2", "pause"} {
+		if _, err := os.Stat(filepath.Join(c.BinDir, name)); err != nil {
+			return fmt.Errorf("containerd: %s is missing from %s: build it with `make build`", name, c.BinDir)
+		}
+	}
+	return nil
+}
+
+// canSetOOMScore reports whether this process, and so runc below it, may lower a process's oom_score_adj.
+func canSetOOMScore() bool {
+	const sysResource = 24 // CAP_SYS_RESOURCE
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return true
+	}
+	for line := range strings.Lines(string(status)) {
+		if hex, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			caps, err := strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
+			return err != nil || caps&(1<<sysResource) != 0
+		}
+	}
+	return true
+}
