@@ -1,0 +1,261 @@
+package crdt
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"iter"
+	"sync"
+	"time"
+)
+
+// A delta is what one store tells another. It is a list of stretches; each says: these are all the live commits that
+// this origin made in (from, to]. A stretch with from equal to to claims nothing and only carries documents.
+//
+//	format (1 byte), then until the end: origin (8), from, to, count (uvarints), documents
+const deltaFormat = 1
+
+// chunkBytes is about how large a delta grows before the next begins.
+const chunkBytes = 128 << 10
+
+// Digest is a fingerprint of the vector: stores with equal digests hold the same.
+func (s *Store) Digest() [16]byte {
+	sum := sha256.Sum256(s.Vector())
+	return [16]byte(sum[:16])
+}
+
+// Vector is what this store has, encoded for a peer's Delta or Covers.
+func (s *Store) Vector() []byte { return s.current.Load().progress.vector.append([]byte{deltaFormat}) }
+
+func decodeVector(b []byte) (Vector, error) {
+	r := &reader{b: b}
+	if r.byte() != deltaFormat {
+		return nil, ErrCorrupt
+	}
+	v := r.vector()
+	return v, r.err
+}
+
+// Covers tells whether this store has everything that a peer's vector claims.
+func (s *Store) Covers(vector []byte) (bool, error) {
+	v, err := decodeVector(vector)
+	return err == nil && s.current.Load().progress.vector.Covers(v), err
+}
+
+// Delta is everything that a peer with the given vector lacks, in deltas of bounded size. What a stretch claims is
+// said only in the last, so that a transfer cut short claims nothing that did not arrive.
+func (s *Store) Delta(since []byte) (iter.Seq[[]byte], error) {
+	v, err := decodeVector(since)
+	if err != nil {
+		return nil, fmt.Errorf("peer's vector: %w", err)
+	}
+	st := s.current.Load()
+	return func(yield func([]byte) bool) {
+		type claim struct {
+			origin Origin
+			span   span
+		}
+		var claims []claim
+		sent := map[Key]bool{}
+		b := []byte{deltaFormat}
+		for _, o := range st.progress.vector.origins() {
+			from, to := v[o], st.progress.vector[o]
+			if from >= to {
+				continue
+			}
+			claims = append(claims, claim{o, span{from, to}})
+			stop := false
+			st.dots.AscendRange(dot{origin: o, seq: from + 1}, dot{origin: o, seq: to + 1}, func(d dot) bool {
+				if sent[d.slot.key] {
+					return true
+				}
+				sent[d.slot.key] = true
+				b = appendStretch(b, o, span{from, from}, d.slot.doc)
+				if len(b) >= chunkBytes {
+					if !yield(b) {
+						stop = true
+						return false
+					}
+					b = []byte{deltaFormat}
+				}
+				return true
+			})
+			if stop {
+				return
+			}
+		}
+		for _, c := range claims {
+			b = appendStretch(b, c.origin, c.span)
+		}
+		if len(b) > 1 {
+			yield(b)
+		}
+	}, nil
+}
+
+func appendStretch(b []byte, o Origin, s span, docs ...*document) []byte {
+	b = binary.BigEndian.AppendUint64(b, uint64(o))
+	b = binary.AppendUvarint(b, s.from)
+	b = binary.AppendUvarint(b, s.to)
+	b = binary.AppendUvarint(b, uint64(len(docs)))
+	for _, d := range docs {
+		b = appendBytes(b, d.append(nil))
+	}
+	return b
+}
+
+// News says what a merged delta did.
+type News struct {
+	// Changed counts the documents that were new here. Only news is worth passing on.
+	Changed int
+	// Gap: something before this delta is missing here; a repair should follow.
+	Gap bool
+}
+
+type stretch struct {
+	origin Origin
+	span   span
+	docs   []*document
+}
+
+func decodeDelta(b []byte) ([]stretch, error) {
+	r := &reader{b: b}
+	if r.byte() != deltaFormat {
+		return nil, ErrCorrupt
+	}
+	var out []stretch
+	for len(r.b) > 0 {
+		s := stretch{origin: Origin(r.uint64()), span: span{r.uvarint(), r.uvarint()}}
+		for range r.count(1) {
+			d, err := decodeDocument(r.bytes())
+			if err != nil {
+				return nil, err
+			}
+			s.docs = append(s.docs, d)
+		}
+		out = append(out, s)
+	}
+	return out, r.err
+}
+
+// Merge takes a delta in, durably. A delta that does not decode is refused whole.
+func (s *Store) Merge(ctx context.Context, delta []byte) (News, error) {
+	stretches, err := decodeDelta(delta)
+	if err != nil {
+		return News{}, fmt.Errorf("delta of %d bytes: %w", len(delta), err)
+	}
+	var news News
+	_, err = s.do(ctx, func(b *batch) (*Entry, error) {
+		for _, st := range stretches {
+			whole := true
+			for _, d := range st.docs {
+				if !s.admit(b.now, d) {
+					whole = false
+					continue
+				}
+				if b.merge(d) {
+					news.Changed++
+				}
+			}
+			if !whole {
+				news.Gap = true
+			} else if st.span.from < st.span.to {
+				news.Gap = b.received(st.origin, st.span) || news.Gap
+			}
+		}
+		return nil, nil
+	})
+	return news, err
+}
+
+// admit holds aside what is stamped too far ahead of this node's clock. Held writes are not claimed in the vector,
+// so every repair offers them again, until time has passed.
+func (s *Store) admit(now time.Time, d *document) bool {
+	newest := d.newest()
+	ahead := newest.HLC > hlc(now.Add(maxFuture))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !ahead {
+		delete(s.held, d.key)
+		return true
+	}
+	if _, known := s.held[d.key]; !known {
+		s.log.Warn("write from a clock far ahead is held aside", "key", d.key.String(), "stamp", newest.String())
+	}
+	s.held[d.key] = newest
+	return false
+}
+
+// outgoing is a local commit on its way to the peers.
+type outgoing struct {
+	seq uint64
+	doc *document
+}
+
+// maxOutbox bounds the commits that wait to be pushed. What is dropped is repaired by Delta.
+const maxOutbox = 8192
+
+// outbox holds local commits until the network takes them.
+type outbox struct {
+	mu      sync.Mutex
+	waiting []outgoing
+	filled  chan struct{}
+	dropped uint64
+}
+
+func (o *outbox) add(sent []outgoing) {
+	if len(sent) == 0 {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.waiting = append(o.waiting, sent...)
+	if over := len(o.waiting) - maxOutbox; over > 0 {
+		o.waiting = append([]outgoing(nil), o.waiting[over:]...)
+		o.dropped += uint64(over)
+	}
+	if o.filled != nil {
+		close(o.filled)
+		o.filled = nil
+	}
+}
+
+func (o *outbox) take() ([]outgoing, <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.waiting) == 0 {
+		if o.filled == nil {
+			o.filled = make(chan struct{})
+		}
+		return nil, o.filled
+	}
+	n, bytes := 0, 0
+	for n < len(o.waiting) && bytes < chunkBytes {
+		bytes += len(o.waiting[n].doc.value)
+		n++
+	}
+	out := o.waiting[:n:n]
+	o.waiting = o.waiting[n:]
+	return out, nil
+}
+
+// News waits for commits made on this node and returns them as a delta to push to the peers. There is one caller.
+func (s *Store) News(ctx context.Context) ([]byte, error) {
+	for {
+		out, filled := s.outbox.take()
+		if len(out) > 0 {
+			docs := make([]*document, len(out))
+			for i, o := range out {
+				docs[i] = o.doc
+			}
+			st := span{out[0].seq - 1, out[len(out)-1].seq}
+			return appendStretch([]byte{deltaFormat}, s.Origin(), st, docs...), nil
+		}
+		select {
+		case <-filled:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,41 @@
+// Package crdt is the replicated object store that everything in murmur stands on.
+//
+// A store holds Kubernetes objects as documents. Every node has one, and every node may write to its own
+// at any time, cut off or not. Stores that have heard of the same commits hold the same bytes: that is the
+// one law of this package, and merge is where it is kept.
+//
+// # Documents
+//
+// A document is one object: its value as canonical JSON, the stamps that say who wrote which field last,
+// and the causal context that says which commits it contains. If the context of one version contains the
+// other's, the newer is taken whole and no field is looked at. Only when two writes were truly concurrent are
+// the values walked, along the granularity that Kubernetes itself gives its types (structured-merge-diff
+// schemas: maps by key, keyed lists by their keys, sets by element, everything else as one register), and in
+// every register the larger stamp wins.
+//
+// An object's life begins after the deletion that ended the previous one under the same key, and its UID is
+// derived from that deletion. Two sides of a partition that create the same name therefore create the same
+// object. A deletion ends exactly one life and is final for it.
+//
+// # The write path
+//
+// One goroutine, the apply loop in Run, owns the store: it takes what has queued up (commits from this node and
+// deltas from peers), decides it against the newest state, writes it to Badger in one synced transaction,
+// and only then shows it to readers, watchers and peers, and replies. Commits that arrive while the disk is
+// busy share the next sync. Readers never wait: a Snapshot is an immutable tree.
+//
+// # Replication
+//
+// Each commit has a dot: the origin (one store incarnation) and that origin's sequence number. The vector says,
+// per origin, up to where this store has everything. Digest, Delta and Merge are the whole border to the network; all
+// three speak bytes and are safe against messages lost, doubled, reordered and cut.
+//
+// # What it does not do
+//
+// It does not validate, default or authorise: that is httpapi's. It opens no connection: that is gossip's. It
+// has no leases, no sessions and no clock but the one given in Config.
+//
+// # How to look inside
+//
+// Store.Status tells sizes, vector, held writes and lost concurrent writes; the daemon serves it as /debug/store.
+package crdt

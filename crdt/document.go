@@ -1,0 +1,134 @@
+package crdt
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	"github.com/google/uuid"
+	"k8s.io/apimachinery/pkg/types"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+)
+
+// document is the replicated state of one key. It is immutable.
+type document struct {
+	key Key
+	// after is the deletion that ended the previous life of this key; zero for the first. It identifies the life.
+	after Stamp
+	// died is the deletion that ended this life; zero while the object lives. A dead document has no value.
+	died Stamp
+	// context says which commits of this key are contained.
+	context Vector
+	// value is canonical JSON without metadata.uid, resourceVersion and generation, which are derived.
+	value  []byte
+	stamps stamps
+	// generations counts each origin's bumps of metadata.generation; only if counted.
+	generations Vector
+	counted     bool
+}
+
+func (d *document) dead() bool { return !d.died.Zero() }
+
+// newest is the latest stamp in the document.
+func (d *document) newest() Stamp {
+	s := laterStamp(laterStamp(d.after, d.died), d.stamps.base)
+	for _, f := range d.stamps.fields {
+		s = laterStamp(s, f)
+	}
+	return s
+}
+
+// generation is metadata.generation: it grows past both sides of a merge because it counts the bumps of all.
+func (d *document) generation() int64 {
+	if !d.counted {
+		return 0
+	}
+	g := int64(1)
+	for _, n := range d.generations {
+		g += int64(n)
+	}
+	return g
+}
+
+// lifeUID derives the UID of the life that began after a deletion.
+func lifeUID(cluster string, k Key, after Stamp) types.UID {
+	space := uuid.NewSHA1(uuid.NameSpaceURL, []byte("murmur:"+cluster))
+	return types.UID(uuid.NewSHA1(space, []byte(k.encode()+keySeparator+after.String())).String())
+}
+
+// canonical encodes a value so that equal values have equal bytes: keys sorted, no insignificant space.
+func canonical(value map[string]any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(value); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+func decodeValue(raw []byte) (map[string]any, error) {
+	value := map[string]any{}
+	if err := utiljson.Unmarshal(raw, &value); err != nil {
+		return nil, fmt.Errorf("decode stored value: %w", err)
+	}
+	return value, nil
+}
+
+// stripDerived takes out of a value what the store derives itself, and returns the generation it asked for.
+func stripDerived(value map[string]any) (generation int64) {
+	meta, _ := value["metadata"].(map[string]any)
+	if meta == nil {
+		return 0
+	}
+	generation, _ = meta["generation"].(int64)
+	delete(meta, "generation")
+	delete(meta, "uid")
+	delete(meta, "resourceVersion")
+	delete(meta, "selfLink")
+	return generation
+}
+
+// addDerived puts back what stripDerived takes out.
+func addDerived(value map[string]any, uid types.UID, v Version, generation int64) {
+	meta, _ := value["metadata"].(map[string]any)
+	if meta == nil {
+		meta = map[string]any{}
+		value["metadata"] = meta
+	}
+	meta["uid"] = string(uid)
+	meta["resourceVersion"] = v.String()
+	if generation != 0 {
+		meta["generation"] = generation
+	}
+}
+
+// Version is a resourceVersion: the number of an apply on this node. The high 15 bits name the store, the low 48
+// count. Versions grow strictly on a node, always print as 19 decimal digits and fit an int64.
+type Version uint64
+
+const (
+	versionBits = 48
+	// minTag makes every version at least 10^18.
+	minTag = 3553
+	maxTag = 1 << 15
+)
+
+func versionBase(o Origin) Version {
+	return Version(minTag+uint64(o)%(maxTag-minTag)) << versionBits
+}
+
+func (v Version) String() string { return strconv.FormatUint(uint64(v), 10) }
+
+// ParseVersion reads a resourceVersion. The empty string and "0" are version 0.
+func ParseVersion(s string) (Version, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(s, 10, 63)
+	if err != nil {
+		return 0, fmt.Errorf("resourceVersion %q is no decimal number below 2^63", s)
+	}
+	return Version(n), nil
+}

@@ -1,0 +1,98 @@
+package crdt
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"sync"
+	"sync/atomic"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Entry is one object as this node holds it at one version. It is immutable.
+type Entry struct {
+	Key Key
+	// Version is the apply on this node that produced the entry: its resourceVersion.
+	Version Version
+	UID     types.UID
+	// Generation is metadata.generation; 0 for objects that have none.
+	Generation int64
+
+	// doc is the replicated document; nil if the object is only derived.
+	doc *document
+	// value is what readers see: the document's value, or what the node derived in its place.
+	value []byte
+
+	rendered sync.Once
+	json     []byte
+	typed    atomic.Pointer[any]
+}
+
+func newEntry(cluster string, d *document, v Version) *Entry {
+	return &Entry{
+		Key: d.key, Version: v, UID: lifeUID(cluster, d.key, d.after), Generation: d.generation(),
+		doc: d, value: d.value,
+	}
+}
+
+// Map decodes a fresh copy of the object with its derived metadata.
+func (e *Entry) Map() (map[string]any, error) {
+	value, err := decodeValue(e.value)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", e.Key, err)
+	}
+	addDerived(value, e.UID, e.Version, e.Generation)
+	return value, nil
+}
+
+// JSON is the canonical encoding with metadata.uid, generation and resourceVersion. The caller must not change it.
+func (e *Entry) JSON() []byte {
+	e.rendered.Do(func() {
+		value, err := e.Map()
+		if err == nil {
+			e.json, err = canonical(value)
+		}
+		if err != nil {
+			// Only canonical values are ever stored; anything else is our bug.
+			panic(err)
+		}
+	})
+	return e.json
+}
+
+// Into decodes a fresh copy into a typed object or an *unstructured.Unstructured.
+func (e *Entry) Into(into any) error {
+	if u, ok := into.(*unstructured.Unstructured); ok {
+		value, err := e.Map()
+		u.Object = value
+		return err
+	}
+	if err := json.Unmarshal(e.value, into); err != nil {
+		return fmt.Errorf("decode %s: %w", e.Key, err)
+	}
+	if m, ok := into.(metav1.Object); ok {
+		m.SetUID(e.UID)
+		m.SetResourceVersion(e.Version.String())
+		m.SetGeneration(e.Generation)
+	}
+	return nil
+}
+
+// As decodes an entry to a typed object. The object is shared by all callers: read it only.
+func As[T any](e *Entry) (*T, error) {
+	if p := e.typed.Load(); p != nil {
+		if t, ok := (*p).(*T); ok {
+			return t, nil
+		}
+	}
+	t := new(T)
+	if err := e.Into(t); err != nil {
+		return nil, fmt.Errorf("as %s: %w", reflect.TypeFor[T](), err)
+	}
+	var boxed any = t
+	e.typed.CompareAndSwap(nil, &boxed)
+	return t, nil
+}

@@ -1,0 +1,76 @@
+package crdt
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// Origin is one incarnation of a store: drawn at random when the store is made, and anew when a backup is
+// restored, so that a sequence number is never used twice.
+type Origin uint64
+
+func (o Origin) String() string { return fmt.Sprintf("%016x", uint64(o)) }
+
+// Stamp orders writes: a hybrid logical clock reading (48 bits of Unix milliseconds, 16 bits of counter), ties
+// broken by the writer. The zero Stamp is older than every write.
+// Kulkarni et al., Logical Physical Clocks (2014).
+type Stamp struct {
+	HLC    uint64
+	Writer Origin
+}
+
+// Zero tells whether the stamp names no write.
+func (s Stamp) Zero() bool { return s == Stamp{} }
+
+// Time is the wall-clock part of the stamp.
+func (s Stamp) Time() time.Time { return time.UnixMilli(int64(s.HLC >> 16)) }
+
+func (s Stamp) String() string {
+	return strconv.FormatUint(s.HLC>>16, 10) + "." + strconv.FormatUint(s.HLC&0xffff, 10) + "@" + s.Writer.String()
+}
+
+func (s Stamp) less(o Stamp) bool {
+	if s.HLC != o.HLC {
+		return s.HLC < o.HLC
+	}
+	return s.Writer < o.Writer
+}
+
+func laterStamp(a, b Stamp) Stamp {
+	if a.less(b) {
+		return b
+	}
+	return a
+}
+
+const (
+	// maxSkew is how far another clock may be ahead and still move ours.
+	maxSkew = 500 * time.Millisecond
+	// maxFuture is how far ahead a write may be stamped before it is held aside.
+	maxFuture = 5 * time.Second
+)
+
+// clock is the hybrid logical clock of one store. It is owned by the apply loop.
+type clock struct {
+	writer Origin
+	last   uint64
+}
+
+func hlc(now time.Time) uint64 { return uint64(max(now.UnixMilli(), 0)) << 16 }
+
+// tick stamps a local write: later than everything this clock has seen and than after, the newest stamp of the
+// object written to. An object stamped by a fast clock does not drag ours along.
+func (c *clock) tick(now time.Time, after Stamp) Stamp {
+	c.last = max(c.last+1, hlc(now))
+	return Stamp{HLC: max(c.last, after.HLC+1), Writer: c.writer}
+}
+
+// observe takes note of a stamp from elsewhere. It reports false when that clock is too far ahead to follow.
+func (c *clock) observe(now time.Time, s Stamp) bool {
+	if s.HLC > hlc(now.Add(maxSkew)) {
+		return false
+	}
+	c.last = max(c.last, s.HLC)
+	return true
+}

@@ -1,0 +1,676 @@
+package crdt
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/btree"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+var (
+	// ErrExists is returned for the creation of an object that is there.
+	ErrExists = errors.New("object exists")
+	// ErrNotFound is returned for a write to an object that is not there.
+	ErrNotFound = errors.New("object not found")
+	// ErrConflict is returned for a write made from a version that is no longer current: read again and retry.
+	ErrConflict = errors.New("object has changed since it was read")
+	// ErrDerived is returned for a write to an object that only this node's own view makes up.
+	ErrDerived = errors.New("object is derived on every node and cannot be written")
+	// ErrClosed is returned once the store has stopped.
+	ErrClosed = errors.New("store is closed")
+)
+
+// Config is what a store is opened with.
+type Config struct {
+	// Dir is where Badger lives. Empty: in memory, for tests.
+	Dir string
+	// Cluster is the id that UIDs are derived from; a directory keeps the one it was made with.
+	Cluster string
+	// Now is the wall clock; nil means time.Now.
+	Now func() time.Time
+	// Log may be nil.
+	Log *slog.Logger
+	// History is how many events are kept for watchers; 0 means 8192.
+	History int
+}
+
+// Store is one node's replica. See the package comment.
+type Store struct {
+	now     func() time.Time
+	log     *slog.Logger
+	disk    *disk
+	history *history
+	schemas schemas
+	ops     chan *op
+	done    chan struct{}
+
+	current atomic.Pointer[state]
+	outbox  outbox
+
+	// mu guards what Status reports beside the state.
+	mu     sync.Mutex
+	losses []Loss
+	held   map[Key]Stamp
+
+	// The apply loop's own.
+	clock clock
+}
+
+// state is everything one version of the store consists of. It is immutable once published.
+type state struct {
+	snapshot Snapshot
+	meta     meta
+	progress progress
+	// dots orders the live commits: per origin and key the newest.
+	dots *btree.BTreeG[dot]
+}
+
+// dot is one commit that is not yet overwritten by its origin.
+type dot struct {
+	origin Origin
+	seq    uint64
+	slot   *slot
+}
+
+func dotLess(a, b dot) bool {
+	if c := cmp.Compare(a.origin, b.origin); c != 0 {
+		return c < 0
+	}
+	return a.seq < b.seq
+}
+
+// Write is one commit.
+type Write struct {
+	Key Key
+	// Object is the wanted object with apiVersion and kind set, typed or unstructured; nil deletes. Its uid,
+	// resourceVersion and generation are the store's, but a generation higher than Base's asks for a new one.
+	Object runtime.Object
+	// Base is the entry that the write was made from; nil creates.
+	Base *Entry
+}
+
+// op is one request to the apply loop.
+type op struct {
+	apply func(*batch) (*Entry, error)
+	entry *Entry
+	err   error
+	done  chan struct{}
+}
+
+// Open reads a store from disk, or makes one. It starts nothing: see Run.
+func Open(c Config) (*Store, error) {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	d, err := openDisk(c.Dir, c.Log)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		now: c.Now, log: c.Log, disk: d, ops: make(chan *op, 1024), done: make(chan struct{}),
+		held: map[Key]Stamp{},
+	}
+	if err := s.load(c); err != nil {
+		return nil, errors.Join(err, d.db.Close())
+	}
+	return s, nil
+}
+
+func (s *Store) load(c Config) error {
+	st := &state{
+		snapshot: Snapshot{tree: newTree()},
+		dots:     btree.NewG(32, dotLess),
+	}
+	type record struct {
+		doc     *document
+		version Version
+	}
+	var records []record
+	m, err := s.disk.load(func(d *document, v Version) { records = append(records, record{d, v}) })
+	if err != nil {
+		return fmt.Errorf("read store in %s: %w", c.Dir, err)
+	}
+	if m == nil {
+		origin, err := newOrigin()
+		if err != nil {
+			return err
+		}
+		m = &meta{cluster: c.Cluster, origin: origin, reserved: versionBase(origin), vector: Vector{}}
+	}
+	if c.Cluster != "" && m.cluster != c.Cluster {
+		return fmt.Errorf("%s: %w: it is of %s, this node is of %s", c.Dir, ErrOtherCluster, m.cluster, c.Cluster)
+	}
+	s.clock = clock{writer: m.origin}
+	for _, r := range records {
+		sl := &slot{key: r.doc.key, doc: r.doc}
+		if !r.doc.dead() {
+			sl.entry = newEntry(m.cluster, r.doc, r.version)
+		}
+		st.snapshot.tree.ReplaceOrInsert(sl)
+		st.index(nil, sl)
+		s.clock.observe(s.now(), r.doc.newest())
+	}
+	st.meta = *m
+	st.progress = progress{vector: m.vector, early: map[Origin][]span{}}
+	st.snapshot.cluster = m.cluster
+	st.snapshot.version = m.reserved
+	s.history = newHistory(m.reserved, cmp.Or(c.History, 8192))
+	s.current.Store(st)
+	return nil
+}
+
+// index moves the dots of a key from its old slot to its new one.
+func (st *state) index(old, sl *slot) {
+	if old != nil && old.doc != nil {
+		for o, seq := range old.doc.context {
+			if sl.doc == nil || sl.doc.context[o] != seq {
+				st.dots.Delete(dot{origin: o, seq: seq})
+			}
+		}
+	}
+	if sl.doc != nil {
+		for o, seq := range sl.doc.context {
+			st.dots.ReplaceOrInsert(dot{origin: o, seq: seq, slot: sl})
+		}
+	}
+}
+
+// Snapshot is the newest state that is durable.
+func (s *Store) Snapshot() *Snapshot { return &s.current.Load().snapshot }
+
+// Cluster is the id of the cluster that the store belongs to.
+func (s *Store) Cluster() string { return s.current.Load().meta.cluster }
+
+// Origin is this store's incarnation.
+func (s *Store) Origin() Origin { return s.current.Load().meta.origin }
+
+// Close closes the disk. Call it after Run has returned.
+func (s *Store) Close() error { return s.disk.db.Close() }
+
+// Bounds of one group commit. Badger refuses transactions of more than 15 % of a memtable.
+const (
+	maxGroup      = 512
+	maxGroupBytes = 384 << 10
+	// versionReserve is how many versions are set aside with one write of the meta record.
+	versionReserve = 1 << 20
+)
+
+// Run is the apply loop. It returns when the context ends and what was accepted is answered.
+func (s *Store) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { s.disk.collect(ctx) })
+	defer close(s.done)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case first := <-s.ops:
+			s.group(first)
+		}
+	}
+}
+
+// group applies what has queued up as one durable unit.
+func (s *Store) group(first *op) {
+	b := &batch{store: s, old: s.current.Load(), staged: map[Key]*slot{}, now: s.now()}
+	b.meta = b.old.meta
+	b.version = b.old.snapshot.version
+	var ops []*op
+	take := func(o *op) {
+		o.entry, o.err = o.apply(b)
+		ops = append(ops, o)
+	}
+	take(first)
+more:
+	for len(ops) < maxGroup && b.bytes < maxGroupBytes {
+		select {
+		case o := <-s.ops:
+			take(o)
+		default:
+			break more
+		}
+	}
+	if err := b.commit(); err != nil {
+		s.log.Error("write to disk failed; the writes of this group are refused", "err", err)
+		for _, o := range ops {
+			o.entry, o.err = nil, fmt.Errorf("write to disk: %w", err)
+		}
+	}
+	for _, o := range ops {
+		close(o.done)
+	}
+}
+
+// do hands a request to the apply loop and waits for its group to be durable.
+func (s *Store) do(ctx context.Context, apply func(*batch) (*Entry, error)) (*Entry, error) {
+	o := &op{apply: apply, done: make(chan struct{})}
+	select {
+	case s.ops <- o:
+	case <-s.done:
+		return nil, ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case <-o.done:
+		return o.entry, o.err
+	case <-s.done:
+		return nil, ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Commit writes one object. When it returns without error the write is on disk here. If the context ends first, the
+// write may or may not have happened.
+func (s *Store) Commit(ctx context.Context, w Write) (*Entry, error) {
+	if err := w.Key.check(); err != nil {
+		return nil, err
+	}
+	var value map[string]any
+	if w.Object != nil {
+		var err error
+		if value, err = valueOf(w.Object); err != nil {
+			return nil, fmt.Errorf("commit %s: %w", w.Key, err)
+		}
+	}
+	return s.do(ctx, func(b *batch) (*Entry, error) {
+		e, err := b.write(w.Key, w.Base, value)
+		if err != nil {
+			return nil, fmt.Errorf("commit %s: %w", w.Key, err)
+		}
+		return e, nil
+	})
+}
+
+// Derive makes this node's readers see an object that is computed here, in place of what is stored under the key if
+// anything is. It is neither stored nor replicated. A nil object takes it away.
+func (s *Store) Derive(ctx context.Context, k Key, obj runtime.Object) error {
+	var raw []byte
+	if obj != nil {
+		value, err := valueOf(obj)
+		if err != nil {
+			return fmt.Errorf("derive %s: %w", k, err)
+		}
+		stripDerived(value)
+		if raw, err = canonical(value); err != nil {
+			return fmt.Errorf("derive %s: %w", k, err)
+		}
+	}
+	_, err := s.do(ctx, func(b *batch) (*Entry, error) { b.derive(k, raw); return nil, nil })
+	return err
+}
+
+// valueOf is the object as a tree without nulls, owned by the caller.
+func valueOf(obj runtime.Object) (map[string]any, error) {
+	var value map[string]any
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		value = runtime.DeepCopyJSON(u.Object)
+	} else {
+		var err error
+		if value, err = runtime.DefaultUnstructuredConverter.ToUnstructured(obj); err != nil {
+			return nil, err
+		}
+	}
+	if value["kind"] == nil || value["apiVersion"] == nil {
+		return nil, fmt.Errorf("%T has no apiVersion or kind", obj)
+	}
+	dropNulls(value)
+	if meta, ok := value["metadata"].(map[string]any); !ok || meta["name"] == nil {
+		return nil, fmt.Errorf("%T has no metadata.name", obj)
+	}
+	return value, nil
+}
+
+// dropNulls removes null fields, which mean the same as absent ones.
+func dropNulls(v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		for k, f := range v {
+			if f == nil {
+				delete(v, k)
+			} else {
+				dropNulls(f)
+			}
+		}
+	case []any:
+		for _, e := range v {
+			dropNulls(e)
+		}
+	}
+}
+
+// batch is one group commit in the making: the old state, and what changes.
+type batch struct {
+	store    *Store
+	old      *state
+	now      time.Time
+	meta     meta
+	progress *progress
+	version  Version
+
+	staged map[Key]*slot
+	events []Event
+	bytes  int
+	sent   []outgoing
+	losses []Loss
+}
+
+func (b *batch) slot(k Key) *slot {
+	if sl, ok := b.staged[k]; ok {
+		return sl
+	}
+	if sl, ok := b.old.snapshot.tree.Get(&slot{key: k}); ok {
+		return sl
+	}
+	return &slot{key: k}
+}
+
+// show stages a slot under a new version and notes the event that readers see.
+func (b *batch) show(old *slot, doc *document, derived []byte) *slot {
+	b.version++
+	sl := &slot{key: old.key, doc: doc, derived: derived}
+	switch {
+	case derived != nil:
+		d := doc
+		if d == nil || d.dead() {
+			d = &document{key: old.key}
+		}
+		sl.entry = newEntry(b.meta.cluster, d, b.version)
+		sl.entry.doc, sl.entry.value = doc, derived
+	case doc != nil && !doc.dead():
+		sl.entry = newEntry(b.meta.cluster, doc, b.version)
+	}
+	switch was := old.entry; {
+	case was == nil && sl.entry == nil:
+	case was == nil:
+		b.events = append(b.events, Event{Type: Added, Entry: sl.entry})
+	case sl.entry == nil:
+		b.events = append(b.events, Event{Type: Deleted, Entry: was.at(b.version), Old: was})
+	case was.UID != sl.entry.UID:
+		b.events = append(b.events, Event{Type: Deleted, Entry: was.at(b.version), Old: was})
+		b.version++
+		sl.entry = sl.entry.at(b.version)
+		b.events = append(b.events, Event{Type: Added, Entry: sl.entry})
+	default:
+		b.events = append(b.events, Event{Type: Modified, Entry: sl.entry, Old: was})
+	}
+	b.staged[old.key] = sl
+	if doc != nil {
+		b.bytes += min(len(doc.value), 64<<10) + 256
+	}
+	return sl
+}
+
+// at is the same object under another version.
+func (e *Entry) at(v Version) *Entry {
+	return &Entry{Key: e.Key, Version: v, UID: e.UID, Generation: e.Generation, doc: e.doc, value: e.value}
+}
+
+// write decides one local commit. value is nil for a deletion.
+func (b *batch) write(k Key, base *Entry, value map[string]any) (*Entry, error) {
+	old := b.slot(k)
+	switch {
+	case old.entry == nil && base != nil:
+		return nil, ErrNotFound
+	case old.entry != nil && base == nil:
+		return nil, ErrExists
+	case old.entry != nil && old.entry.Version != base.Version:
+		return nil, ErrConflict
+	case old.entry != nil && (old.doc == nil || old.doc.dead()):
+		return nil, ErrDerived
+	case old.entry == nil && value == nil:
+		return nil, ErrNotFound
+	}
+	var doc *document
+	var err error
+	switch {
+	case value == nil:
+		doc = &document{key: k, after: old.doc.after, died: b.store.clock.tick(b.now, old.doc.newest()), context: old.doc.context}
+	case old.entry == nil:
+		doc, err = b.create(k, old.doc, value)
+	default:
+		doc, err = b.edit(old, value)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if doc == old.doc {
+		return old.entry, nil
+	}
+	b.meta.seq++
+	doc.context = doc.context.with(b.meta.origin, b.meta.seq)
+	b.received(b.meta.origin, span{b.meta.seq - 1, b.meta.seq})
+	b.sent = append(b.sent, outgoing{b.meta.seq, doc})
+	derived := old.derived
+	if derived != nil && value != nil {
+		if derived, err = b.rederive(old, doc); err != nil {
+			return nil, err
+		}
+	}
+	if value == nil {
+		derived = nil
+	}
+	sl := b.show(old, doc, derived)
+	if sl.entry == nil {
+		return b.events[len(b.events)-1].Entry, nil
+	}
+	return sl.entry, nil
+}
+
+func (b *batch) create(k Key, dead *document, value map[string]any) (*document, error) {
+	meta, _ := value["metadata"].(map[string]any)
+	if meta["creationTimestamp"] == nil {
+		meta["creationTimestamp"] = b.now.UTC().Format(time.RFC3339)
+	}
+	counted := stripDerived(value) > 0
+	raw, err := canonical(value)
+	if err != nil {
+		return nil, err
+	}
+	doc := &document{key: k, value: raw, counted: counted, generations: Vector{}}
+	if dead != nil {
+		doc.after, doc.context = dead.died, dead.context
+	}
+	doc.stamps.base = b.store.clock.tick(b.now, doc.after)
+	return doc, nil
+}
+
+// edit is the document after a change of what readers see to value; the same document if nothing changes.
+func (b *batch) edit(old *slot, value map[string]any) (*document, error) {
+	seen, err := decodeValue(old.entry.value)
+	if err != nil {
+		return nil, err
+	}
+	generation := stripDerived(value)
+	root := b.store.schemas.root(value)
+	if old.derived != nil {
+		// The write was made from what is derived; only what it changed goes into the document.
+		stored, err := decodeValue(old.doc.value)
+		if err != nil {
+			return nil, err
+		}
+		value = graft(root, "", seen, value, stored).(map[string]any)
+		seen = stored
+	}
+	paths := changed(root, "", seen, value, nil)
+	bump := old.doc.counted && generation > old.entry.Generation
+	if len(paths) == 0 && !bump {
+		return old.doc, nil
+	}
+	raw, err := canonical(value)
+	if err != nil {
+		return nil, err
+	}
+	doc := *old.doc
+	doc.value = raw
+	doc.stamps = old.doc.stamps.edit(paths, b.store.clock.tick(b.now, old.doc.newest()))
+	if bump {
+		doc.generations = doc.generations.with(b.meta.origin, doc.generations[b.meta.origin]+1)
+	}
+	return &doc, nil
+}
+
+// rederive carries a local write over to what is derived, until the node derives anew.
+func (b *batch) rederive(old *slot, doc *document) ([]byte, error) {
+	from, err := decodeValue(old.doc.value)
+	if err != nil {
+		return nil, err
+	}
+	to, err := decodeValue(doc.value)
+	if err != nil {
+		return nil, err
+	}
+	shown, err := decodeValue(old.derived)
+	if err != nil {
+		return nil, err
+	}
+	return canonical(graft(b.store.schemas.root(to), "", from, to, shown).(map[string]any))
+}
+
+func (b *batch) derive(k Key, raw []byte) {
+	old := b.slot(k)
+	if raw == nil && old.derived == nil || raw != nil && reflect.DeepEqual(raw, old.derived) {
+		return
+	}
+	b.show(old, old.doc, raw)
+}
+
+// received notes a span of an origin as applied in this group.
+func (b *batch) received(o Origin, s span) (gap bool) {
+	if b.progress == nil {
+		b.progress = &progress{vector: maps.Clone(b.old.progress.vector), early: maps.Clone(b.old.progress.early)}
+	}
+	return b.progress.receive(o, s)
+}
+
+// merge joins one document from elsewhere and reports whether it brought anything.
+func (b *batch) merge(in *document) bool {
+	old := b.slot(in.key)
+	doc, losses := merge(&b.store.schemas, old.doc, in)
+	if old.doc != nil && doc.context.equal(old.doc.context) && doc.died == old.doc.died && doc.after == old.doc.after {
+		return false
+	}
+	b.store.clock.observe(b.now, doc.newest())
+	b.losses = append(b.losses, losses...)
+	derived := old.derived
+	if doc.dead() {
+		derived = nil
+	}
+	b.show(old, doc, derived)
+	return true
+}
+
+func (v Vector) equal(o Vector) bool { return maps.Equal(v, o) }
+
+// commit makes the group durable and then visible.
+func (b *batch) commit() error {
+	if len(b.staged) == 0 && b.progress == nil {
+		return nil
+	}
+	if b.progress != nil {
+		b.meta.vector = b.progress.vector
+	}
+	if b.version >= b.meta.reserved {
+		b.meta.reserved = b.version + versionReserve
+	}
+	var docs []*document
+	var versions []Version
+	for k, sl := range b.staged {
+		if old, ok := b.old.snapshot.tree.Get(&slot{key: k}); sl.doc != nil && (!ok || old.doc != sl.doc) {
+			docs = append(docs, sl.doc)
+			v := b.version
+			if sl.entry != nil {
+				v = sl.entry.Version
+			}
+			versions = append(versions, v)
+		}
+	}
+	if len(docs) > 0 || b.progress != nil || b.meta.reserved != b.old.meta.reserved {
+		if err := b.store.disk.write(docs, versions, &b.meta); err != nil {
+			return err
+		}
+	}
+	st := &state{snapshot: b.old.snapshot, meta: b.meta, progress: b.old.progress, dots: b.old.dots.Clone()}
+	st.snapshot.tree = b.old.snapshot.tree.Clone()
+	st.snapshot.version = b.version
+	if b.progress != nil {
+		st.progress = *b.progress
+	}
+	for _, sl := range b.staged {
+		old, _ := st.snapshot.tree.ReplaceOrInsert(sl)
+		st.index(old, sl)
+		if sl.doc == nil && sl.entry == nil {
+			st.snapshot.tree.Delete(sl)
+		}
+	}
+	b.store.current.Store(st)
+	if len(b.losses) > 0 {
+		b.store.remember(b.losses)
+	}
+	b.store.history.append(b.events, b.version)
+	b.store.outbox.add(b.sent)
+	return nil
+}
+
+// maxLosses bounds the remembered losses.
+const maxLosses = 1000
+
+func (s *Store) remember(losses []Loss) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.losses = append(s.losses, losses...)
+	if over := len(s.losses) - maxLosses; over > 0 {
+		s.losses = append([]Loss(nil), s.losses[over:]...)
+	}
+}
+
+// Status is what the store says of itself.
+type Status struct {
+	Cluster    string
+	Origin     Origin
+	Version    Version
+	Objects    int
+	Tombstones int
+	DiskBytes  int64
+	Vector     Vector
+	// Held lists the keys of writes that are stamped too far ahead to be taken, with their stamps.
+	Held map[Key]Stamp
+	// Losses lists the latest registers in which a concurrent write lost.
+	Losses []Loss
+}
+
+// Status counts objects and reports on disk and replication.
+func (s *Store) Status() Status {
+	st := s.current.Load()
+	out := Status{Cluster: st.meta.cluster, Origin: st.meta.origin, Version: st.snapshot.version, Vector: maps.Clone(st.progress.vector)}
+	st.snapshot.tree.Ascend(func(sl *slot) bool {
+		if sl.entry != nil {
+			out.Objects++
+		} else {
+			out.Tombstones++
+		}
+		return true
+	})
+	lsm, vlog := s.disk.db.Size()
+	out.DiskBytes = lsm + vlog
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out.Held = maps.Clone(s.held)
+	out.Losses = append(out.Losses, s.losses...)
+	return out
+}

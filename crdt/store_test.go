@@ -1,0 +1,323 @@
+package crdt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// open runs a store until the test ends.
+func open(t testing.TB, dir string) *Store {
+	t.Helper()
+	s, err := Open(Config{Dir: dir, Cluster: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, s)
+	return s
+}
+
+func run(t testing.TB, s *Store) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		<-done
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+func configMap(name string, data map[string]string) *corev1.ConfigMap {
+	return &corev1.ConfigMap{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
+		Data:       data,
+	}
+}
+
+func cmKey(name string) Key { return Key{"configmaps", "default", name} }
+
+func put(t testing.TB, s *Store, name string, change func(*corev1.ConfigMap)) *Entry {
+	t.Helper()
+	base, ok := s.Snapshot().Get(cmKey(name))
+	cm := configMap(name, nil)
+	if ok {
+		if err := base.Into(cm); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		base = nil
+	}
+	change(cm)
+	e, err := s.Commit(context.Background(), Write{Key: cmKey(name), Object: cm, Base: base})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func sync2(t testing.TB, from, to *Store) {
+	t.Helper()
+	deltas, err := from.Delta(to.Vector())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d := range deltas {
+		if _, err := to.Merge(context.Background(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestCommitPreconditions(t *testing.T) {
+	s := open(t, "")
+	ctx := context.Background()
+	created := put(t, s, "a", func(c *corev1.ConfigMap) { c.Data = map[string]string{"k": "1"} })
+	if _, err := s.Commit(ctx, Write{Key: cmKey("a"), Object: configMap("a", nil)}); !errors.Is(err, ErrExists) {
+		t.Errorf("second create: %v, want ErrExists", err)
+	}
+	same := put(t, s, "a", func(*corev1.ConfigMap) {})
+	if same.Version != created.Version {
+		t.Errorf("a write that changes nothing made version %s after %s", same.Version, created.Version)
+	}
+	put(t, s, "a", func(c *corev1.ConfigMap) { c.Data["k"] = "2" })
+	if _, err := s.Commit(ctx, Write{Key: cmKey("a"), Object: configMap("a", nil), Base: created}); !errors.Is(err, ErrConflict) {
+		t.Errorf("write from an old version: %v, want ErrConflict", err)
+	}
+	current, _ := s.Snapshot().Get(cmKey("a"))
+	if _, err := s.Commit(ctx, Write{Key: cmKey("a"), Base: current}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Commit(ctx, Write{Key: cmKey("a"), Base: current}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("second delete: %v, want ErrNotFound", err)
+	}
+	if next := s.Snapshot().NextUID(cmKey("a")); next == created.UID {
+		t.Error("the next life has the UID of the last")
+	}
+}
+
+func TestReopenKeepsEverything(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(Config{Dir: dir, Cluster: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := run(t, s)
+	var wg sync.WaitGroup
+	for i := range 100 {
+		wg.Go(func() {
+			put(t, s, fmt.Sprint("cm", i), func(c *corev1.ConfigMap) { c.Data = map[string]string{"i": fmt.Sprint(i)} })
+		})
+	}
+	wg.Wait()
+	before, last, digest := s.Snapshot(), s.Snapshot().Version(), s.Digest()
+	stop()
+
+	again := open(t, dir)
+	if again.Digest() != digest {
+		t.Error("the vector changed over a restart")
+	}
+	for e := range before.Range("configmaps", "", "") {
+		got, ok := again.Snapshot().Get(e.Key)
+		if !ok || string(got.JSON()) != string(e.JSON()) {
+			t.Fatalf("%s is not as it was", e.Key)
+		}
+	}
+	if e := put(t, again, "later", func(*corev1.ConfigMap) {}); e.Version <= last {
+		t.Errorf("version %s after the restart does not follow %s", e.Version, last)
+	}
+	if _, err := Open(Config{Dir: t.TempDir(), Cluster: "test"}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOtherClustersDirectoryIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(Config{Dir: dir, Cluster: "one"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := run(t, s)
+	if _, err := s.Commit(context.Background(), Write{Key: cmKey("a"), Object: configMap("a", nil)}); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if _, err := Open(Config{Dir: dir, Cluster: "two"}); !errors.Is(err, ErrOtherCluster) {
+		t.Errorf("got %v, want ErrOtherCluster", err)
+	}
+}
+
+func TestWatchMissesNothing(t *testing.T) {
+	s := open(t, "")
+	w, err := s.Watch("configmaps", "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const writers, writes = 4, 50
+	var wg sync.WaitGroup
+	for i := range writers {
+		wg.Go(func() {
+			for j := range writes {
+				put(t, s, fmt.Sprint("w", i), func(c *corev1.ConfigMap) { c.Data = map[string]string{"n": fmt.Sprint(j)} })
+			}
+		})
+	}
+	seen := map[string]int{}
+	var last Version
+	for total := 0; total < writers*writes; {
+		events, err := w.Next(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			if e.Entry.Version <= last {
+				t.Fatalf("version %s after %s", e.Entry.Version, last)
+			}
+			last = e.Entry.Version
+			cm, err := As[corev1.ConfigMap](e.Entry)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := fmt.Sprint(seen[cm.Name]); cm.Data["n"] != want {
+				t.Fatalf("%s: saw write %s, want %s", cm.Name, cm.Data["n"], want)
+			}
+			seen[cm.Name]++
+			total++
+		}
+	}
+	wg.Wait()
+	if _, err := s.Watch("configmaps", "", 1); !errors.Is(err, ErrGone) {
+		t.Errorf("watch from another node's version: %v, want ErrGone", err)
+	}
+}
+
+func TestConcurrentEditsOfDifferentFieldsBothSurvive(t *testing.T) {
+	a, b := open(t, ""), open(t, "")
+	put(t, a, "x", func(c *corev1.ConfigMap) { c.Data = map[string]string{"base": "0", "same": "0"} })
+	sync2(t, a, b)
+	put(t, a, "x", func(c *corev1.ConfigMap) { c.Data["left"] = "a"; c.Data["same"] = "a"; delete(c.Data, "base") })
+	time.Sleep(2 * time.Millisecond) // b's clock must be seen to be later
+	put(t, b, "x", func(c *corev1.ConfigMap) { c.Data["right"] = "b"; c.Data["same"] = "b" })
+	sync2(t, a, b)
+	sync2(t, b, a)
+	cm, _ := Get[corev1.ConfigMap](a.Snapshot(), cmKey("x"))
+	if cm.Data["left"] != "a" || cm.Data["right"] != "b" || cm.Data["same"] != "b" {
+		t.Errorf("merged data %v, want both edits and the later of the same field", cm.Data)
+	}
+	if _, ok := cm.Data["base"]; ok {
+		t.Error("a removed field came back")
+	}
+	if a.Digest() != b.Digest() {
+		t.Error("digests differ after exchange")
+	}
+	if len(a.Status().Losses)+len(b.Status().Losses) == 0 {
+		t.Error("the lost write is not listed")
+	}
+}
+
+func TestDeleteBeatsConcurrentUpdateAndSameNameIsSameObject(t *testing.T) {
+	a, b := open(t, ""), open(t, "")
+	put(t, a, "x", func(*corev1.ConfigMap) {})
+	put(t, b, "x", func(c *corev1.ConfigMap) { c.Data = map[string]string{"b": "1"} })
+	ae, _ := a.Snapshot().Get(cmKey("x"))
+	be, _ := b.Snapshot().Get(cmKey("x"))
+	if ae.UID != be.UID {
+		t.Errorf("two sides created the same name as %s and %s", ae.UID, be.UID)
+	}
+	sync2(t, a, b)
+	sync2(t, b, a)
+	put(t, a, "x", func(c *corev1.ConfigMap) { c.Data = map[string]string{"later": "yes"} })
+	be, _ = b.Snapshot().Get(cmKey("x"))
+	if _, err := b.Commit(context.Background(), Write{Key: cmKey("x"), Base: be}); err != nil {
+		t.Fatal(err)
+	}
+	sync2(t, b, a)
+	sync2(t, a, b)
+	for _, s := range []*Store{a, b} {
+		if _, ok := s.Snapshot().Get(cmKey("x")); ok {
+			t.Error("a deleted object was resurrected")
+		}
+	}
+	if e := put(t, a, "x", func(*corev1.ConfigMap) {}); e.UID == ae.UID {
+		t.Error("the object created again has the old UID")
+	}
+	sync2(t, a, b)
+	if _, ok := b.Snapshot().Get(cmKey("x")); !ok {
+		t.Error("the object created again did not arrive")
+	}
+}
+
+func TestDeriveShadowsAndWritesGoThrough(t *testing.T) {
+	s := open(t, "")
+	ctx := context.Background()
+	k := Key{"nodes", "", "n1"}
+	n := &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+	if _, err := s.Commit(ctx, Write{Key: k, Object: n}); err != nil {
+		t.Fatal(err)
+	}
+	shown := n.DeepCopy()
+	shown.Status.Conditions = []corev1.NodeCondition{{Type: "Ready", Status: "Unknown"}}
+	if err := s.Derive(ctx, k, shown); err != nil {
+		t.Fatal(err)
+	}
+	e, _ := s.Snapshot().Get(k)
+	edited := &corev1.Node{}
+	if err := e.Into(edited); err != nil {
+		t.Fatal(err)
+	}
+	edited.Labels = map[string]string{"zone": "z"}
+	if _, err := s.Commit(ctx, Write{Key: k, Object: edited, Base: e}); err != nil {
+		t.Fatal(err)
+	}
+	got, _ := Get[corev1.Node](s.Snapshot(), k)
+	if got.Labels["zone"] != "z" || len(got.Status.Conditions) != 1 {
+		t.Errorf("through the shadow: %v %v", got.Labels, got.Status.Conditions)
+	}
+	if err := s.Derive(ctx, k, nil); err != nil {
+		t.Fatal(err)
+	}
+	got, _ = Get[corev1.Node](s.Snapshot(), k)
+	if got.Labels["zone"] != "z" || len(got.Status.Conditions) != 0 {
+		t.Errorf("below the shadow: %v %v", got.Labels, got.Status.Conditions)
+	}
+}
+
+func TestNewsReachesPeersInOrderAndGapsAreSeen(t *testing.T) {
+	a, b := open(t, ""), open(t, "")
+	ctx := context.Background()
+	var deltas [][]byte
+	for i := range 3 {
+		put(t, a, fmt.Sprint("n", i), func(*corev1.ConfigMap) {})
+		d, err := a.News(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		deltas = append(deltas, d)
+	}
+	news, err := b.Merge(ctx, deltas[2])
+	if err != nil || !news.Gap || news.Changed != 1 {
+		t.Fatalf("early delta: %+v %v", news, err)
+	}
+	if ok, _ := b.Covers(a.Vector()); ok {
+		t.Error("the vector claims what is missing")
+	}
+	for _, i := range []int{1, 0, 0} {
+		if news, err = b.Merge(ctx, deltas[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if news.Changed != 0 || a.Digest() != b.Digest() {
+		t.Errorf("after all arrived: %+v, digests equal: %v", news, a.Digest() == b.Digest())
+	}
+}

@@ -1,0 +1,106 @@
+package crdt
+
+import (
+	"encoding/binary"
+	"maps"
+	"slices"
+)
+
+// Vector says, per origin, up to which sequence number something contains that origin's commits. As a store's
+// vector it is free of gaps; as a document's context it says which commits of the key the document contains.
+type Vector map[Origin]uint64
+
+// Covers tells whether v contains everything that o contains.
+func (v Vector) Covers(o Vector) bool {
+	for origin, seq := range o {
+		if v[origin] < seq {
+			return false
+		}
+	}
+	return true
+}
+
+func (v Vector) join(o Vector) Vector {
+	out := maps.Clone(v)
+	if out == nil {
+		out = Vector{}
+	}
+	for origin, seq := range o {
+		out[origin] = max(out[origin], seq)
+	}
+	return out
+}
+
+func (v Vector) with(origin Origin, seq uint64) Vector {
+	out := maps.Clone(v)
+	if out == nil {
+		out = Vector{}
+	}
+	out[origin] = seq
+	return out
+}
+
+// origins lists the origins in ascending order, so that encodings are canonical.
+func (v Vector) origins() []Origin { return slices.Sorted(maps.Keys(v)) }
+
+func (v Vector) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(v)))
+	for _, o := range v.origins() {
+		b = binary.BigEndian.AppendUint64(b, uint64(o))
+		b = binary.AppendUvarint(b, v[o])
+	}
+	return b
+}
+
+func (r *reader) vector() Vector {
+	n := r.count(9)
+	v := make(Vector, n)
+	for range n {
+		o := Origin(r.uint64())
+		v[o] = r.uvarint()
+	}
+	return v
+}
+
+// span is a stretch (from, to] of one origin's sequence numbers.
+type span struct{ from, to uint64 }
+
+// progress is what a store has received: a vector without gaps, and the spans beyond a gap that arrived early.
+type progress struct {
+	vector Vector
+	early  map[Origin][]span
+}
+
+// maxEarly bounds the remembered spans of an origin; what is forgotten is repaired by the next delta.
+const maxEarly = 64
+
+// receive notes that (from, to] of an origin is applied, and reports whether something before it is missing.
+func (p *progress) receive(o Origin, s span) (gap bool) {
+	spans := p.early[o]
+	if s.to > p.vector[o] {
+		spans = append(spans, s)
+	}
+	slices.SortFunc(spans, func(a, b span) int {
+		if a.from < b.from {
+			return -1
+		}
+		return 1
+	})
+	rest := spans[:0]
+	for _, e := range spans {
+		if e.from <= p.vector[o] {
+			p.vector[o] = max(p.vector[o], e.to)
+		} else {
+			rest = append(rest, e)
+		}
+	}
+	if len(rest) > maxEarly {
+		rest = rest[:maxEarly]
+	}
+	if len(rest) == 0 {
+		delete(p.early, o)
+		return false
+	}
+	p.early[o] = rest
+	return true
+}

@@ -1,0 +1,184 @@
+package crdt
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+)
+
+// ErrGone is returned for a version to watch from that is too old, or of another node. The reader lists again.
+var ErrGone = errors.New("version is no longer, or was never, in this node's history")
+
+// EventType says what became of an object, in the words of the Kubernetes watch protocol.
+type EventType string
+
+const (
+	Added    EventType = "ADDED"
+	Modified EventType = "MODIFIED"
+	Deleted  EventType = "DELETED"
+)
+
+// Event is one change that readers can see.
+type Event struct {
+	Type EventType
+	// Entry is the object after the change; for a deletion the last state, under the deletion's version.
+	Entry *Entry
+	// Old is the object before the change; nil for an addition.
+	Old *Entry
+}
+
+// history keeps the latest events for watchers, and wakes those who wait for more.
+type history struct {
+	mu sync.RWMutex
+	// events are in order of version. floor is the version before the oldest.
+	events []Event
+	floor  Version
+	latest Version
+	limit  int
+	// grown is closed and replaced, per resource, when events of it are added.
+	grown map[string]chan struct{}
+	wakes map[*Wake]struct{}
+}
+
+func newHistory(floor Version, limit int) *history {
+	return &history{floor: floor, latest: floor, limit: limit, grown: map[string]chan struct{}{}, wakes: map[*Wake]struct{}{}}
+}
+
+// append adds events and wakes readers. latest is the version now current.
+func (h *history) append(events []Event, latest Version) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.latest = latest
+	h.events = append(h.events, events...)
+	if over := len(h.events) - h.limit; over > h.limit/4 {
+		h.floor = h.events[over-1].Entry.Version
+		h.events = slices.Clone(h.events[over:])
+	}
+	for _, e := range events {
+		if c, ok := h.grown[e.Entry.Key.Resource]; ok {
+			close(c)
+			delete(h.grown, e.Entry.Key.Resource)
+		}
+		for w := range h.wakes {
+			w.notify(e.Entry.Key.Resource)
+		}
+	}
+}
+
+// since returns up to max events of a resource behind a version, the version then reached, and if there are none
+// a channel that closes when there may be.
+func (h *history) since(resource, namespace string, v Version, max int) ([]Event, Version, <-chan struct{}, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if v < h.floor {
+		return nil, v, nil, ErrGone
+	}
+	i, _ := slices.BinarySearchFunc(h.events, v+1, func(e Event, v Version) int {
+		if e.Entry.Version < v {
+			return -1
+		} else if e.Entry.Version > v {
+			return 1
+		}
+		return 0
+	})
+	var out []Event
+	for ; i < len(h.events); i++ {
+		e := h.events[i]
+		if e.Entry.Key.Resource != resource || namespace != "" && e.Entry.Key.Namespace != namespace {
+			continue
+		}
+		out = append(out, e)
+		if len(out) == max {
+			return out, e.Entry.Version, nil, nil
+		}
+	}
+	if len(out) > 0 {
+		return out, h.latest, nil, nil
+	}
+	c, ok := h.grown[resource]
+	if !ok {
+		c = make(chan struct{})
+		h.grown[resource] = c
+	}
+	return nil, h.latest, c, nil
+}
+
+// Watch is a reader's place in the history of one resource.
+type Watch struct {
+	history             *history
+	resource, namespace string
+	at                  Version
+}
+
+// maxBatch bounds how many events Next returns at once.
+const maxBatch = 256
+
+// Next waits for events behind those returned so far. It returns ErrGone if the watcher fell too far behind.
+func (w *Watch) Next(ctx context.Context) ([]Event, error) {
+	for {
+		events, at, more, err := w.history.since(w.resource, w.namespace, w.at, maxBatch)
+		if err != nil {
+			return nil, err
+		}
+		w.at = at
+		if len(events) > 0 {
+			return events, nil
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Version is the version up to which Next has returned everything.
+func (w *Watch) Version() Version { return w.at }
+
+// Watch begins behind a version of this node; 0 means from now on. The empty namespace means all.
+func (s *Store) Watch(resource, namespace string, since Version) (*Watch, error) {
+	h := s.history
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if since == 0 {
+		since = h.latest
+	}
+	if since < h.floor || since > h.latest {
+		return nil, ErrGone
+	}
+	return &Watch{history: h, resource: resource, namespace: namespace, at: since}, nil
+}
+
+// Wake tells a loop to look again. Any number of changes make one wake-up.
+type Wake struct {
+	C         chan struct{}
+	resources []string
+	history   *history
+}
+
+func (w *Wake) notify(resource string) {
+	if len(w.resources) > 0 && !slices.Contains(w.resources, resource) {
+		return
+	}
+	select {
+	case w.C <- struct{}{}:
+	default:
+	}
+}
+
+// Close ends the subscription.
+func (w *Wake) Close() {
+	w.history.mu.Lock()
+	defer w.history.mu.Unlock()
+	delete(w.history.wakes, w)
+}
+
+// Subscribe wakes the caller after every change of the resources; with none named, of any.
+func (s *Store) Subscribe(resources ...string) *Wake {
+	w := &Wake{C: make(chan struct{}, 1), resources: resources, history: s.history}
+	s.history.mu.Lock()
+	defer s.history.mu.Unlock()
+	s.history.wakes[w] = struct{}{}
+	return w
+}
