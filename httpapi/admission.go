@@ -1,0 +1,143 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
+	"k8s.io/apiserver/pkg/authentication/user"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	coordinationapi "k8s.io/kubernetes/pkg/apis/coordination"
+	core "k8s.io/kubernetes/pkg/apis/core"
+	"k8s.io/kubernetes/pkg/auth/nodeidentifier"
+	"k8s.io/kubernetes/plugin/pkg/admission/defaulttolerationseconds"
+	"k8s.io/kubernetes/plugin/pkg/admission/priority"
+	"k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
+)
+
+// admission is the chain every write goes through after it is allowed and before it is validated: upstream's
+// plugins over the snapshot, node restriction, and the placement record of a new pod.
+func (s *Server) admission() (admission.Interface, error) {
+	informers := snapshotInformers{store: s.cfg.Store}
+	client, err := kubernetes.NewForConfig(&rest.Config{
+		Host: "https://murmur", Transport: inProcess{s, &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup}}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("admission client: %w", err)
+	}
+
+	namespaces, err := lifecycle.NewLifecycle(sets.New("default", "kube-system", "kube-public"))
+	if err != nil {
+		return nil, fmt.Errorf("namespace lifecycle: %w", err)
+	}
+	namespaces.SetExternalKubeInformerFactory(informers)
+	namespaces.SetExternalKubeClientSet(client)
+
+	accounts := serviceaccount.NewServiceAccount()
+	accounts.SetExternalKubeInformerFactory(informers)
+	accounts.SetExternalKubeClientSet(client)
+
+	priorities := priority.NewPlugin()
+	priorities.SetExternalKubeInformerFactory(informers)
+	priorities.SetExternalKubeClientSet(client)
+
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	defaulttolerationseconds.RegisterFlags(flags)
+	for _, name := range []string{"default-not-ready-toleration-seconds", "default-unreachable-toleration-seconds"} {
+		if err := flags.Set(name, strconv.FormatInt(s.cfg.TolerationSeconds, 10)); err != nil {
+			return nil, err
+		}
+	}
+	tolerations := defaulttolerationseconds.NewDefaultTolerationSeconds()
+	tolerations.InspectFeatureGates(utilfeature.DefaultFeatureGate)
+
+	chain := []admission.Interface{namespaces, nodeRestriction{admission.NewHandler(admission.Create, admission.Update, admission.Delete)},
+		accounts, tolerations, priorities}
+	if s.cfg.Arbiter != nil {
+		chain = append(chain, placementRecord{admission.NewHandler(admission.Create), s.cfg.Arbiter})
+	}
+	for _, plugin := range chain {
+		if v, ok := plugin.(admission.InitializationValidator); ok {
+			if err := v.ValidateInitialization(); err != nil {
+				return nil, fmt.Errorf("admission: %w", err)
+			}
+		}
+	}
+	return admission.NewChainHandler(chain...), nil
+}
+
+// placementRecord writes into a new pod who places it.
+type placementRecord struct {
+	*admission.Handler
+	arbiter func() map[string]string
+}
+
+func (p placementRecord) Admit(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	pod, ok := a.GetObject().(*core.Pod)
+	if !ok || a.GetSubresource() != "" {
+		return nil
+	}
+	for k, v := range p.arbiter() {
+		if pod.Annotations == nil {
+			pod.Annotations = map[string]string{}
+		}
+		if _, ok := pod.Annotations[k]; !ok {
+			pod.Annotations[k] = v
+		}
+	}
+	return nil
+}
+
+func nodeName(u user.Info) (string, bool) {
+	if u == nil {
+		return "", false
+	}
+	return nodeidentifier.NewDefaultNodeIdentifier().NodeIdentity(u)
+}
+
+// nodeRestriction keeps a node to its own: its Node, its Lease, the status and end of pods bound to it.
+type nodeRestriction struct{ *admission.Handler }
+
+func (nodeRestriction) Validate(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	node, ok := nodeName(a.GetUserInfo())
+	if !ok {
+		return nil
+	}
+	refuse := func(why string) error { return admission.NewForbidden(a, fmt.Errorf("node %q %s", node, why)) }
+	switch a.GetResource().GroupResource() {
+	case core.Resource("nodes"):
+		name := a.GetName()
+		if n, ok := a.GetObject().(*core.Node); ok && name == "" {
+			name = n.Name
+		}
+		if name != node {
+			return refuse(fmt.Sprintf("is not allowed to modify node %q", name))
+		}
+	case coordinationapi.Resource("leases"):
+		name := a.GetName()
+		if l, ok := a.GetObject().(*coordinationapi.Lease); ok && name == "" {
+			name = l.Name
+		}
+		if a.GetNamespace() != "kube-node-lease" || name != node {
+			return refuse("can only access node lease with the same name as the requesting node")
+		}
+	case core.Resource("pods"):
+		pod, _ := a.GetOldObject().(*core.Pod)
+		if a.GetOperation() == admission.Create && a.GetSubresource() == "" {
+			pod, _ = a.GetObject().(*core.Pod)
+			if pod != nil && pod.Annotations[core.MirrorPodAnnotationKey] == "" {
+				return refuse("can only create mirror pods")
+			}
+		}
+		if pod != nil && pod.Spec.NodeName != node {
+			return refuse("can only change pods with spec.nodeName set to itself")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,331 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"murmur/crdt"
+)
+
+// Client writes as one user without leaving the process: the same authorisation, admission, defaulting and
+// validation as over HTTP, and nothing encoded in between. Objects are typed ones of the kind's storage version
+// (TypeMeta need not be set) and come back new, with TypeMeta. Errors are upstream's Status errors. Reads are what
+// the store is for.
+type Client struct {
+	server *Server
+	user   user.Info
+}
+
+// As is the client of a user in groups; system:authenticated is added.
+func (s *Server) As(name string, groups ...string) *Client {
+	return &Client{s, &user.DefaultInfo{Name: name, Groups: append(groups[:len(groups):len(groups)], user.AllAuthenticated)}}
+}
+
+// RoundTripper answers requests as the client's user, without a connection: for client-go's typed clients.
+func (c *Client) RoundTripper() http.RoundTripper { return inProcess{c.server, c.user} }
+
+// call is one write on its way through the pipeline.
+type call struct {
+	kind      *kind
+	path      string // "pods", "pods/status"
+	sub       string
+	namespace string
+	name      string
+	user      user.Info
+}
+
+func (c *Client) call(obj runtime.Object, sub string) (*call, runtime.Object, error) {
+	gvks, _, err := legacyscheme.Scheme.ObjectKinds(obj)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, k := range c.server.registry.kinds {
+		if k.decode == nil || k.gvk.GroupVersion() != gvks[0].GroupVersion() || k.gvk.Kind != gvks[0].Kind {
+			continue
+		}
+		m, err := meta.Accessor(obj)
+		if err != nil {
+			return nil, nil, err
+		}
+		// Neither the caller's object nor what a snapshot shares is ever changed.
+		versioned := obj.DeepCopyObject()
+		legacyscheme.Scheme.Default(versioned)
+		internal, err := legacyscheme.Scheme.ConvertToVersion(versioned, runtime.InternalGroupVersioner)
+		if err != nil {
+			return nil, nil, err
+		}
+		namespace := m.GetNamespace()
+		if k.resource == (schema.GroupResource{Resource: "namespaces"}) {
+			namespace = m.GetName()
+		}
+		return c.at(k, sub, namespace, m.GetName()), internal, nil
+	}
+	return nil, nil, fmt.Errorf("%s is not a stored kind of this API", gvks[0])
+}
+
+func (c *Client) at(k *kind, sub, namespace, name string) *call {
+	path := k.resource.Resource
+	if sub != "" {
+		path += "/" + sub
+	}
+	return &call{kind: k, path: path, sub: sub, namespace: namespace, name: name, user: c.user}
+}
+
+func (s *Server) storage(k *call) rest.Storage { return s.registry.versions[k.kind.storage][k.path] }
+
+// allow prepares the context as the HTTP pipeline does, and asks whether the user may.
+func (s *Server) allow(ctx context.Context, k *call, verb string) (context.Context, error) {
+	ctx = request.WithUser(request.WithNamespace(ctx, k.namespace), k.user)
+	ctx = request.WithRequestInfo(ctx, &request.RequestInfo{
+		IsResourceRequest: true, Verb: verb, APIPrefix: "apis", APIGroup: k.kind.storage.Group, APIVersion: k.kind.storage.Version,
+		Namespace: k.namespace, Resource: k.kind.resource.Resource, Subresource: k.sub, Name: k.name,
+	})
+	attrs := authorizer.AttributesRecord{
+		User: k.user, Verb: verb, Namespace: k.namespace, APIGroup: k.kind.storage.Group, APIVersion: k.kind.storage.Version,
+		Resource: k.kind.resource.Resource, Subresource: k.sub, Name: k.name, ResourceRequest: true,
+	}
+	decision, reason, err := s.authz.Authorize(ctx, attrs)
+	if decision == authorizer.DecisionAllow {
+		return ctx, nil
+	}
+	if err != nil {
+		reason = err.Error()
+	}
+	return nil, responsewriters.ForbiddenStatusError(attrs, reason)
+}
+
+func (k *call) attributes(obj, old runtime.Object, op admission.Operation, opts runtime.Object) admission.Attributes {
+	return admission.NewAttributesRecord(obj, old, k.kind.gvk, k.namespace, k.name,
+		k.kind.storage.WithResource(k.kind.resource.Resource), k.sub, op, opts, false, k.user)
+}
+
+var objectInterfaces = admission.NewObjectInterfacesFromScheme(legacyscheme.Scheme)
+
+func (s *Server) mutate(ctx context.Context, a admission.Attributes) error {
+	if m, ok := s.admit.(admission.MutationInterface); ok && m.Handles(a.GetOperation()) {
+		return m.Admit(ctx, a, objectInterfaces)
+	}
+	return nil
+}
+
+// external gives the typed object of the storage version.
+func (k *call) external(internal runtime.Object) (runtime.Object, error) {
+	return legacyscheme.Scheme.ConvertToVersion(internal, k.kind.storage)
+}
+
+// Create makes an object. With a generateName and no name it gets one.
+func (c *Client) Create(ctx context.Context, obj runtime.Object) (runtime.Object, error) {
+	k, internal, err := c.call(obj, "")
+	if err != nil {
+		return nil, err
+	}
+	ctx, err = c.server.allow(ctx, k, "create")
+	if err != nil {
+		return nil, err
+	}
+	creater, ok := c.server.storage(k).(rest.Creater)
+	if !ok {
+		return nil, apierrors.NewMethodNotSupported(k.kind.resource, "create")
+	}
+	m, err := meta.Accessor(internal)
+	if err != nil {
+		return nil, err
+	}
+	rest.WipeObjectMetaSystemFields(m)
+	opts := &metav1.CreateOptions{FieldManager: c.user.GetName()}
+	live, err := legacyscheme.Scheme.New(k.kind.gvk)
+	if err != nil {
+		return nil, err
+	}
+	if internal, err = c.server.manage(k, live, internal); err != nil {
+		return nil, err
+	}
+	a := k.attributes(internal, nil, admission.Create, opts)
+	if err := c.server.mutate(ctx, a); err != nil {
+		return nil, err
+	}
+	out, err := creater.Create(ctx, internal, rest.AdmissionToValidateObjectFunc(c.server.admit, a, objectInterfaces), opts)
+	if err != nil {
+		return nil, err
+	}
+	return k.external(out)
+}
+
+// Update replaces an object. A resourceVersion in it must be the current one; without one the last writer wins.
+func (c *Client) Update(ctx context.Context, obj runtime.Object) (runtime.Object, error) {
+	return c.update(ctx, obj, "")
+}
+
+// UpdateStatus replaces an object's status and leaves the rest.
+func (c *Client) UpdateStatus(ctx context.Context, obj runtime.Object) (runtime.Object, error) {
+	return c.update(ctx, obj, "status")
+}
+
+func (c *Client) update(ctx context.Context, obj runtime.Object, sub string) (runtime.Object, error) {
+	k, internal, err := c.call(obj, sub)
+	if err != nil {
+		return nil, err
+	}
+	ctx, err = c.server.allow(ctx, k, "update")
+	if err != nil {
+		return nil, err
+	}
+	updater, ok := c.server.storage(k).(rest.Updater)
+	if !ok {
+		return nil, apierrors.NewMethodNotSupported(k.kind.resource, "update")
+	}
+	opts := &metav1.UpdateOptions{FieldManager: c.user.GetName()}
+	info := rest.DefaultUpdatedObjectInfo(internal,
+		func(_ context.Context, now, old runtime.Object) (runtime.Object, error) {
+			return c.server.manage(k, old, now)
+		},
+		func(ctx context.Context, now, old runtime.Object) (runtime.Object, error) {
+			return now, c.server.mutate(ctx, k.attributes(now, old, admission.Update, opts))
+		})
+	out, _, err := updater.Update(ctx, k.name, info,
+		rest.AdmissionToValidateObjectFunc(c.server.admit, k.attributes(nil, nil, admission.Create, opts), objectInterfaces),
+		rest.AdmissionToValidateObjectUpdateFunc(c.server.admit, k.attributes(nil, nil, admission.Update, opts), objectInterfaces),
+		false, opts)
+	if err != nil {
+		return nil, err
+	}
+	return k.external(out)
+}
+
+// Delete deletes an object, or marks it if it has finalizers or time to end in. NotFound if there is none.
+func (c *Client) Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOptions) error {
+	row, ok := c.server.registry.kinds[key.Resource]
+	if !ok || row.decode == nil {
+		return fmt.Errorf("%s is not a stored kind of this API", key.Resource)
+	}
+	namespace := key.Namespace
+	if row.resource == (schema.GroupResource{Resource: "namespaces"}) {
+		namespace = key.Name
+	}
+	k := c.at(row, "", namespace, key.Name)
+	ctx, err := c.server.allow(ctx, k, "delete")
+	if err != nil {
+		return err
+	}
+	deleter, ok := c.server.storage(k).(rest.GracefulDeleter)
+	if !ok {
+		return apierrors.NewMethodNotSupported(row.resource, "delete")
+	}
+	a := k.attributes(nil, nil, admission.Delete, &opts)
+	if err := c.server.mutate(ctx, a); err != nil {
+		return err
+	}
+	_, _, err = deleter.Delete(ctx, key.Name, rest.AdmissionToValidateObjectDeleteFunc(c.server.admit, a, objectInterfaces), &opts)
+	return err
+}
+
+// managers are the field managers of kinds and subresources that were written in-process, made when first used.
+type managers struct {
+	mu sync.Mutex
+	of map[string]*managedfields.FieldManager
+}
+
+// manage writes into an object who owns which of its fields after this write.
+func (s *Server) manage(k *call, old, now runtime.Object) (runtime.Object, error) {
+	s.managers.mu.Lock()
+	id := k.kind.key() + "/" + k.sub
+	m := s.managers.of[id]
+	if m == nil {
+		var err error
+		if m, err = s.newManager(k); err != nil {
+			s.managers.mu.Unlock()
+			return nil, fmt.Errorf("field manager of %s: %w", id, err)
+		}
+		s.managers.of[id] = m
+	}
+	s.managers.mu.Unlock()
+	return m.UpdateNoErrors(old, now, k.user.GetName()), nil
+}
+
+func (s *Server) newManager(k *call) (*managedfields.FieldManager, error) {
+	var resets map[fieldpath.APIVersion]fieldpath.Filter
+	if strategy, ok := s.storage(k).(rest.ResetFieldsStrategy); ok {
+		resets = fieldpath.NewExcludeFilterSetMap(strategy.GetResetFields())
+	}
+	return managedfields.NewDefaultFieldManager(s.converter, runtime.UnsafeObjectConvertor(legacyscheme.Scheme), legacyscheme.Scheme,
+		legacyscheme.Scheme, k.kind.gvk, schema.GroupVersion{Group: k.kind.storage.Group, Version: runtime.APIVersionInternal}, k.sub, resets)
+}
+
+type selfKey struct{}
+
+// inProcess is a transport into this process's own pipeline, as one user.
+type inProcess struct {
+	server *Server
+	user   user.Info
+}
+
+func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
+	ctx := context.WithValue(r.Context(), selfKey{}, t.user)
+	in := r.Clone(ctx)
+	in.RequestURI, in.RemoteAddr, in.Host = r.URL.RequestURI(), "127.0.0.1:0", r.URL.Host
+	if in.Body == nil {
+		in.Body = http.NoBody
+	}
+	body, w := io.Pipe()
+	rw := &pipeWriter{header: http.Header{}, body: w, begun: make(chan struct{})}
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				w.CloseWithError(fmt.Errorf("request aborted: %v", p))
+			}
+			rw.WriteHeader(http.StatusOK)
+			w.Close()
+		}()
+		t.server.handler.ServeHTTP(rw, in)
+	}()
+	select {
+	case <-rw.begun:
+	case <-ctx.Done():
+		body.CloseWithError(ctx.Err())
+		return nil, ctx.Err()
+	}
+	return &http.Response{
+		Status: http.StatusText(rw.code), StatusCode: rw.code, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: rw.sent, Body: body, ContentLength: -1, Request: r,
+	}, nil
+}
+
+// pipeWriter is a ResponseWriter whose body is read while it is written.
+type pipeWriter struct {
+	header, sent http.Header
+	body         *io.PipeWriter
+	code         int
+	once         sync.Once
+	begun        chan struct{}
+}
+
+func (w *pipeWriter) Header() http.Header { return w.header }
+func (w *pipeWriter) Flush()              {}
+func (w *pipeWriter) WriteHeader(code int) {
+	w.once.Do(func() {
+		w.code, w.sent = code, w.header.Clone()
+		close(w.begun)
+	})
+}
+func (w *pipeWriter) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	return w.body.Write(p)
+}

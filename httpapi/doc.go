@@ -1,0 +1,35 @@
+// Package httpapi is the Kubernetes API of one node: what kubectl, client-go and the node's own parts speak to.
+//
+// Its one law: what this API accepts, refuses, defaults and shows is what upstream's would, because upstream's own
+// code decides it. Its second: a write is answered when this node's store has it on disk, whatever the network does.
+//
+// # How a request goes
+//
+// Echo routes it through one pipeline (routes.go): recovery, timeout, authentication (identity.go), impersonation,
+// authorisation (authorize.go), limits in flight; then upstream's request handlers, which decode, admit (admission.go),
+// validate and encode; then upstream's registry of the kind, with its strategies; and at the bottom, where upstream
+// has etcd, storage.Interface over crdt.Store (storage.go, watch.go).
+//
+// # The table
+//
+// kinds.go is a table. A row says where a kind's objects are stored and which upstream registry serves it; its
+// strategies, subresources, short names, selectable fields, table columns, discovery and OpenAPI follow from that. One more
+// kind is one more row.
+//
+// # What is different here
+//
+// Versions: a resourceVersion is this node's apply sequence. One of another node, or one too old, gets 410 and the
+// client lists again. UIDs are derived by the store. Cluster addresses and node ports (allocate.go) are drawn by the hash of
+// the Service's name, and what is taken is read off the Services themselves. Streams (streams.go) of a pod on another node
+// are relayed to that node's API.
+//
+// # What it does not do
+//
+// It runs no controller, and no loop but one: Events are dropped when they are old. Finalizers and grace
+// periods are set and checked here, and honoured by node/control and the kubelet.
+//
+// # How to look inside
+//
+// kubectl -v=8 shows every request; /readyz says whether the node is; in a test, Server.As(user) writes without a
+// connection.
+package httpapi

@@ -1,0 +1,35 @@
+package httpapi
+
+import (
+	"fmt"
+	"net/http"
+	"runtime"
+
+	"github.com/labstack/echo/v4"
+	apiversion "k8s.io/apimachinery/pkg/version"
+)
+
+// version is what clients are told: the Kubernetes release whose API this is.
+var version = apiversion.Info{
+	Major: "1", Minor: "37", GitVersion: "v1.37.2+murmur", GitTreeState: "clean",
+	GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
+}
+
+func (s *Server) installHealth(e *echo.Echo) {
+	e.GET("/version", func(c echo.Context) error { return c.JSON(http.StatusOK, version) })
+	alive := func(c echo.Context) error { return c.String(http.StatusOK, "ok") }
+	e.GET("/livez", alive)
+	ready := func(c echo.Context) error {
+		if s.cfg.Ready != nil {
+			if err := s.cfg.Ready(); err != nil {
+				return c.String(http.StatusInternalServerError, fmt.Sprintf("not ready: %v\n", err))
+			}
+		}
+		return alive(c)
+	}
+	e.GET("/readyz", ready)
+	e.GET("/healthz", ready)
+	if s.cfg.Metrics != nil {
+		e.GET("/metrics", handled(s.cfg.Metrics))
+	}
+}

@@ -1,0 +1,131 @@
+package httpapi
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"fmt"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/apis/apiserver"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/group"
+	"k8s.io/apiserver/pkg/authentication/request/anonymous"
+	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
+	"k8s.io/apiserver/pkg/authentication/request/headerrequest"
+	"k8s.io/apiserver/pkg/authentication/request/union"
+	x509request "k8s.io/apiserver/pkg/authentication/request/x509"
+	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/kubernetes/pkg/serviceaccount"
+
+	"murmur/crdt"
+)
+
+type (
+	peerKey struct{}
+	echoKey struct{}
+)
+
+func withEcho(ctx context.Context, c echo.Context) context.Context {
+	return context.WithValue(ctx, echoKey{}, c)
+}
+
+// authentication tells who asks: a peer that relays somebody, a client certificate of the cluster CA, a
+// ServiceAccount token, another token; and nobody, for the few paths open to all.
+func (s *Server) authentication() error {
+	s.audiences = authenticator.Audiences{s.cfg.Issuer}
+	relayed, err := headerrequest.New([]string{"X-Remote-User"}, []string{"X-Remote-Uid"}, []string{"X-Remote-Group"}, []string{"X-Remote-Extra-"})
+	if err != nil {
+		return err
+	}
+	named := []authenticator.Request{}
+	if s.cfg.TLS != nil && s.cfg.TLS.ClientCAs != nil {
+		opts := x509request.DefaultVerifyOptions()
+		opts.Roots = s.cfg.TLS.ClientCAs
+		opts.KeyUsages = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		named = append(named, x509request.New(opts, x509request.CommonNameUserConversion))
+	}
+	tokens := []authenticator.Token{}
+	if key := s.cfg.ServiceAccountKey; key != nil {
+		signer, ok := key.(crypto.Signer)
+		if !ok {
+			return fmt.Errorf("httpapi: ServiceAccountKey is a %T, want an RSA or ECDSA private key", key)
+		}
+		if s.issuer, err = serviceaccount.JWTTokenGenerator(s.cfg.Issuer, key); err != nil {
+			return fmt.Errorf("ServiceAccount tokens: %w", err)
+		}
+		keys, err := serviceaccount.StaticPublicKeysGetter([]any{signer.Public()})
+		if err != nil {
+			return fmt.Errorf("ServiceAccount tokens: %w", err)
+		}
+		tokens = append(tokens, serviceaccount.JWTTokenAuthenticator([]string{s.cfg.Issuer}, keys, s.audiences,
+			serviceaccount.NewValidator(tokenSubjects{s.cfg.Store})))
+	}
+	if s.cfg.Tokens != nil {
+		tokens = append(tokens, s.cfg.Tokens)
+	}
+	if len(tokens) > 0 {
+		named = append(named, bearertoken.New(tokenunion.New(tokens...)))
+	}
+	client := union.New(group.NewAuthenticatedGroupAdder(union.New(named...)),
+		anonymous.NewAuthenticator([]apiserver.AnonymousAuthCondition{{Path: "/version"}, {Path: "/healthz"}, {Path: "/livez"}, {Path: "/readyz"}}))
+	s.authn = authenticator.RequestFunc(func(r *http.Request) (*authenticator.Response, bool, error) {
+		if u, ok := r.Context().Value(selfKey{}).(user.Info); ok {
+			return &authenticator.Response{User: u}, true, nil
+		}
+		if r.Context().Value(peerKey{}) != nil {
+			return relayed.AuthenticateRequest(r)
+		}
+		return client.AuthenticateRequest(r)
+	})
+	return nil
+}
+
+// tokenSubjects finds what a ServiceAccount token is bound to, so that a token dies with it.
+type tokenSubjects struct{ store *crdt.Store }
+
+func subject[T any](t tokenSubjects, resource, namespace, name string) (*T, error) {
+	obj, ok := crdt.Get[T](t.store.Snapshot(), crdt.Key{Resource: resource, Namespace: namespace, Name: name})
+	if !ok {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: resource}, name)
+	}
+	return obj, nil
+}
+
+func (t tokenSubjects) GetServiceAccount(_ context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
+	return subject[corev1.ServiceAccount](t, "serviceaccounts", namespace, name)
+}
+func (t tokenSubjects) GetPod(_ context.Context, namespace, name string) (*corev1.Pod, error) {
+	return subject[corev1.Pod](t, "pods", namespace, name)
+}
+func (t tokenSubjects) GetSecret(_ context.Context, namespace, name string) (*corev1.Secret, error) {
+	return subject[corev1.Secret](t, "secrets", namespace, name)
+}
+func (t tokenSubjects) GetNode(_ context.Context, name string) (*corev1.Node, error) {
+	return subject[corev1.Node](t, "nodes", "", name)
+}
+func (t tokenSubjects) GetValidatingWebhookConfiguration(_ context.Context, name string) (*validatingWebhooks, error) {
+	return noWebhooks[*validatingWebhooks]{}.Get(context.Background(), name, metav1.GetOptions{})
+}
+func (t tokenSubjects) GetMutatingWebhookConfiguration(_ context.Context, name string) (*mutatingWebhooks, error) {
+	return noWebhooks[*mutatingWebhooks]{}.Get(context.Background(), name, metav1.GetOptions{})
+}
+
+type (
+	validatingWebhooks = admissionregistrationv1.ValidatingWebhookConfiguration
+	mutatingWebhooks   = admissionregistrationv1.MutatingWebhookConfiguration
+)
+
+// noWebhooks answers for webhook configurations, of which this cluster has none.
+type noWebhooks[T any] struct{}
+
+func (noWebhooks[T]) Get(_ context.Context, name string, _ metav1.GetOptions) (none T, err error) {
+	return none, apierrors.NewNotFound(admissionregistrationv1.Resource("webhookconfigurations"), name)
+}

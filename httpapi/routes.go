@@ -1,0 +1,263 @@
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"runtime/debug"
+	"strings"
+
+	"github.com/emicklei/go-restful/v3"
+	"github.com/labstack/echo/v4"
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/endpoints"
+	"k8s.io/apiserver/pkg/endpoints/discovery"
+	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	"k8s.io/apiserver/pkg/endpoints/filters"
+	"k8s.io/apiserver/pkg/endpoints/filters/impersonation"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	serverfilters "k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+)
+
+// longRunning are the requests that no timeout and no limit in flight holds for.
+var longRunning = serverfilters.BasicLongRunningRequestCheck(
+	sets.NewString("watch", "proxy"),
+	sets.NewString("attach", "exec", "proxy", "log", "portforward"),
+)
+
+// routes builds the router and, around it, the pipeline. Outermost first: recovery, request info, timeout, warnings,
+// authentication, impersonation, authorisation, in-flight limits; then the route, which does admission and the registry.
+func (s *Server) routes() (*echo.Echo, error) {
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	e.HTTPErrorHandler = s.statusError
+	e.Use(
+		s.recovery,
+		around(func(h http.Handler) http.Handler { return filters.WithAuditInit(h) }),
+		around(func(h http.Handler) http.Handler { return filters.WithRequestReceivedTimestamp(h) }),
+		around(func(h http.Handler) http.Handler { return filters.WithRequestInfo(h, requestInfo) }),
+		around(s.withShutdown),
+		around(func(h http.Handler) http.Handler { return filters.WithCacheControl(h) }),
+		around(func(h http.Handler) http.Handler {
+			return filters.WithRequestDeadline(h, nil, nil, longRunning, legacyscheme.Codecs, s.cfg.RequestTimeout)
+		}),
+		around(func(h http.Handler) http.Handler {
+			return serverfilters.WithTimeoutForNonLongRunningRequests(h, longRunning)
+		}),
+		around(func(h http.Handler) http.Handler { return filters.WithWarningRecorder(h) }),
+		s.unlessJoin(around(func(h http.Handler) http.Handler {
+			return filters.WithAuthentication(h, s.authn, filters.Unauthorized(legacyscheme.Codecs), s.audiences, nil)
+		})),
+		s.unlessJoin(around(func(h http.Handler) http.Handler {
+			return impersonation.WithImpersonation(h, s.authz, legacyscheme.Codecs)
+		})),
+		s.unlessJoin(around(func(h http.Handler) http.Handler { return filters.WithAuthorization(h, s.authz, legacyscheme.Codecs) })),
+		around(func(h http.Handler) http.Handler {
+			return serverfilters.WithMaxInFlightLimit(h, s.cfg.ReadsInFlight, s.cfg.WritesInFlight, longRunning)
+		}),
+	)
+	if err := s.installKinds(e); err != nil {
+		return nil, err
+	}
+	s.installHealth(e)
+	if s.cfg.Join != nil {
+		e.Any(joinPrefix+"*", echo.WrapHandler(s.cfg.Join))
+	}
+	return e, nil
+}
+
+const joinPrefix = "/murmur/v1/"
+
+// around makes a filter of net/http a middleware. Unlike echo.WrapMiddleware it builds the filter once, which the
+// in-flight limits need, and hands the next handler the writer that the filter chose.
+func around(filter func(http.Handler) http.Handler) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		h := filter(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c := r.Context().Value(echoKey{}).(echo.Context)
+			was := c.Response().Writer
+			c.SetRequest(r)
+			c.Response().Writer = w
+			if err := next(c); err != nil {
+				c.Echo().HTTPErrorHandler(err, c)
+			}
+			c.Response().Writer = was
+		}))
+		return func(c echo.Context) error {
+			h.ServeHTTP(c.Response().Writer, c.Request().WithContext(withEcho(c.Request().Context(), c)))
+			return nil
+		}
+	}
+}
+
+// unlessJoin leaves a middleware out for the join endpoint, which proves its clients itself.
+func (s *Server) unlessJoin(m echo.MiddlewareFunc) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		with := m(next)
+		return func(c echo.Context) error {
+			if s.cfg.Join != nil && strings.HasPrefix(c.Request().URL.Path, joinPrefix) && c.Path() == joinPrefix+"*" {
+				return next(c)
+			}
+			return with(c)
+		}
+	}
+}
+
+// recovery turns a panic of one request into a 500 of that request.
+func (s *Server) recovery(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) (err error) {
+		defer func() {
+			switch r := recover(); r {
+			case nil:
+			case http.ErrAbortHandler:
+				panic(r)
+			default:
+				s.cfg.Log.Error("panic in a request", "method", c.Request().Method, "path", c.Request().URL.Path,
+					"panic", r, "stack", string(debug.Stack()))
+				s.statusError(apierrors.NewInternalError(errors.New("the request could not be served because of a bug; see the log of this node")), c)
+			}
+		}()
+		return next(c)
+	}
+}
+
+func (s *Server) withShutdown(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w, r.WithContext(request.WithServerShutdownSignal(r.Context(), s)))
+	})
+}
+
+// ShuttingDown ends watches when the server stops.
+func (s *Server) ShuttingDown() <-chan struct{} { return s.stopping }
+
+// statusError answers with the metav1.Status of an error, also for what the router itself refuses.
+func (s *Server) statusError(err error, c echo.Context) {
+	r := c.Request()
+	var refused *echo.HTTPError
+	if errors.As(err, &refused) {
+		what := schema.GroupResource{}
+		if info, ok := request.RequestInfoFrom(r.Context()); ok {
+			what = schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}
+		}
+		switch refused.Code {
+		case http.StatusNotFound:
+			err = &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusNotFound,
+				Reason: metav1.StatusReasonNotFound, Message: "the server could not find the requested resource", Details: &metav1.StatusDetails{}}}
+		case http.StatusMethodNotAllowed:
+			err = apierrors.NewMethodNotSupported(what, strings.ToLower(r.Method))
+		default:
+			err = apierrors.NewGenericServerResponse(refused.Code, strings.ToLower(r.Method), what, "", fmt.Sprint(refused.Message), 0, true)
+		}
+	}
+	responsewriters.ErrorNegotiated(err, legacyscheme.Codecs, schema.GroupVersion{Version: "v1"}, c.Response().Writer, r)
+}
+
+// pathParameter finds go-restful's "{name}" and "{path:*}".
+var pathParameter = regexp.MustCompile(`\{([^}:]+)(:\*)?\}`)
+
+// installKinds gives every version of the table its routes and its discovery. Upstream's installer derives the
+// routes of a kind from what its storage can do; here they become Echo's.
+func (s *Server) installKinds(e *echo.Echo) error {
+	equivalents := runtime.NewEquivalentResourceRegistry()
+	optionsVersion := schema.GroupVersion{Version: "v1"}
+	groups := map[string]*metav1.APIGroup{}
+	var names []string
+	all := map[bool]aggregated.ResourceManager{
+		true: aggregated.NewResourceManager("api"), false: aggregated.NewResourceManager("apis"),
+	}
+	services := map[schema.GroupVersion]*restful.WebService{}
+	for _, gv := range s.registry.order {
+		root := "/apis"
+		if gv.Group == "" {
+			root = "/api"
+		}
+		version := &endpoints.APIGroupVersion{
+			Storage: s.registry.versions[gv], Root: root, GroupVersion: gv, OptionsExternalVersion: &optionsVersion,
+			Serializer: legacyscheme.Codecs, ParameterCodec: legacyscheme.ParameterCodec,
+			Typer: legacyscheme.Scheme, Creater: legacyscheme.Scheme, Convertor: legacyscheme.Scheme,
+			ConvertabilityChecker: legacyscheme.Scheme, Defaulter: legacyscheme.Scheme, Namer: runtime.Namer(meta.NewAccessor()),
+			UnsafeConvertor: runtime.UnsafeObjectConvertor(legacyscheme.Scheme), TypeConverter: s.converter,
+			EquivalentResourceRegistry: equivalents, Authorizer: s.authz, Admit: s.admit,
+			MinRequestTimeout: minWatch, MaxRequestBodyBytes: maxBody,
+			AllServedVersionsByResource: map[string][]string{},
+		}
+		container := restful.NewContainer()
+		resources, _, err := version.InstallREST(container)
+		if err != nil {
+			return fmt.Errorf("routes of %s: %w", gv, err)
+		}
+		for _, ws := range container.RegisteredWebServices() {
+			services[gv] = ws
+			for _, route := range ws.Routes() {
+				path := pathParameter.ReplaceAllStringFunc(strings.TrimSuffix(route.Path, "/"), func(p string) string {
+					m := pathParameter.FindStringSubmatch(p)
+					if m[2] != "" {
+						return "*"
+					}
+					return ":" + m[1]
+				})
+				e.Add(route.Method, path, served(route.Function))
+			}
+		}
+		all[gv.Group == ""].AddGroupVersion(gv.Group, apidiscoveryv2.APIVersionDiscovery{
+			Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Resources: resources,
+		})
+		v := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
+		if g := groups[gv.Group]; g != nil {
+			g.Versions = append(g.Versions, v)
+		} else {
+			groups[gv.Group] = &metav1.APIGroup{Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v}
+			names = append(names, gv.Group)
+		}
+	}
+
+	addresses := discovery.DefaultAddresses{}
+	list := discovery.NewRootAPIsHandler(addresses, legacyscheme.Codecs)
+	for _, name := range names {
+		if name == "" {
+			continue
+		}
+		list.AddGroup(*groups[name])
+		group := discovery.NewAPIGroupHandler(legacyscheme.Codecs, *groups[name])
+		get(e, "/apis/"+name, group)
+	}
+	get(e, "/apis", aggregated.WrapAggregatedDiscoveryToHandler(list, all[false], nil))
+	core := discovery.NewLegacyRootAPIHandler(addresses, legacyscheme.Codecs, "/api")
+	get(e, "/api", aggregated.WrapAggregatedDiscoveryToHandler(webService{core.WebService()}, all[true], nil))
+	return s.installOpenAPI(e, services)
+}
+
+// webService serves the single route of a go-restful service.
+type webService struct{ *restful.WebService }
+
+func (ws webService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	ws.Routes()[0].Function(restful.NewRequest(r), restful.NewResponse(w))
+}
+
+func get(e *echo.Echo, path string, h http.Handler) {
+	e.GET(path, handled(h))
+	e.GET(path+"/", handled(h))
+}
+
+func handled(h http.Handler) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		h.ServeHTTP(c.Response().Writer, c.Request())
+		return nil
+	}
+}
+
+// served calls a go-restful route. Upstream's handlers take names from the request info, not from the route.
+func served(f restful.RouteFunction) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		f(restful.NewRequest(c.Request()), restful.NewResponse(c.Response().Writer))
+		return nil
+	}
+}

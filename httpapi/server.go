@@ -1,0 +1,271 @@
+package httpapi
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/client-go/applyconfigurations"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	rbacvalidation "k8s.io/kubernetes/pkg/registry/rbac/validation"
+	"k8s.io/kubernetes/pkg/serviceaccount"
+
+	"murmur/crdt"
+)
+
+// Kubelet is what this node's running pods can be asked for. Exec, Attach and PortForward answer the address of
+// the runtime's streaming server, on loopback, where the upgraded connection goes on.
+type Kubelet interface {
+	Logs(ctx context.Context, namespace, pod string, opts *corev1.PodLogOptions, w io.Writer) error
+	Exec(ctx context.Context, namespace, pod string, opts *corev1.PodExecOptions) (*url.URL, error)
+	Attach(ctx context.Context, namespace, pod string, opts *corev1.PodAttachOptions) (*url.URL, error)
+	PortForward(ctx context.Context, namespace, pod string, opts *corev1.PodPortForwardOptions) (*url.URL, error)
+}
+
+// Config is what the API of one node is made of. Store and Node are required.
+type Config struct {
+	Store *crdt.Store
+	// Node is this node's name: pods bound to it are answered here, all others are relayed.
+	Node string
+
+	// Listener accepts API clients. If nil, Run listens on Address (":6443").
+	Listener net.Listener
+	Address  string
+	// TLS is the server's side. Its ClientCAs prove client certificates; nil means that none are accepted. Run
+	// serves without TLS only if TLS is nil, which is for tests and for a socket behind something else.
+	TLS *tls.Config
+
+	// ServiceAccountKey signs and proves ServiceAccount tokens: *rsa.PrivateKey or *ecdsa.PrivateKey, the same on
+	// every node. Nil: no such tokens.
+	ServiceAccountKey any
+	// Issuer is the tokens' issuer and default audience ("https://kubernetes.default.svc.cluster.local").
+	Issuer string
+	// Tokens proves other bearer tokens. May be nil.
+	Tokens authenticator.Token
+
+	// ServiceCIDR (10.43.0.0/16) and NodePorts (30000-32767) are the ranges Services draw from.
+	ServiceCIDR netip.Prefix
+	NodePorts   utilnet.PortRange
+	// Port is the one the kubernetes Service points at (6443).
+	Port int32
+	// TolerationSeconds is how long a pod without a word on it stays bound to a node that is not ready or not
+	// reachable (15).
+	TolerationSeconds int64
+
+	// Arbiter gives the annotations that every new pod gets: its record of who places it. May be nil.
+	Arbiter func() map[string]string
+	// Kubelet answers for pods on this node; nil: none run here.
+	Kubelet Kubelet
+	// Relay opens a stream to the API of another node, on which ServePeers answers. Nil: pods of other nodes cannot
+	// be reached.
+	Relay func(ctx context.Context, node string) (net.Conn, error)
+
+	// Join answers /murmur/v1/, without authentication. Metrics answers /metrics. Both may be nil.
+	Join, Metrics http.Handler
+	// Ready is asked by /readyz; nil means ready.
+	Ready func() error
+
+	// ReadsInFlight (400) and WritesInFlight (200) bound the requests served at once. Watches and streams do not
+	// count.
+	ReadsInFlight, WritesInFlight int
+	// RequestTimeout (60 s) bounds one request; watches and streams have their own.
+	RequestTimeout time.Duration
+	Log            *slog.Logger
+}
+
+const (
+	// maxBody is the largest request body, as upstream's.
+	maxBody = 3 << 20
+	// minWatch is the least time a watch without timeoutSeconds lives; at most twice that.
+	minWatch = 30 * time.Minute
+	// eventLife is how long Events are kept.
+	eventLife = time.Hour
+)
+
+func (c Config) withDefaults() Config {
+	if c.Address == "" {
+		c.Address = ":6443"
+	}
+	if c.Port == 0 {
+		c.Port = 6443
+	}
+	if c.Issuer == "" {
+		c.Issuer = "https://kubernetes.default.svc.cluster.local"
+	}
+	if !c.ServiceCIDR.IsValid() {
+		c.ServiceCIDR = netip.MustParsePrefix("10.43.0.0/16")
+	}
+	if c.NodePorts.Size == 0 {
+		c.NodePorts = utilnet.PortRange{Base: 30000, Size: 2768}
+	}
+	if c.TolerationSeconds == 0 {
+		c.TolerationSeconds = 15
+	}
+	if c.ReadsInFlight == 0 {
+		c.ReadsInFlight = 400
+	}
+	if c.WritesInFlight == 0 {
+		c.WritesInFlight = 200
+	}
+	if c.RequestTimeout == 0 {
+		c.RequestTimeout = time.Minute
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return c
+}
+
+// Server is the Kubernetes API of one node.
+type Server struct {
+	cfg Config
+
+	authn     authenticator.Request
+	audiences authenticator.Audiences
+	issuer    serviceaccount.TokenGenerator
+	authz     authorizer.Authorizer
+	rules     rbacvalidation.AuthorizationRuleResolver
+	resolver  authorizer.RuleResolver
+	admit     admission.Interface
+	addresses *addresses
+	ports     *ports
+	registry  *registry
+	handler   *echo.Echo
+	peers     *http.Transport
+	converter managedfields.TypeConverter
+	managers  managers
+
+	// stopping is closed when Run ends, so that watches end too.
+	stopping chan struct{}
+	stopOnce sync.Once
+}
+
+// New makes the API of a node. It starts nothing; Run does.
+func New(cfg Config) (*Server, error) {
+	if cfg.Store == nil || cfg.Node == "" {
+		return nil, errors.New("httpapi: Store and Node are required")
+	}
+	s := &Server{cfg: cfg.withDefaults(), stopping: make(chan struct{})}
+	s.addresses = newAddresses(s.cfg.Store, s.cfg.ServiceCIDR)
+	s.ports = newPorts(s.cfg.Store, s.cfg.NodePorts)
+	s.peers = peerTransport(s.cfg.Relay)
+	s.converter = applyconfigurations.NewTypeConverter(legacyscheme.Scheme)
+	s.managers.of = map[string]*managedfields.FieldManager{}
+	if err := s.authentication(); err != nil {
+		return nil, err
+	}
+	if err := s.authorization(); err != nil {
+		return nil, err
+	}
+	var err error
+	if s.admit, err = s.admission(); err != nil {
+		return nil, err
+	}
+	if s.registry, err = newRegistry(s); err != nil {
+		return nil, err
+	}
+	if s.handler, err = s.routes(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Handler is the whole pipeline, for callers that bring their own listener.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Run serves API clients until ctx ends, then closes watches and waits for what is in flight.
+func (s *Server) Run(ctx context.Context) error {
+	l := s.cfg.Listener
+	if l == nil {
+		var err error
+		if l, err = (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.Address); err != nil {
+			return fmt.Errorf("API: %w", err)
+		}
+	}
+	if s.cfg.TLS != nil {
+		t := s.cfg.TLS.Clone()
+		t.NextProtos = []string{"h2", "http/1.1"}
+		t.ClientAuth = tls.VerifyClientCertIfGiven
+		l = tls.NewListener(l, t)
+	}
+	expired := make(chan struct{})
+	go func() {
+		defer close(expired)
+		s.expireEvents(ctx)
+	}()
+	err := s.serve(ctx, l, nil)
+	<-expired
+	return err
+}
+
+// ServePeers serves other nodes, which relay requests that they have authenticated: the identity in their
+// X-Remote-* headers is believed. The listener must accept nobody else.
+func (s *Server) ServePeers(ctx context.Context, l net.Listener) error {
+	return s.serve(ctx, l, func(ctx context.Context, _ net.Conn) context.Context {
+		return context.WithValue(ctx, peerKey{}, true)
+	})
+}
+
+func (s *Server) serve(ctx context.Context, l net.Listener, conn func(context.Context, net.Conn) context.Context) error {
+	server := &http.Server{
+		Handler:           s.handler,
+		ConnContext:       conn,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       3 * time.Minute,
+		MaxHeaderBytes:    1 << 20,
+		ErrorLog:          slog.NewLogLogger(quiet{s.cfg.Log.Handler()}, slog.LevelDebug),
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		s.stopOnce.Do(func() { close(s.stopping) })
+		// Streams that outlive the grace, an exec perhaps, are cut.
+		grace, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if server.Shutdown(grace) != nil {
+			server.Close()
+		}
+	}()
+	err := server.Serve(l)
+	if ctx.Err() == nil {
+		return fmt.Errorf("serve API on %s: %w", l.Addr(), err)
+	}
+	<-stopped
+	return nil
+}
+
+// quiet drops what clients do to their own connections to a debug line.
+type quiet struct{ slog.Handler }
+
+func (q quiet) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	if !q.Enabled(ctx, r.Level) {
+		return nil
+	}
+	return q.Handler.Handle(ctx, r)
+}
+
+// requestInfo tells from a request's path what it is about.
+var requestInfo = &request.RequestInfoFactory{
+	APIPrefixes:          sets.NewString("api", "apis"),
+	GrouplessAPIPrefixes: sets.NewString("api"),
+}
