@@ -25,7 +25,7 @@ func (d *Driver) CreateContainer(ctx context.Context, s *pod.ContainerSpec) (str
 	r, err := d.runtime.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: s.SandboxID, Config: config,
 		SandboxConfig: d.sandboxConfig(s.Sandbox)})
 	if err != nil {
-		return "", err
+		return "", plain(err)
 	}
 	return r.ContainerId, nil
 }
@@ -155,7 +155,7 @@ func selinux(o *corev1.SELinuxOptions) *cri.SELinuxOption {
 // StartContainer starts a created container.
 func (d *Driver) StartContainer(ctx context.Context, id string) error {
 	_, err := d.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: id})
-	return err
+	return plain(err)
 }
 
 // StopContainer signals, waits, kills.

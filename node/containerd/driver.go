@@ -232,7 +232,7 @@ func (d *Driver) Exec(ctx context.Context, id string, cmd []string, timeout time
 		return nil, 0, fmt.Errorf("%w: %v", pod.ErrExecTimeout, status.Convert(err).Message())
 	}
 	if err != nil {
-		return nil, 0, errors.New(status.Convert(err).Message())
+		return nil, 0, plain(err)
 	}
 	return append(r.Stdout, r.Stderr...), int(r.ExitCode), nil
 }
@@ -330,3 +330,11 @@ func (d *Driver) Stats(ctx context.Context) ([]pod.ContainerStats, error) {
 
 // notFound is how idempotent calls read the runtime's answer.
 func notFound(err error) bool { return status.Code(err) == codes.NotFound }
+
+// plain is containerd's own message without gRPC's frame, for errors that users read in a pod's status.
+func plain(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.New(status.Convert(err).Message())
+}

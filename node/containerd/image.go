@@ -67,7 +67,7 @@ func (d *Driver) Pull(ctx context.Context, ref string, auths []pod.Auth) (*pod.I
 	for _, auth := range tries {
 		r, err := d.images.PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: ref, UserSpecifiedImage: ref}, Auth: auth})
 		if err != nil {
-			last = err
+			last = plain(err)
 			continue
 		}
 		image, err := d.Image(ctx, r.ImageRef)

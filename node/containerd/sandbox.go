@@ -158,7 +158,7 @@ func (d *Driver) RunSandbox(ctx context.Context, s *pod.SandboxSpec) (string, er
 	}
 	r, err := d.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: d.sandboxConfig(s)})
 	if err != nil {
-		return "", err
+		return "", plain(err)
 	}
 	return r.PodSandboxId, nil
 }

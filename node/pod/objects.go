@@ -1,0 +1,71 @@
+package pod
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
+
+	"murmur/crdt"
+)
+
+// Objects are the API objects that pods refer to, at one moment. Read only.
+type Objects interface {
+	ConfigMap(namespace, name string) (*corev1.ConfigMap, bool)
+	Secret(namespace, name string) (*corev1.Secret, bool)
+	PersistentVolumeClaim(namespace, name string) (*corev1.PersistentVolumeClaim, bool)
+	PersistentVolume(name string) (*corev1.PersistentVolume, bool)
+	Services(namespace string) []*corev1.Service
+}
+
+// snapshot reads Objects from the store.
+type snapshot struct{ *crdt.Snapshot }
+
+func (s snapshot) ConfigMap(namespace, name string) (*corev1.ConfigMap, bool) {
+	return crdt.Get[corev1.ConfigMap](s.Snapshot, crdt.Key{Resource: "configmaps", Namespace: namespace, Name: name})
+}
+
+func (s snapshot) Secret(namespace, name string) (*corev1.Secret, bool) {
+	return crdt.Get[corev1.Secret](s.Snapshot, crdt.Key{Resource: "secrets", Namespace: namespace, Name: name})
+}
+
+func (s snapshot) PersistentVolumeClaim(namespace, name string) (*corev1.PersistentVolumeClaim, bool) {
+	return crdt.Get[corev1.PersistentVolumeClaim](s.Snapshot, crdt.Key{Resource: "persistentvolumeclaims", Namespace: namespace, Name: name})
+}
+
+func (s snapshot) PersistentVolume(name string) (*corev1.PersistentVolume, bool) {
+	return crdt.Get[corev1.PersistentVolume](s.Snapshot, crdt.Key{Resource: "persistentvolumes", Name: name})
+}
+
+func (s snapshot) Services(namespace string) []*corev1.Service {
+	return crdt.List[corev1.Service](s.Snapshot, "services", namespace)
+}
+
+// references are the keys of what a pod's volumes and environment are made from.
+func references(p *corev1.Pod) []crdt.Key {
+	var keys []crdt.Key
+	podutil.VisitPodConfigmapNames(p, func(name string) bool {
+		keys = append(keys, crdt.Key{Resource: "configmaps", Namespace: p.Namespace, Name: name})
+		return true
+	})
+	podutil.VisitPodSecretNames(p, func(name string) bool {
+		keys = append(keys, crdt.Key{Resource: "secrets", Namespace: p.Namespace, Name: name})
+		return true
+	})
+	for _, v := range p.Spec.Volumes {
+		if v.PersistentVolumeClaim != nil {
+			keys = append(keys, crdt.Key{Resource: "persistentvolumeclaims", Namespace: p.Namespace, Name: v.PersistentVolumeClaim.ClaimName})
+		}
+	}
+	return keys
+}
+
+// versions tells one state of the referenced objects from another.
+func versions(s *crdt.Snapshot, keys []crdt.Key) string {
+	text := make([]byte, 0, 16*len(keys))
+	for _, k := range keys {
+		if e, ok := s.Get(k); ok {
+			text = append(text, e.Version.String()...)
+		}
+		text = append(text, ' ')
+	}
+	return string(text)
+}

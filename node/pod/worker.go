@@ -1,0 +1,335 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"murmur/crdt"
+)
+
+// worker is the loop of one pod.
+type worker struct {
+	k      *Kubelet
+	ref    Ref
+	wake   chan struct{}
+	probes *probes
+
+	// What the loop alone touches.
+	op       *operation
+	prepared bool // volumes are mounted
+	cleaned  bool // nothing is left but, perhaps, the object
+	again    time.Time
+	shown    map[string]string // by container: the waiting reason of which an event was made
+
+	mu       sync.Mutex // guards what follows
+	version  crdt.Version
+	refs     string
+	refresh  bool // what the volumes are made from changed
+	failures map[string]Failure
+	backoff  map[string]Backoff
+	doing    string
+	since    time.Time
+}
+
+// operation is a list of actions under way.
+type operation struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	first  Action
+	ends   bool // it stops the pod
+	gone   bool // it was the last: nothing is left of the pod
+	again  time.Time
+}
+
+func newWorker(k *Kubelet, ref Ref) *worker {
+	w := &worker{k: k, ref: ref, wake: make(chan struct{}, 1), shown: map[string]string{}, refresh: true,
+		failures: map[string]Failure{}, backoff: map[string]Backoff{}}
+	w.probes = newProbes(w)
+	if _, err := os.Stat(k.cfg.Volumes.Dir(ref.UID)); err == nil {
+		w.prepared = true
+	}
+	return w
+}
+
+// poke makes the loop look again.
+func (w *worker) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// notice pokes the worker if the pod or what it refers to is not what it was.
+func (w *worker) notice(v crdt.Version, refs string) {
+	w.mu.Lock()
+	changed := v != w.version || refs != w.refs
+	if refs != w.refs && v != 0 {
+		w.refresh = true
+		for name, f := range w.failures {
+			if f.Reason == reasonConfig || name == "" {
+				delete(w.failures, name) // what was missing may be there now
+			}
+		}
+	}
+	w.version, w.refs = v, refs
+	w.mu.Unlock()
+	if changed {
+		w.poke()
+	}
+}
+
+func (w *worker) activity() Activity {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	name := w.ref.String()
+	return Activity{Pod: name, UID: w.ref.UID, Doing: w.doing, Since: w.since, Failed: maps.Clone(w.failures)}
+}
+
+// current reads the pod from the store; nil when it is gone, is another pod of that name, or is no longer ours.
+func (w *worker) current() (*crdt.Snapshot, *crdt.Entry, *corev1.Pod) {
+	snap := w.k.cfg.Store.Snapshot()
+	if w.ref.Name == "" {
+		return snap, nil, nil
+	}
+	e, ok := snap.Get(crdt.Key{Resource: "pods", Namespace: w.ref.Namespace, Name: w.ref.Name})
+	if !ok {
+		return snap, nil, nil
+	}
+	p, err := crdt.As[corev1.Pod](e)
+	if err != nil || p.UID != w.ref.UID || p.Spec.NodeName != w.k.cfg.Node {
+		return snap, nil, nil
+	}
+	return snap, e, p
+}
+
+func (w *worker) run(ctx context.Context) {
+	defer w.probes.stop()
+	defer func() {
+		if w.op != nil {
+			w.op.cancel()
+			<-w.op.done
+		}
+	}()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		next := w.turn(ctx)
+		if w.cleaned && w.op == nil {
+			if _, e, _ := w.current(); e == nil {
+				return
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		wait := time.Hour
+		if !next.IsZero() {
+			wait = max(time.Until(next), time.Millisecond)
+		}
+		timer.Reset(wait)
+		var done chan struct{}
+		if w.op != nil {
+			done = w.op.done
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.wake:
+		case <-timer.C:
+		case <-done:
+			if w.op.gone {
+				w.cleaned = true
+			}
+			if !w.op.again.IsZero() {
+				w.again = w.op.again
+			}
+			w.op.cancel()
+			w.op = nil
+			w.mu.Lock()
+			w.doing = ""
+			w.mu.Unlock()
+		}
+	}
+}
+
+// turn looks, decides, writes the status and starts to act. It returns when to look again.
+func (w *worker) turn(ctx context.Context) time.Time {
+	snap, entry, p := w.current()
+	now := time.Now()
+	if w.cleaned {
+		w.remove(ctx, entry, p)
+		return now.Add(relist)
+	}
+	sandboxes, containers, err := w.k.cfg.Runtime.List(ctx, w.ref.UID)
+	if err != nil {
+		if ctx.Err() == nil {
+			w.k.cfg.Log.Warn("cannot read the state of a pod", "pod", w.ref, "err", err)
+		}
+		return now.Add(time.Second)
+	}
+	w.probes.sync(ctx, p, sandboxes, containers)
+	w.mu.Lock()
+	seen := Seen{Sandboxes: sandboxes, Containers: containers, Health: w.probes.health(), Prepared: w.prepared, HostIPs: w.k.cfg.HostIPs,
+		Failures: maps.Clone(w.failures), Backoff: maps.Clone(w.backoff)}
+	refresh := w.refresh || !w.again.IsZero() && now.After(w.again)
+	w.mu.Unlock()
+
+	d := Step(p, seen, now)
+	if p != nil {
+		w.publish(ctx, entry, p, d.Status)
+		w.announce(p, d.Status)
+	}
+	if w.op != nil {
+		if w.overtaken(p, d) {
+			w.op.cancel()
+		}
+		return d.Next
+	}
+	if len(d.Actions) == 0 && refresh && p != nil && w.prepared && len(sandboxes) > 0 && sandboxes[0].Ready {
+		d.Actions = []Action{{Verb: refreshVolumes}}
+	}
+	if len(d.Actions) > 0 {
+		w.begin(ctx, p, snapshot{snap}, d.Actions, sandboxes, containers)
+		return d.Next
+	}
+	if !w.again.IsZero() && (d.Next.IsZero() || w.again.Before(d.Next)) {
+		return w.again
+	}
+	return d.Next
+}
+
+// refreshVolumes brings a running pod's volumes up to date. It is the worker's own: Step knows nothing of contents.
+const refreshVolumes Verb = "refresh"
+
+// overtaken reports whether what is under way must be given up for what is decided now.
+func (w *worker) overtaken(p *corev1.Pod, d Decision) bool {
+	if len(d.Actions) == 0 || d.Actions[0].Verb != StopPod {
+		return false
+	}
+	if !w.op.ends {
+		return true
+	}
+	return d.Actions[0].Grace < w.op.first.Grace && (p == nil || p.DeletionTimestamp != nil)
+}
+
+// begin runs actions beside the loop.
+func (w *worker) begin(ctx context.Context, p *corev1.Pod, objects Objects, actions []Action, sandboxes []Sandbox, containers []Container) {
+	ctx, cancel := context.WithCancel(ctx)
+	op := &operation{cancel: cancel, done: make(chan struct{}), first: actions[0], ends: actions[0].Verb == StopPod}
+	w.op = op
+	w.mu.Lock()
+	w.doing, w.since = actions[0].String(), time.Now()
+	if actions[0].Verb == refreshVolumes || actions[0].Verb == RunSandbox {
+		w.refresh = false
+	}
+	w.mu.Unlock()
+	if actions[0].Verb == RunSandbox {
+		w.prepared = true
+	}
+	if actions[0].Verb == Release {
+		w.prepared = false
+	}
+	t := &turn{w: w, k: w.k, pod: p, objects: objects, sandboxes: sandboxes, containers: containers, op: op}
+	go func() {
+		defer close(op.done)
+		for _, a := range actions {
+			if ctx.Err() != nil {
+				return
+			}
+			w.mu.Lock()
+			w.doing, w.since = a.String(), time.Now()
+			w.mu.Unlock()
+			if !t.do(ctx, a) {
+				return
+			}
+		}
+	}()
+}
+
+func (w *worker) fail(name string, f Failure) {
+	w.mu.Lock()
+	w.failures[name] = f
+	w.mu.Unlock()
+}
+
+func (w *worker) failed(name string) (Failure, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f, ok := w.failures[name]
+	return f, ok
+}
+
+func (w *worker) succeed(name string) {
+	w.mu.Lock()
+	delete(w.failures, name)
+	w.mu.Unlock()
+}
+
+// publish writes the status if it is not what the store has.
+func (w *worker) publish(ctx context.Context, e *crdt.Entry, p *corev1.Pod, status corev1.PodStatus) {
+	// Fields of others are kept as they are.
+	status.Resize, status.ExtendedResourceClaimStatus = p.Status.Resize, p.Status.ExtendedResourceClaimStatus
+	if equality.Semantic.DeepEqual(status, p.Status) {
+		return
+	}
+	changed := p.DeepCopy()
+	changed.TypeMeta = metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}
+	changed.Status = status
+	_, err := w.k.cfg.Store.Commit(ctx, crdt.Write{Key: e.Key, Object: changed, Base: e})
+	if errors.Is(err, crdt.ErrConflict) || errors.Is(err, crdt.ErrNotFound) {
+		w.poke() // decide again from what is there now
+	} else if err != nil && ctx.Err() == nil {
+		w.k.cfg.Log.Error("cannot write the status of a pod", "pod", w.ref, "err", err)
+		time.AfterFunc(time.Second, w.poke)
+	}
+}
+
+// announce makes an event of each container that began to wait for its back-off.
+func (w *worker) announce(p *corev1.Pod, status corev1.PodStatus) {
+	for _, list := range [][]corev1.ContainerStatus{status.InitContainerStatuses, status.ContainerStatuses} {
+		for _, c := range list {
+			key := ""
+			if c.State.Waiting != nil {
+				key = c.State.Waiting.Reason + c.State.Waiting.Message
+			}
+			if key == w.shown[c.Name] {
+				continue
+			}
+			w.shown[c.Name] = key
+			if c.State.Waiting == nil {
+				continue
+			}
+			switch c.State.Waiting.Reason {
+			case "CrashLoopBackOff":
+				w.k.event(p, c.Name, corev1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s", c.Name, format(p))
+			case "ImagePullBackOff":
+				w.k.event(p, c.Name, corev1.EventTypeNormal, "BackOff", "Back-off pulling image %q", c.Image)
+				w.k.event(p, c.Name, corev1.EventTypeWarning, "Failed", "Error: ImagePullBackOff")
+			}
+		}
+	}
+}
+
+// remove deletes the object of a pod that has ended and waits for nothing else.
+func (w *worker) remove(ctx context.Context, e *crdt.Entry, p *corev1.Pod) {
+	if e == nil || p.DeletionTimestamp == nil || len(p.Finalizers) > 0 {
+		return
+	}
+	_, err := w.k.cfg.Store.Commit(ctx, crdt.Write{Key: e.Key, Base: e})
+	switch {
+	case err == nil, errors.Is(err, crdt.ErrNotFound):
+	case errors.Is(err, crdt.ErrConflict):
+		w.poke()
+	case ctx.Err() == nil:
+		w.k.cfg.Log.Error("cannot delete a pod that has ended", "pod", w.ref, "err", err)
+		time.AfterFunc(time.Second, w.poke)
+	}
+}
