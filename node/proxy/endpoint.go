@@ -25,10 +25,13 @@ type Endpoint struct {
 // key names a namespaced object.
 type key struct{ namespace, name string }
 
+// label is one label of the pods of a namespace.
+type label struct{ namespace, key, value string }
+
 // index is a View arranged by what endpoints ask for.
 type index struct {
 	cfg       Config
-	pods      map[string][]*corev1.Pod // by namespace
+	pods      map[label][]*corev1.Pod
 	slices    map[key][]*discoveryv1.EndpointSlice
 	endpoints map[key]*corev1.Endpoints
 	zones     map[string]string // node -> zone
@@ -38,13 +41,19 @@ type index struct {
 func newIndex(v View, cfg Config) *index {
 	x := &index{
 		cfg:       cfg,
-		pods:      map[string][]*corev1.Pod{},
+		pods:      map[label][]*corev1.Pod{},
 		slices:    map[key][]*discoveryv1.EndpointSlice{},
 		endpoints: map[key]*corev1.Endpoints{},
 		zones:     map[string]string{},
 	}
 	for _, p := range v.Pods {
-		x.pods[p.Namespace] = append(x.pods[p.Namespace], p)
+		if !alive(p) {
+			continue
+		}
+		for k, v := range p.Labels {
+			l := label{p.Namespace, k, v}
+			x.pods[l] = append(x.pods[l], p)
+		}
 	}
 	for _, s := range v.Slices {
 		k := key{s.Namespace, s.Labels[discoveryv1.LabelServiceName]}
@@ -65,6 +74,18 @@ func newIndex(v View, cfg Config) *index {
 		}
 	}
 	return x
+}
+
+// candidates are the pods that have the rarest label of a service's selector.
+func (x *index) candidates(svc *corev1.Service) []*corev1.Pod {
+	var fewest []*corev1.Pod
+	first := true
+	for k, v := range svc.Spec.Selector {
+		if pods := x.pods[label{svc.Namespace, k, v}]; first || len(pods) < len(fewest) {
+			fewest, first = pods, false
+		}
+	}
+	return fewest
 }
 
 func (x *index) reachable(node string) bool {
@@ -96,8 +117,8 @@ func (x *index) of(svc *corev1.Service, port corev1.ServicePort) []Endpoint {
 	k := key{svc.Namespace, svc.Name}
 	if len(svc.Spec.Selector) > 0 {
 		wanted := labels.SelectorFromSet(svc.Spec.Selector)
-		for _, p := range x.pods[svc.Namespace] {
-			if !alive(p) || !wanted.Matches(labels.Set(p.Labels)) {
+		for _, p := range x.candidates(svc) {
+			if !wanted.Matches(labels.Set(p.Labels)) {
 				continue
 			}
 			serving, terminating := ready(p), p.DeletionTimestamp != nil
