@@ -30,8 +30,6 @@ package iptables
 import (
 	"context"
 	"log/slog"
-	"maps"
-	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -114,15 +112,17 @@ func (l *Loop) Run(ctx context.Context) error {
 			if changed {
 				l.cfg.Log.Debug("services: rules written", "version", snap.Version(), "chains", len(rules.Tables[1].Chains))
 			}
-			if !sameFlows(last, rules.Flows) {
+			if loses(last, rules.Flows) {
 				n, err := forget(rules.Flows)
 				if err != nil {
-					l.cfg.Log.Warn("services: stale connections stay until they time out", "err", err)
-				} else if n > 0 {
+					l.cfg.Log.Warn("services: stale connections stay until the next change", "err", err)
+					break
+				}
+				if n > 0 {
 					l.cfg.Log.Info("services: connections forgotten whose endpoint is gone", "count", n)
 				}
-				last = rules.Flows
 			}
+			last = rules.Flows
 		}
 		// A burst of changes is one write: what comes during the pause waits for its end.
 		select {
@@ -167,7 +167,34 @@ func view(snap *crdt.Snapshot) proxy.View {
 	}
 }
 
-func sameFlows(a, b proxy.Flows) bool {
-	return maps.Equal(a.Alive, b.Alive) && maps.Equal(a.Dead, b.Dead) &&
-		maps.EqualFunc(a.Backends, b.Backends, func(x, y map[netip.AddrPort]bool) bool { return maps.Equal(x, y) })
+// loses reports whether connections that were right under the old rules may be stale under the new: an endpoint or a pod
+// is gone, or an address has its first endpoint (until then UDP to it may have gone anywhere). Asking conntrack costs a
+// dump of its table, so it is not asked when there are only more of everything.
+func loses(old, now proxy.Flows) bool {
+	if old.Backends == nil {
+		return true
+	}
+	for addr := range old.Alive {
+		if !now.Alive[addr] {
+			return true
+		}
+	}
+	for addr := range now.Dead {
+		if !old.Dead[addr] {
+			return true
+		}
+	}
+	for front, backends := range old.Backends {
+		for b := range backends {
+			if !now.Backends[front][b] {
+				return true
+			}
+		}
+	}
+	for front, backends := range now.Backends {
+		if len(backends) > 0 && len(old.Backends[front]) == 0 {
+			return true
+		}
+	}
+	return false
 }
