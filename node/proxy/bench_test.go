@@ -1,0 +1,33 @@
+package proxy
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// BenchmarkBuild has 1000 services of three pods each in one namespace.
+func BenchmarkBuild(b *testing.B) {
+	var v View
+	for i := range 1000 {
+		name := fmt.Sprint("a", i)
+		v.Services = append(v.Services, &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+			Spec: corev1.ServiceSpec{ClusterIP: fmt.Sprintf("10.43.%d.%d", i/250+1, i%250), Selector: map[string]string{"app": name},
+				Ports: []corev1.ServicePort{{Port: 80}}},
+		})
+		for j := range 3 {
+			v.Pods = append(v.Pods, &corev1.Pod{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint(name, j), Labels: map[string]string{"app": name}},
+				Status: corev1.PodStatus{PodIP: fmt.Sprintf("10.42.%d.%d", i/80+1, 3*(i%80)+j),
+					Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
+			})
+		}
+	}
+	for b.Loop() {
+		Build(v, Config{Node: "n1", ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16")})
+	}
+}
