@@ -105,14 +105,6 @@ func appendStretch(b []byte, o Origin, s span, docs ...*document) []byte {
 	return b
 }
 
-// News says what a merged delta did.
-type News struct {
-	// Changed counts the documents that were new here. Only news is worth passing on.
-	Changed int
-	// Gap: something before this delta is missing here; a repair should follow.
-	Gap bool
-}
-
 type stretch struct {
 	origin Origin
 	span   span
@@ -139,13 +131,13 @@ func decodeDelta(b []byte) ([]stretch, error) {
 	return out, r.err
 }
 
-// Merge takes a delta in, durably. A delta that does not decode is refused whole.
-func (s *Store) Merge(ctx context.Context, delta []byte) (News, error) {
+// Merge takes a delta in, durably. A delta that does not decode is refused whole. changed counts the documents that were
+// news here; only news is worth passing on. gap says that something before this delta is missing: a repair should follow.
+func (s *Store) Merge(ctx context.Context, delta []byte) (changed int, gap bool, err error) {
 	stretches, err := decodeDelta(delta)
 	if err != nil {
-		return News{}, fmt.Errorf("delta of %d bytes: %w", len(delta), err)
+		return 0, false, fmt.Errorf("delta of %d bytes: %w", len(delta), err)
 	}
-	var news News
 	_, err = s.do(ctx, func(b *batch) (*Entry, error) {
 		for _, st := range stretches {
 			whole := true
@@ -155,18 +147,18 @@ func (s *Store) Merge(ctx context.Context, delta []byte) (News, error) {
 					continue
 				}
 				if b.merge(d) {
-					news.Changed++
+					changed++
 				}
 			}
 			if !whole {
-				news.Gap = true
+				gap = true
 			} else if st.span.from < st.span.to {
-				news.Gap = b.received(st.origin, st.span) || news.Gap
+				gap = b.received(st.origin, st.span) || gap
 			}
 		}
 		return nil, nil
 	})
-	return news, err
+	return changed, gap, err
 }
 
 // admit holds aside what is stamped too far ahead of this node's clock. Held writes are not claimed in the vector,

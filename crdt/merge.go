@@ -342,10 +342,15 @@ func (m *merger) forgotten() {
 			continue
 		}
 		var at Stamp
+		list, isOrder := strings.CutSuffix(p, orderSuffix)
+		var order []string
 		for _, s := range []*stamps{&m.a, &m.b} {
-			if st, exact := s.cover(p); exact {
-				at = laterStamp(at, st)
+			if st, exact := s.cover(p); exact && !st.less(at) {
+				at, order = st, s.ordered[list]
 			}
+		}
+		if isOrder && len(order) > 0 {
+			m.setOrdered(list, order)
 		}
 		m.record(p, at)
 	}

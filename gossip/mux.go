@@ -1,0 +1,421 @@
+package gossip
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+var (
+	// ErrUnreachable is returned by Dial for a node that is not alive or not connected.
+	ErrUnreachable = errors.New("node is not reachable from here")
+	// ErrNotMember is returned for a peer whose certificate does not name the member it should be.
+	ErrNotMember = errors.New("peer is not the member it should be")
+)
+
+// NodeUser is the common name in a node's certificate.
+func NodeUser(node string) string { return "system:node:" + node }
+
+// mux keeps one multiplexed connection to each live peer. Of two nodes the one with the smaller id dials.
+type mux struct {
+	agent    *Agent
+	listener net.Listener
+	kick     chan struct{}
+
+	// mu guards what follows.
+	mu       sync.Mutex
+	sessions map[string]*session // by node name
+	changed  chan struct{}       // closed and replaced when sessions changes
+	services map[string]*service
+}
+
+// session is the connection to one peer.
+type session struct {
+	name string
+	mux  *yamux.Session
+	push *pushQueue
+}
+
+func newMux(a *Agent) *mux {
+	return &mux{
+		agent: a, kick: make(chan struct{}, 1), sessions: map[string]*session{}, changed: make(chan struct{}),
+		services: map[string]*service{},
+	}
+}
+
+func (x *mux) listen(ctx context.Context, at string) (err error) {
+	var lc net.ListenConfig
+	x.listener, err = lc.Listen(ctx, "tcp", at)
+	return err
+}
+
+// tls is the configuration of either end. Which member the peer is, the caller checks with peerName.
+func (x *mux) tls() *tls.Config {
+	c := x.agent.config
+	return &tls.Config{
+		MinVersion:   tls.VersionTLS13,
+		Certificates: []tls.Certificate{c.Certificate},
+		ClientAuth:   tls.RequireAndVerifyClientCert,
+		ClientCAs:    c.Roots,
+		RootCAs:      c.Roots,
+		// A node is known by the name in its certificate, not by its address: VerifyConnection checks the chain.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if len(cs.PeerCertificates) == 0 {
+				return ErrNotMember
+			}
+			o := x509.VerifyOptions{Roots: c.Roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+			for _, cert := range cs.PeerCertificates[1:] {
+				o.Intermediates.AddCert(cert)
+			}
+			_, err := cs.PeerCertificates[0].Verify(o)
+			return err
+		},
+	}
+}
+
+func peerName(c *tls.Conn) (string, error) {
+	certs := c.ConnectionState().PeerCertificates
+	if len(certs) == 0 {
+		return "", ErrNotMember
+	}
+	name, ok := strings.CutPrefix(certs[0].Subject.CommonName, NodeUser(""))
+	if !ok {
+		return "", fmt.Errorf("%w: certificate of %q is no node's", ErrNotMember, certs[0].Subject.CommonName)
+	}
+	return name, nil
+}
+
+// Timeouts of connections. A handshake crosses the network three times; a silent peer is given up within keepAlive plus
+// writeTimeout, about when membership gives it up.
+const (
+	handshakeTimeout = 3 * time.Second
+	keepAlive        = 2 * time.Second
+	writeTimeout     = 3 * time.Second
+	dialPause        = 500 * time.Millisecond
+)
+
+func (x *mux) yamux() *yamux.Config {
+	c := yamux.DefaultConfig()
+	c.KeepAliveInterval = keepAlive
+	c.ConnectionWriteTimeout = writeTimeout
+	c.StreamOpenTimeout = 0
+	c.StreamCloseTimeout = time.Minute
+	c.AcceptBacklog = 256
+	c.LogOutput = io.Discard
+	return c
+}
+
+// run accepts and dials until the context ends, then closes every session and waits for its streams.
+func (x *mux) run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		<-ctx.Done()
+		_ = x.listener.Close()
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		for _, s := range x.sessions {
+			_ = s.mux.Close()
+		}
+		for _, sv := range x.services {
+			sv.close()
+		}
+	})
+	wg.Go(func() { x.dialPeers(ctx, &wg) })
+	limit := make(chan struct{}, 64) // handshakes at once
+	for {
+		conn, err := x.listener.Accept()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			x.agent.log.Warn("accept stream", "err", err)
+			time.Sleep(100 * time.Millisecond)
+			continue
+		}
+		select {
+		case limit <- struct{}{}:
+		default:
+			_ = conn.Close()
+			continue
+		}
+		wg.Go(func() {
+			tc := tls.Server(conn, x.tls())
+			name, err := x.shake(ctx, tc)
+			<-limit
+			if err != nil {
+				x.agent.log.Warn("stream connection refused", "from", conn.RemoteAddr(), "err", err)
+				_ = conn.Close()
+				return
+			}
+			x.serve(ctx, name, tc, false)
+		})
+	}
+}
+
+func (x *mux) shake(ctx context.Context, tc *tls.Conn) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	if err := tc.HandshakeContext(ctx); err != nil {
+		return "", err
+	}
+	return peerName(tc)
+}
+
+func (x *mux) wake() {
+	select {
+	case x.kick <- struct{}{}:
+	default:
+	}
+}
+
+// dialPeers connects to every live member that this node is to dial.
+func (x *mux) dialPeers(ctx context.Context, wg *sync.WaitGroup) {
+	dialling := map[string]bool{}
+	done := make(chan string, 64)
+	tick := time.NewTicker(dialPause)
+	defer tick.Stop()
+	for {
+		for _, m := range x.agent.Members() {
+			if m.Status != Alive || m.ID <= x.agent.config.ID || dialling[m.ID] || x.session(m.Name) != nil {
+				continue
+			}
+			dialling[m.ID] = true
+			wg.Go(func() {
+				if err := x.dial(ctx, m); err != nil && ctx.Err() == nil {
+					x.agent.log.Debug("dial stream", "peer", m.Name, "err", err)
+				}
+				select {
+				case done <- m.ID:
+				case <-ctx.Done():
+				}
+			})
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case id := <-done:
+			delete(dialling, id)
+			// Not at once: the peer may have refused.
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		case <-x.kick:
+		case <-tick.C:
+		}
+	}
+}
+
+// dial connects to a member and serves the connection until it ends.
+func (x *mux) dial(ctx context.Context, m Member) error {
+	d := net.Dialer{Timeout: handshakeTimeout, LocalAddr: &net.TCPAddr{IP: x.agent.config.Addr.AsSlice()}}
+	conn, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(m.Addr, m.StreamPort).String())
+	if err != nil {
+		return err
+	}
+	tc := tls.Client(conn, x.tls())
+	name, err := x.shake(ctx, tc)
+	if err == nil && name != m.Name {
+		err = fmt.Errorf("%w: %s answers as %s", ErrNotMember, m.Name, name)
+	}
+	if err != nil {
+		return errors.Join(err, conn.Close())
+	}
+	x.serve(ctx, name, tc, true)
+	return nil
+}
+
+// serve owns one connection: it is the session with the peer until it breaks.
+func (x *mux) serve(ctx context.Context, name string, conn net.Conn, client bool) {
+	open := yamux.Server
+	if client {
+		open = yamux.Client
+	}
+	ym, err := open(conn, x.yamux())
+	if err != nil {
+		_ = conn.Close()
+		return
+	}
+	s := &session{name: name, mux: ym, push: newPushQueue()}
+	x.mu.Lock()
+	if old := x.sessions[name]; old != nil {
+		// The peer has dialled anew, so the old connection is dead to it.
+		_ = old.mux.Close()
+	}
+	x.sessions[name] = s
+	close(x.changed)
+	x.changed = make(chan struct{})
+	x.mu.Unlock()
+	x.agent.log.Info("connected", "peer", name, "address", conn.RemoteAddr())
+	var wg sync.WaitGroup
+	stop := context.AfterFunc(ctx, func() { _ = ym.Close() })
+	wg.Go(func() { x.agent.pushTo(s) })
+	wg.Go(func() { x.agent.repairWith(ctx, s) })
+	for {
+		stream, err := ym.AcceptStream()
+		if err != nil {
+			break
+		}
+		wg.Go(func() { x.accept(ctx, s, stream) })
+	}
+	stop()
+	_ = ym.Close()
+	s.push.close()
+	x.mu.Lock()
+	if x.sessions[name] == s {
+		delete(x.sessions, name)
+		close(x.changed)
+		x.changed = make(chan struct{})
+	}
+	x.mu.Unlock()
+	wg.Wait()
+	x.agent.log.Info("disconnected", "peer", name)
+}
+
+// maxService bounds the name of a service, sent with its length in front of each stream.
+const maxService = 64
+
+func (x *mux) accept(ctx context.Context, s *session, stream net.Conn) {
+	_ = stream.SetReadDeadline(time.Now().Add(handshakeTimeout))
+	var n [1]byte
+	if _, err := io.ReadFull(stream, n[:]); err != nil || n[0] > maxService {
+		_ = stream.Close()
+		return
+	}
+	name := make([]byte, n[0])
+	if _, err := io.ReadFull(stream, name); err != nil {
+		_ = stream.Close()
+		return
+	}
+	_ = stream.SetReadDeadline(time.Time{})
+	switch string(name) {
+	case servicePush:
+		x.agent.receivePush(ctx, s, stream)
+		return
+	case serviceRepair:
+		x.agent.answerRepair(ctx, stream)
+		return
+	}
+	x.mu.Lock()
+	sv := x.services[string(name)]
+	x.mu.Unlock()
+	if sv == nil || !sv.offer(&peerConn{Conn: stream, peer: s.name}) {
+		_ = stream.Close()
+	}
+}
+
+func (s *session) open(service string) (net.Conn, error) {
+	stream, err := s.mux.OpenStream()
+	if err != nil {
+		return nil, fmt.Errorf("open stream to %s: %w", s.name, err)
+	}
+	if _, err := stream.Write(append([]byte{byte(len(service))}, service...)); err != nil {
+		_ = stream.Close()
+		return nil, fmt.Errorf("open stream to %s: %w", s.name, err)
+	}
+	return &peerConn{Conn: stream, peer: s.name}, nil
+}
+
+func (x *mux) session(name string) *session {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.sessions[name]
+}
+
+// waitSession waits for a connection to a live member.
+func (x *mux) waitSession(ctx context.Context, name string) (*session, error) {
+	for {
+		x.mu.Lock()
+		s, changed := x.sessions[name], x.changed
+		x.mu.Unlock()
+		if s != nil {
+			return s, nil
+		}
+		if _, alive := x.agent.member(name); !alive {
+			return nil, fmt.Errorf("%w: %s", ErrUnreachable, name)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, name, ctx.Err())
+		case <-changed:
+		case <-time.After(dialPause):
+		}
+	}
+}
+
+// Dial opens a stream to a service on another node. The connection's RemoteAddr names the node.
+func (a *Agent) Dial(ctx context.Context, node, service string) (net.Conn, error) {
+	s, err := a.mux.waitSession(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	return s.open(service)
+}
+
+// Listen takes streams that other nodes dial to a service here. Only members can.
+func (a *Agent) Listen(name string) net.Listener {
+	sv := &service{name: name, conns: make(chan net.Conn, 64), done: make(chan struct{})}
+	a.mux.mu.Lock()
+	defer a.mux.mu.Unlock()
+	a.mux.services[name] = sv
+	return sv
+}
+
+// service is one name's listener.
+type service struct {
+	name  string
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func (s *service) offer(c net.Conn) bool {
+	select {
+	case s.conns <- c:
+		return true
+	case <-s.done:
+		return false
+	case <-time.After(time.Second):
+		return false
+	}
+}
+
+func (s *service) close() { s.once.Do(func() { close(s.done) }) }
+
+func (s *service) Accept() (net.Conn, error) {
+	select {
+	case c := <-s.conns:
+		return c, nil
+	case <-s.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (s *service) Close() error   { s.close(); return nil }
+func (s *service) Addr() net.Addr { return PeerAddr(s.name) }
+
+// PeerAddr is the address of a stream's other end: the name of the node, proven by its certificate.
+type PeerAddr string
+
+func (PeerAddr) Network() string  { return "murmur" }
+func (a PeerAddr) String() string { return string(a) }
+
+type peerConn struct {
+	net.Conn
+	peer string
+}
+
+func (c *peerConn) RemoteAddr() net.Addr { return PeerAddr(c.peer) }
