@@ -19,6 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"murmur/node/pod"
+	"murmur/node/pod/podtest"
+	"murmur/node/volume"
 )
 
 const bin = "../../bin"
@@ -221,4 +223,10 @@ func TestPodRuns(t *testing.T) {
 	if err != nil || code != 0 || string(out) != "web\n" {
 		t.Errorf("exec: %q %d %v", out, code, err)
 	}
+}
+
+func TestConform(t *testing.T) {
+	d, cfg := real(t)
+	dir := filepath.Dir(cfg.Root)
+	podtest.Conform(t, podtest.New(t, d, volume.New(volume.Config{Dir: dir + "/pods"}), dir))
 }

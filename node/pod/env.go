@@ -59,7 +59,7 @@ func environment(p *corev1.Pod, c *corev1.Container, objects Objects, allocatabl
 		}
 		switch from := e.ValueFrom; {
 		case from.FieldRef != nil:
-			v, err := fieldValue(from.FieldRef.FieldPath, p)
+			v, err := FieldValue(from.FieldRef.FieldPath, p)
 			if err != nil {
 				return nil, err
 			}
@@ -152,8 +152,8 @@ func serviceVariables(p *corev1.Pod, objects Objects) map[string]string {
 	return vars
 }
 
-// fieldValue is the value of a downward API field. The pod's status must carry its addresses.
-func fieldValue(path string, p *corev1.Pod) (string, error) {
+// FieldValue is the value of a downward API field. The pod's status must carry its addresses.
+func FieldValue(path string, p *corev1.Pod) (string, error) {
 	switch path {
 	case "spec.nodeName":
 		return p.Spec.NodeName, nil

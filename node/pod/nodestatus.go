@@ -265,3 +265,11 @@ func (k *Kubelet) reportNode(ctx context.Context) error {
 		}
 	}
 }
+
+// MachineResources are what a container without limits may use: the processors and the memory of this machine.
+func MachineResources() corev1.ResourceList {
+	return corev1.ResourceList{
+		corev1.ResourceCPU:    *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI),
+		corev1.ResourceMemory: *resource.NewQuantity(meminfo("MemTotal"), resource.BinarySI),
+	}
+}

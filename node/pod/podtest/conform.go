@@ -1,0 +1,224 @@
+package podtest
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Conform checks that pods live and die as they should on a Runtime. make gives a fresh World; all cases share it.
+func Conform(t *testing.T, w *World) {
+	base := w.T
+	run := func(name string, f func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			w.T = t
+			defer func() { w.T = base }()
+			f(t)
+		})
+	}
+	first := func(p *corev1.Pod) corev1.ContainerStatus { return p.Status.ContainerStatuses[0] }
+
+	run("runs and is deleted", func(t *testing.T) {
+		began := time.Now()
+		w.Create("pods", Pod("runs", "sleep", "1000"))
+		p := w.Until("runs", "ready", Ready)
+		t.Logf("ready after %v", time.Since(began))
+		if p.Status.Phase != corev1.PodRunning || p.Status.PodIP == "" || p.Status.HostIP != "192.0.2.1" || p.Status.QOSClass != corev1.PodQOSBestEffort {
+			t.Errorf("status: %+v", p.Status)
+		}
+		if c := first(p); !strings.HasPrefix(c.ContainerID, "containerd://") || c.ImageID == "" || c.Image != Image || !*c.Started || c.RestartCount != 0 {
+			t.Errorf("container: %+v", c)
+		}
+		w.Delete("runs")
+		w.Until("runs", "gone", Gone)
+		sandboxes, containers, err := w.Runtime.List(t.Context(), p.UID)
+		if err != nil || len(sandboxes)+len(containers) > 0 {
+			t.Errorf("left behind: %v %v %v", sandboxes, containers, err)
+		}
+		for _, want := range []string{"Pulled", "Created: Container created", "Started: Container started", "Killing: Stopping container c"} {
+			if !strings.Contains(w.Events.String(), want) {
+				t.Errorf("no event %q", want)
+			}
+		}
+	})
+
+	run("ends", func(t *testing.T) {
+		good, bad := Pod("good", "true"), Pod("bad", "false")
+		good.Spec.RestartPolicy, bad.Spec.RestartPolicy = corev1.RestartPolicyNever, corev1.RestartPolicyNever
+		w.Create("pods", good)
+		w.Create("pods", bad)
+		p := w.Until("good", "succeeded", Phase(corev1.PodSucceeded))
+		if s := first(p).State.Terminated; s == nil || s.ExitCode != 0 || s.Reason != "Completed" {
+			t.Errorf("container: %+v", first(p))
+		}
+		p = w.Until("bad", "failed", Phase(corev1.PodFailed))
+		if s := first(p).State.Terminated; s == nil || s.ExitCode != 1 || s.Reason != "Error" {
+			t.Errorf("container: %+v", first(p))
+		}
+		w.Delete("good")
+		w.Until("good", "gone", Gone)
+		w.Delete("bad")
+		w.Until("bad", "gone", Gone)
+	})
+
+	run("crashes and is restarted", func(t *testing.T) {
+		w.Create("pods", Pod("crash", "false"))
+		p := w.Until("crash", "CrashLoopBackOff", Waiting("CrashLoopBackOff"))
+		c := first(p)
+		if c.RestartCount != 1 || c.LastTerminationState.Terminated == nil || c.LastTerminationState.Terminated.ExitCode != 1 || p.Status.Phase != corev1.PodRunning {
+			t.Errorf("phase %s, container %+v", p.Status.Phase, c)
+		}
+		if want := fmt.Sprintf("back-off 10s restarting failed container=c pod=crash_default(%s)", p.UID); c.State.Waiting.Message != want {
+			t.Errorf("message %q, want %q", c.State.Waiting.Message, want)
+		}
+		w.Delete("crash")
+		w.Until("crash", "gone", Gone)
+	})
+
+	run("init containers go first", func(t *testing.T) {
+		p := Pod("init", "sleep", "1000")
+		always := corev1.ContainerRestartPolicyAlways
+		sidecar := Container("side", "sleep", "1000")
+		sidecar.RestartPolicy = &always
+		p.Spec.InitContainers = []corev1.Container{Container("i1", "true"), sidecar, Container("i2", "true")}
+		w.Create("pods", p)
+		p = w.Until("init", "ready", Ready)
+		i := p.Status.InitContainerStatuses
+		if i[0].State.Terminated == nil || i[2].State.Terminated == nil || i[1].State.Running == nil || !i[0].Ready || !i[1].Ready {
+			t.Errorf("init containers: %s", summary(i))
+		}
+		if i[0].State.Terminated != nil && i[2].State.Terminated != nil && i[2].State.Terminated.StartedAt.Before(&i[0].State.Terminated.StartedAt) {
+			t.Errorf("i2 before i1")
+		}
+		w.Delete("init")
+		w.Until("init", "gone", Gone)
+
+		failing := Pod("initfails", "sleep", "1000")
+		failing.Spec.RestartPolicy = corev1.RestartPolicyNever
+		failing.Spec.InitContainers = []corev1.Container{Container("i1", "false")}
+		w.Create("pods", failing)
+		w.Until("initfails", "failed", Phase(corev1.PodFailed))
+		w.Delete("initfails")
+		w.Until("initfails", "gone", Gone)
+	})
+
+	run("waits for what is missing", func(t *testing.T) {
+		p := Pod("missing", "sleep", "1000")
+		p.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "cm"}}}}
+		w.Create("pods", p)
+		got := w.Until("missing", "CreateContainerConfigError", Waiting("CreateContainerConfigError"))
+		if m := first(got).State.Waiting.Message; m != `configmap "cm" not found` {
+			t.Errorf("message %q", m)
+		}
+		w.Create("configmaps", &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{Kind: "ConfigMap", APIVersion: "v1"},
+			ObjectMeta: metav1.ObjectMeta{Name: "cm", Namespace: "default"}, Data: map[string]string{"A": "1"}})
+		began := time.Now()
+		w.Until("missing", "ready", Ready)
+		if d := time.Since(began); d > 5*time.Second {
+			t.Errorf("started %v after the ConfigMap was there", d)
+		}
+		w.Delete("missing")
+		w.Until("missing", "gone", Gone)
+
+		never := Pod("never", "true")
+		never.Spec.Containers[0].Image, never.Spec.Containers[0].ImagePullPolicy = "test.local/nothing:1", corev1.PullNever
+		w.Create("pods", never)
+		got = w.Until("never", "ErrImageNeverPull", Waiting("ErrImageNeverPull"))
+		if m := first(got).State.Waiting.Message; m != `Container image "test.local/nothing:1" is not present with pull policy of Never` {
+			t.Errorf("message %q", m)
+		}
+		w.Delete("never")
+		w.Until("never", "gone", Gone)
+
+		invalid := Pod("invalid", "true")
+		invalid.Spec.Containers[0].Image = "UPPER//x"
+		w.Create("pods", invalid)
+		w.Until("invalid", "InvalidImageName", Waiting("InvalidImageName"))
+		w.Delete("invalid")
+		w.Until("invalid", "gone", Gone)
+	})
+
+	run("an image that cannot be pulled", func(t *testing.T) {
+		p := Pod("pull", "true")
+		p.Spec.Containers[0].Image = "127.0.0.1:1/nothing:1"
+		w.Create("pods", p)
+		w.Until("pull", "ErrImagePull", Waiting("ErrImagePull"))
+		got := w.Until("pull", "ImagePullBackOff", Waiting("ImagePullBackOff"))
+		if m := first(got).State.Waiting.Message; !strings.HasPrefix(m, `Back-off pulling image "127.0.0.1:1/nothing:1": ErrImagePull: `) || got.Status.Phase != corev1.PodPending {
+			t.Errorf("phase %s, message %q", got.Status.Phase, m)
+		}
+		w.Delete("pull")
+		w.Until("pull", "gone", Gone)
+	})
+
+	run("probes", func(t *testing.T) {
+		exec := func(cmd ...string) *corev1.Probe {
+			return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: cmd}}, PeriodSeconds: 1, FailureThreshold: 1, TimeoutSeconds: 5}
+		}
+		p := Pod("probed", "sleep", "1000")
+		p.Spec.Containers[0].StartupProbe, p.Spec.Containers[0].ReadinessProbe, p.Spec.Containers[0].LivenessProbe = exec("true"), exec("true"), exec("true")
+		unready := Pod("unready", "sleep", "1000")
+		unready.Spec.Containers[0].ReadinessProbe = exec("false")
+		dying := Pod("dying", "sleep", "1000")
+		dying.Spec.Containers[0].LivenessProbe = exec("false")
+		for _, p := range []*corev1.Pod{p, unready, dying} {
+			w.Create("pods", p)
+		}
+		w.Until("probed", "ready", Ready)
+		w.Until("dying", "restarted", func(p *corev1.Pod) bool {
+			return p != nil && len(p.Status.ContainerStatuses) > 0 && first(p).RestartCount > 0
+		})
+		if p := w.Get("unready"); Ready(p) || first(p).State.Running == nil {
+			t.Errorf("unready: %s", summary(p.Status.ContainerStatuses))
+		}
+		for _, want := range []string{"Unhealthy: Readiness probe failed", "Unhealthy: Liveness probe failed", "Killing: Container c failed liveness probe, will be restarted"} {
+			if !strings.Contains(w.Events.String(), want) {
+				t.Errorf("no event %q", want)
+			}
+		}
+		for _, name := range []string{"probed", "unready", "dying"} {
+			w.Delete(name)
+			w.Until(name, "gone", Gone)
+		}
+	})
+
+	run("a restarted daemon restarts no container", func(t *testing.T) {
+		p := Pod("adopted", "sleep", "1000")
+		p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"true"}}}, PeriodSeconds: 1, InitialDelaySeconds: 1}
+		w.Create("pods", p)
+		before := w.Until("adopted", "ready", Ready)
+		w.Stop()
+		w.Start()
+		for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			if after := w.Get("adopted"); !Ready(after) || first(after).ContainerID != first(before).ContainerID || first(after).RestartCount != 0 {
+				t.Fatalf("changed: %s %s", summary(after.Status.ContainerStatuses), conditions(after))
+			}
+		}
+		// Gone from the store while no daemon looked: killed by the next.
+		w.Stop()
+		w.Remove("adopted")
+		w.Start()
+		w.Eventually(15*time.Second, "the removed pod is killed", func() error {
+			sandboxes, _, err := w.Runtime.List(t.Context(), before.UID)
+			if err != nil || len(sandboxes) > 0 {
+				return fmt.Errorf("%v %v", sandboxes, err)
+			}
+			return nil
+		})
+	})
+
+	run("a new image restarts the container", func(t *testing.T) {
+		w.Create("pods", Pod("changed", "sleep", "1000"))
+		before := w.Until("changed", "ready", Ready)
+		Change(w, "pods", "changed", func(p *corev1.Pod) { p.Spec.Containers[0].Image = Image + "@changed" })
+		w.Until("changed", "InvalidImageName", Waiting("InvalidImageName"))
+		Change(w, "pods", "changed", func(p *corev1.Pod) { p.Spec.Containers[0].Image = Image })
+		w.Until("changed", "runs again", func(p *corev1.Pod) bool { return Ready(p) && first(p).ContainerID != first(before).ContainerID })
+		w.Delete("changed")
+		w.Until("changed", "gone", Gone)
+	})
+}

@@ -1,0 +1,458 @@
+// Package volume prepares what containers mount and takes it away again.
+//
+// # What it is
+//
+// Volumes is node/pod's driver for the file system: emptyDir, configMap, secret, downwardAPI, projected, hostPath, and claims
+// that are bound to a hostPath or local volume. Everything of a pod is below one directory, DIR/UID, in the kubelet's layout:
+//
+//	volumes/kubernetes.io~TYPE/NAME   the volumes
+//	volume-subpaths/NAME/CONTAINER/N  bind mounts of sub-paths, safe from links that change under them
+//
+// # Its one law
+//
+// Nothing is removed below a mount, and no mount outlives its pod. Cleanup unmounts what the kernel says is mounted below the
+// pod's directory, not what it remembers, looks again, and only then deletes.
+//
+// # The loop
+//
+// There is none. Prepare is called by the pod's worker before the sandbox is made, whenever a ConfigMap or Secret the pod names has
+// changed, and when a token is due; it writes contents by an atomic exchange of a link, and nothing at all if they are the same.
+//
+// # What it does not do
+//
+// It does not provision or bind claims, enforce the size of an emptyDir on disk, or know CSI.
+//
+// # How to look inside
+//
+// The directory is the whole state; `findmnt -R` shows the mounts.
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/kubernetes/pkg/volume/util/hostutil"
+	"k8s.io/kubernetes/pkg/volume/util/subpath"
+	"k8s.io/mount-utils"
+
+	"murmur/node/pod"
+)
+
+// Tokens makes tokens for service accounts, bound to the pod. It is asked again in time before a token expires.
+type Tokens func(ctx context.Context, namespace, serviceAccount, audience string, seconds int64, pod *corev1.Pod) (token string, expires time.Time, err error)
+
+// Config of Volumes.
+type Config struct {
+	Dir    string // the pods' directories, e.g. /var/lib/murmur/pods
+	Tokens Tokens // nil: pods with serviceAccountToken volumes wait
+
+}
+
+// Volumes prepares volumes. It satisfies pod.Volumes.
+type Volumes struct {
+	cfg      Config
+	mounter  mount.Interface
+	subpaths subpath.Interface
+	host     *hostutil.HostUtil
+
+	mu     sync.Mutex // guards tokens
+	tokens map[tokenKey]token
+}
+
+var _ pod.Volumes = (*Volumes)(nil)
+
+// New prepares nothing yet.
+func New(cfg Config) *Volumes {
+	m := mount.New("")
+	return &Volumes{cfg: cfg, mounter: m, subpaths: subpath.New(m), host: hostutil.NewHostUtil(), tokens: map[tokenKey]token{}}
+}
+
+// Dir is the pod's directory.
+func (v *Volumes) Dir(uid types.UID) string {
+	return filepath.Join(v.cfg.Dir, filepath.Base("/"+string(uid)))
+}
+
+// Pods are the UIDs that have a directory.
+func (v *Volumes) Pods() ([]types.UID, error) {
+	entries, err := os.ReadDir(v.cfg.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list pod directories: %w", err)
+	}
+	var uids []types.UID
+	for _, e := range entries {
+		if e.IsDir() {
+			uids = append(uids, types.UID(e.Name()))
+		}
+	}
+	return uids, nil
+}
+
+// path is where a volume's content is, for the types that have one below the pod's directory.
+func (v *Volumes) path(uid types.UID, plugin, name string) string {
+	return filepath.Join(v.Dir(uid), "volumes", "kubernetes.io~"+plugin, name)
+}
+
+// Prepare makes all volumes of a pod present and up to date.
+func (v *Volumes) Prepare(ctx context.Context, p *corev1.Pod, objects pod.Objects) (again time.Time, err error) {
+	if err := os.MkdirAll(v.Dir(p.UID), 0o750); err != nil {
+		return time.Time{}, fmt.Errorf("make the pod's directory: %w", err)
+	}
+	for i := range p.Spec.Volumes {
+		vol := &p.Spec.Volumes[i]
+		next, err := v.prepare(ctx, p, vol, objects)
+		if err != nil {
+			return time.Time{}, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", vol.Name, err)
+		}
+		if !next.IsZero() && (again.IsZero() || next.Before(again)) {
+			again = next
+		}
+	}
+	return again, nil
+}
+
+func (v *Volumes) prepare(ctx context.Context, p *corev1.Pod, vol *corev1.Volume, objects pod.Objects) (time.Time, error) {
+	switch {
+	case vol.EmptyDir != nil:
+		return time.Time{}, v.prepareEmptyDir(p, vol)
+	case vol.HostPath != nil:
+		return time.Time{}, v.checkHostPath(vol.HostPath)
+	case vol.PersistentVolumeClaim != nil:
+		_, _, err := v.claimed(p, vol, objects)
+		return time.Time{}, err
+	case vol.ConfigMap != nil, vol.Secret != nil, vol.DownwardAPI != nil, vol.Projected != nil:
+		return v.prepareFiles(ctx, p, vol, objects)
+	}
+	return time.Time{}, fmt.Errorf("no volume plugin matched: volumes of this type are not supported")
+}
+
+// source is the path of a volume on this machine.
+func (v *Volumes) source(p *corev1.Pod, vol *corev1.Volume, objects pod.Objects) (path string, readOnly bool, err error) {
+	switch {
+	case vol.EmptyDir != nil:
+		return v.path(p.UID, "empty-dir", vol.Name), false, nil
+	case vol.HostPath != nil:
+		return vol.HostPath.Path, false, nil
+	case vol.PersistentVolumeClaim != nil:
+		return v.claimed(p, vol, objects)
+	}
+	if plugin := filesPlugin(vol); plugin != "" {
+		return v.path(p.UID, plugin, vol.Name), true, nil
+	}
+	return "", false, fmt.Errorf("volume %q has a type that is not supported", vol.Name)
+}
+
+// claimed is the path of the volume that a claim is bound to.
+func (v *Volumes) claimed(p *corev1.Pod, vol *corev1.Volume, objects pod.Objects) (string, bool, error) {
+	name := vol.PersistentVolumeClaim.ClaimName
+	claim, ok := objects.PersistentVolumeClaim(p.Namespace, name)
+	if !ok {
+		return "", false, fmt.Errorf("persistentvolumeclaim %q not found", name)
+	}
+	if claim.Spec.VolumeName == "" {
+		return "", false, fmt.Errorf("persistentvolumeclaim %q is not bound", name)
+	}
+	pv, ok := objects.PersistentVolume(claim.Spec.VolumeName)
+	if !ok {
+		return "", false, fmt.Errorf("persistentvolume %q of claim %q not found", claim.Spec.VolumeName, name)
+	}
+	switch {
+	case pv.Spec.Local != nil:
+		if _, err := os.Stat(pv.Spec.Local.Path); err != nil {
+			return "", false, fmt.Errorf("path of local volume %q: %w", pv.Name, err)
+		}
+		return pv.Spec.Local.Path, vol.PersistentVolumeClaim.ReadOnly, nil
+	case pv.Spec.HostPath != nil:
+		return pv.Spec.HostPath.Path, vol.PersistentVolumeClaim.ReadOnly, v.checkHostPath(pv.Spec.HostPath)
+	}
+	return "", false, fmt.Errorf("persistentvolume %q has a type that is not supported", pv.Name)
+}
+
+// prepareEmptyDir makes the directory, a tmpfs if it is to be memory.
+func (v *Volumes) prepareEmptyDir(p *corev1.Pod, vol *corev1.Volume) error {
+	dir := v.path(p.UID, "empty-dir", vol.Name)
+	_, err := os.Stat(dir)
+	fresh := errors.Is(err, fs.ErrNotExist)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	switch vol.EmptyDir.Medium {
+	case corev1.StorageMediumDefault:
+	case corev1.StorageMediumMemory:
+		var options []string
+		if limit := vol.EmptyDir.SizeLimit; limit != nil && limit.Value() > 0 {
+			options = append(options, fmt.Sprintf("size=%d", limit.Value()))
+		}
+		mounted, err := v.tmpfs(dir, options...)
+		if err != nil {
+			return err
+		}
+		fresh = fresh || mounted
+	default:
+		return fmt.Errorf("emptyDir medium %q is not supported", vol.EmptyDir.Medium)
+	}
+	if !fresh {
+		return nil
+	}
+	if err := os.Chmod(dir, 0o777); err != nil { // whoever the containers run as
+		return err
+	}
+	return setGroup(dir, fsGroup(p), false)
+}
+
+// tmpfs mounts one unless it is there; it reports whether it did.
+func (v *Volumes) tmpfs(dir string, options ...string) (bool, error) {
+	not, err := v.mounter.IsLikelyNotMountPoint(dir)
+	if err != nil || !not {
+		return false, err
+	}
+	if err := v.mounter.Mount("tmpfs", dir, "tmpfs", options); err != nil {
+		return false, fmt.Errorf("mount a tmpfs: %w", err)
+	}
+	return true, nil
+}
+
+func fsGroup(p *corev1.Pod) *int64 {
+	if p.Spec.SecurityContext == nil {
+		return nil
+	}
+	return p.Spec.SecurityContext.FSGroup
+}
+
+// setGroup gives a tree to the pod's fsGroup, as the kubelet does: group owner, group access, and directories that pass it on.
+func setGroup(dir string, group *int64, readOnly bool) error {
+	if group == nil {
+		return nil
+	}
+	mask := fs.FileMode(0o660)
+	if readOnly {
+		mask = 0o440
+	}
+	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if err := os.Lchown(path, -1, int(*group)); err != nil {
+			return err
+		}
+		if e.Type()&fs.ModeSymlink != 0 {
+			return nil
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		mode := info.Mode() | mask
+		if e.IsDir() {
+			mode |= fs.ModeSetgid | 0o110
+		}
+		return os.Chmod(path, mode)
+	})
+}
+
+// checkHostPath is upstream's check of a hostPath's type, creating what it says may be created.
+func (v *Volumes) checkHostPath(h *corev1.HostPathVolumeSource) error {
+	kind := corev1.HostPathUnset
+	if h.Type != nil {
+		kind = *h.Type
+	}
+	info, err := os.Stat(h.Path)
+	exists := err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	is := func(want string, ok bool) error {
+		switch {
+		case !exists:
+			return fmt.Errorf("hostPath type check failed: %s is not a %s", h.Path, want)
+		case !ok:
+			return fmt.Errorf("hostPath type check failed: %s is not a %s", h.Path, want)
+		}
+		return nil
+	}
+	mode := fs.FileMode(0)
+	if exists {
+		mode = info.Mode()
+	}
+	switch kind {
+	case corev1.HostPathUnset:
+		if !exists { // what the runtime would do, but with our error
+			return os.MkdirAll(h.Path, 0o755)
+		}
+		return nil
+	case corev1.HostPathDirectoryOrCreate:
+		if !exists {
+			return os.MkdirAll(h.Path, 0o755)
+		}
+		return is("directory", mode.IsDir())
+	case corev1.HostPathDirectory:
+		return is("directory", mode.IsDir())
+	case corev1.HostPathFileOrCreate:
+		if !exists {
+			f, err := os.OpenFile(h.Path, os.O_CREATE|os.O_RDONLY, 0o644)
+			if err != nil {
+				return err
+			}
+			return f.Close()
+		}
+		return is("file", !mode.IsDir())
+	case corev1.HostPathFile:
+		return is("file", !mode.IsDir())
+	case corev1.HostPathSocket:
+		return is("socket", mode&fs.ModeSocket != 0)
+	case corev1.HostPathCharDev:
+		return is("character device", mode&fs.ModeCharDevice != 0)
+	case corev1.HostPathBlockDev:
+		return is("block device", mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0)
+	}
+	return fmt.Errorf("%q is an invalid hostPath type", kind)
+}
+
+// Mounts are the mounts of one container. done must be called when the container runs, or will not.
+func (v *Volumes) Mounts(_ context.Context, p *corev1.Pod, c *corev1.Container, objects pod.Objects) ([]pod.Mount, func(), error) {
+	var mounts []pod.Mount
+	var cleanups []func()
+	done := func() {
+		for _, f := range cleanups {
+			f()
+		}
+	}
+	for i, m := range c.VolumeMounts {
+		var vol *corev1.Volume
+		for j := range p.Spec.Volumes {
+			if p.Spec.Volumes[j].Name == m.Name {
+				vol = &p.Spec.Volumes[j]
+			}
+		}
+		if vol == nil {
+			return nil, done, fmt.Errorf("cannot find volume %q to mount into container %q", m.Name, c.Name)
+		}
+		source, readOnly, err := v.source(p, vol, objects)
+		if err != nil {
+			return nil, done, err
+		}
+		if m.SubPath != "" {
+			if source, err = v.subPath(p, c, i, m, source, &cleanups); err != nil {
+				return nil, done, err
+			}
+		}
+		target := m.MountPath
+		if !filepath.IsAbs(target) {
+			target = filepath.Join("/", target)
+		}
+		mount := pod.Mount{Source: source, Target: target, ReadOnly: m.ReadOnly || readOnly && vol.PersistentVolumeClaim != nil}
+		if filesPlugin(vol) != "" {
+			mount.ReadOnly = true // the content is the API's; upstream mounts these read only, too
+		}
+		if m.MountPropagation != nil {
+			mount.Propagation = *m.MountPropagation
+		}
+		mount.Recursive = mount.ReadOnly && m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled
+		mounts = append(mounts, mount)
+	}
+	return mounts, done, nil
+}
+
+// subPath binds a path below a volume so that what the container gets cannot be changed by links within the volume.
+func (v *Volumes) subPath(p *corev1.Pod, c *corev1.Container, index int, m corev1.VolumeMount, source string, cleanups *[]func()) (string, error) {
+	if filepath.IsAbs(m.SubPath) {
+		return "", fmt.Errorf("error SubPath `%s` must not be an absolute path", m.SubPath)
+	}
+	for element := range strings.SplitSeq(m.SubPath, "/") {
+		if element == ".." {
+			return "", fmt.Errorf("unable to provision SubPath `%s`: must not contain '..'", m.SubPath)
+		}
+	}
+	path := filepath.Join(source, m.SubPath)
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		mode, err := v.host.GetMode(source)
+		if err != nil {
+			return "", err
+		}
+		if err := v.subpaths.SafeMakeDir(m.SubPath, source, mode); err != nil {
+			return "", fmt.Errorf("failed to create subPath directory for volumeMount %q of container %q: %w", m.Name, c.Name, err)
+		}
+	}
+	bound, cleanup, err := v.subpaths.PrepareSafeSubpath(subpath.Subpath{VolumeMountIndex: index, Path: path, VolumeName: m.Name,
+		VolumePath: source, PodDir: v.Dir(p.UID), ContainerName: c.Name})
+	if cleanup != nil {
+		*cleanups = append(*cleanups, cleanup)
+	}
+	if err != nil {
+		return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, c.Name, err)
+	}
+	return bound, nil
+}
+
+// Cleanup unmounts and removes everything of a pod. With keep, its directory stays with the files that are not volumes.
+func (v *Volumes) Cleanup(ctx context.Context, uid types.UID, keep bool) error {
+	v.forgetTokens(uid)
+	dir := v.Dir(uid)
+	if dir == v.cfg.Dir || uid == "" {
+		return fmt.Errorf("clean up volumes: no pod is named")
+	}
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	// Mounts may be stacked, and unmounting one may show another.
+	for range 10 {
+		mounts, err := mountsBelow(dir)
+		if err != nil {
+			return err
+		}
+		if len(mounts) == 0 {
+			break
+		}
+		for i := len(mounts) - 1; i >= 0; i-- {
+			if err := unix.Unmount(mounts[i], unix.UMOUNT_NOFOLLOW); err == unix.EBUSY {
+				err = unix.Unmount(mounts[i], unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+				if err != nil {
+					return fmt.Errorf("unmount %s: %w", mounts[i], err)
+				}
+			} else if err != nil && err != unix.EINVAL && err != unix.ENOENT {
+				return fmt.Errorf("unmount %s: %w", mounts[i], err)
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	if mounts, err := mountsBelow(dir); err != nil || len(mounts) > 0 {
+		return errors.Join(err, fmt.Errorf("still mounted below %s: %v", dir, mounts))
+	}
+	if !keep {
+		return os.RemoveAll(dir)
+	}
+	return errors.Join(os.RemoveAll(filepath.Join(dir, "volumes")), os.RemoveAll(filepath.Join(dir, "volume-subpaths")))
+}
+
+// mountsBelow are the mount points below a directory, outer ones first.
+func mountsBelow(dir string) ([]string, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, err
+	}
+	all, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("read mounts: %w", err)
+	}
+	var below []string
+	for _, m := range all {
+		if strings.HasPrefix(m.MountPoint, dir+"/") {
+			below = append(below, m.MountPoint)
+		}
+	}
+	return below, nil
+}
