@@ -102,7 +102,7 @@ func real(t *testing.T) (*Driver, Config) {
 		d.Close()
 		if t.Failed() {
 			log, _ := os.ReadFile(cfg.Root + "/containerd.log")
-			t.Logf("containerd.log:\n%s", log)
+			t.Logf("containerd.log begins:\n%s", log[:min(len(log), 2000)])
 		}
 		for _, h := range d.cgroups.hierarchies() {
 			if _, err := os.Stat(h + cfg.CgroupRoot); err == nil {

@@ -63,13 +63,11 @@ func (k *Kubelet) Logs(ctx context.Context, namespace, name string, opts *corev1
 		return err
 	}
 	if opts.Previous {
-		if len(runs) < 2 && !(len(runs) == 1 && runs[0].State == Exited && willRestart(p, c.Name)) {
+		previous := previousRun(p, c.Name, runs)
+		if previous == nil {
 			return apierrors.NewBadRequest(fmt.Sprintf("previous terminated container %q in pod %q not found", c.Name, name))
 		}
-		runs = runs[len(runs)-1:]
-		if len(runs) > 1 {
-			runs = runs[1:2]
-		}
+		runs = []Container{*previous}
 	}
 	// A run that was made but never started has written nothing; the one before it has.
 	for len(runs) > 1 && runs[0].State == Created {
@@ -91,10 +89,19 @@ func (k *Kubelet) Logs(ctx context.Context, namespace, name string, opts *corev1
 	return k.cfg.Runtime.ReadLog(ctx, runs[0].LogPath, runs[0].ID, opts, out)
 }
 
-// willRestart reports whether the container's last end lies behind it: it waits to be started again.
-func willRestart(p *corev1.Pod, name string) bool {
-	st := statusOf(p, name)
-	return st != nil && st.State.Waiting != nil && st.LastTerminationState.Terminated != nil
+// previousRun is the run that the status calls the last state, or the one before the newest.
+func previousRun(p *corev1.Pod, name string, runs []Container) *Container {
+	if st := statusOf(p, name); st != nil && st.LastTerminationState.Terminated != nil {
+		for i := range runs {
+			if containerID(&runs[i]) == st.LastTerminationState.Terminated.ContainerID {
+				return &runs[i]
+			}
+		}
+	}
+	if len(runs) > 1 {
+		return &runs[1]
+	}
+	return nil
 }
 
 // Exec prepares a command in a container; the URL is of the runtime's streaming server on this node.
