@@ -318,7 +318,10 @@ type pipeWriter struct {
 }
 
 func (w *pipeWriter) Header() http.Header { return w.header }
-func (w *pipeWriter) Flush()              {}
+func (w *pipeWriter) Flush()              { w.WriteHeader(http.StatusOK) }
+
+// CloseNotify is what upstream's watch handler asks of a writer; the request's context says more.
+func (w *pipeWriter) CloseNotify() <-chan bool { return nil }
 func (w *pipeWriter) WriteHeader(code int) {
 	w.once.Do(func() {
 		w.code, w.sent = code, w.header.Clone()

@@ -72,7 +72,7 @@ func (s *Server) authentication() error {
 		tokens = append(tokens, s.cfg.Tokens)
 	}
 	if len(tokens) > 0 {
-		named = append(named, bearertoken.New(tokenunion.New(tokens...)))
+		named = append(named, bearertoken.New(tokenunion.NewFailOnError(tokens...)))
 	}
 	client := union.New(group.NewAuthenticatedGroupAdder(union.New(named...)),
 		anonymous.NewAuthenticator([]apiserver.AnonymousAuthCondition{{Path: "/version"}, {Path: "/healthz"}, {Path: "/livez"}, {Path: "/readyz"}}))

@@ -167,7 +167,7 @@ func New(cfg Config) (*Server, error) {
 	s.addresses = newAddresses(s.cfg.Store, s.cfg.ServiceCIDR)
 	s.ports = newPorts(s.cfg.Store, s.cfg.NodePorts)
 	s.peers = peerTransport(s.cfg.Relay)
-	s.converter = applyconfigurations.NewTypeConverter(legacyscheme.Scheme)
+	s.converter = fieldTypes{applyconfigurations.NewTypeConverter(legacyscheme.Scheme), managedfields.NewDeducedTypeConverter()}
 	s.managers.of = map[string]*managedfields.FieldManager{}
 	if err := s.authentication(); err != nil {
 		return nil, err

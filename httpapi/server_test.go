@@ -212,7 +212,7 @@ func (n *node) must(bin, stdin string, args ...string) string {
 	return out
 }
 
-func body(t testing.TB, r io.Reader) string {
+func readAll(t testing.TB, r io.Reader) string {
 	t.Helper()
 	b, err := io.ReadAll(r)
 	check(t, err)
