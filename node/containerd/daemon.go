@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -123,7 +124,9 @@ func (d *Driver) start() (int, error) {
 	defer log.Close()
 	cmd := exec.Command(filepath.Join(d.cfg.BinDir, "containerd"), "--config", d.configPath())
 	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), "PATH="+d.cfg.BinDir+":"+os.Getenv("PATH")+":/usr/sbin:/sbin:/usr/bin:/bin")
+	// containerd would tell systemd that the daemon is ready, or stopping.
+	environ := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "NOTIFY_SOCKET=") })
+	cmd.Env = append(environ, "PATH="+d.cfg.BinDir+":"+os.Getenv("PATH")+":/usr/sbin:/sbin:/usr/bin:/bin")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -153,6 +156,25 @@ func (d *Driver) running() int {
 		return 0
 	}
 	return pid
+}
+
+// maxDaemonLog is the size at which containerd's log is begun anew.
+const maxDaemonLog = 16 << 20
+
+// trimLog keeps containerd's log small; it is written in append mode, so that it may be cut at any time.
+func (d *Driver) trimLog(ctx context.Context) error {
+	for {
+		if info, err := os.Stat(d.logPath()); err == nil && info.Size() > maxDaemonLog {
+			if err := os.Truncate(d.logPath(), 0); err != nil {
+				d.cfg.Log.Warn("cannot cut containerd's log", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Minute):
+		}
+	}
 }
 
 // lastWords is the end of containerd's log, for an error message.

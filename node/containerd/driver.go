@@ -113,6 +113,7 @@ func (d *Driver) Run(ctx context.Context) error {
 		})
 	} else {
 		group.Go(func() error { return d.supervise(ctx, d.prepare) })
+		group.Go(func() error { return d.trimLog(ctx) })
 	}
 	if d.cfg.ImagesDir != "" {
 		group.Go(func() error { return d.watchArchives(ctx) })

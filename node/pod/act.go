@@ -57,6 +57,9 @@ func (t *turn) do(ctx context.Context, a Action) bool {
 	case StopContainer:
 		i := slices.IndexFunc(t.containers, func(c Container) bool { return c.ID == a.ID })
 		if i >= 0 {
+			t.w.mu.Lock()
+			t.w.restarts[a.ID] = a.Restart
+			t.w.mu.Unlock()
 			t.stop(ctx, t.containers[i], a.Grace, a.Message, a.Hook)
 		}
 		return true
@@ -460,6 +463,9 @@ func (t *turn) removeContainer(ctx context.Context, id string) error {
 	if err := t.k.cfg.Runtime.RemoveContainer(ctx, id); err != nil || i < 0 {
 		return err
 	}
+	t.w.mu.Lock()
+	delete(t.w.restarts, id)
+	t.w.mu.Unlock()
 	logs, err := filepath.Glob(t.containers[i].LogPath + "*")
 	if err != nil || t.containers[i].LogPath == "" {
 		return nil

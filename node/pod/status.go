@@ -41,7 +41,7 @@ func (s *step) status() corev1.PodStatus {
 	st.EphemeralContainerStatuses = s.containerStatuses(ephemeral, old.EphemeralContainerStatuses, false)
 
 	all := slices.Concat(st.InitContainerStatuses, st.ContainerStatuses)
-	st.Phase = phase(p, all, s.ending && !s.running(), s.initialized())
+	st.Phase = s.phase(all, s.ending && !s.running(), s.initialized())
 	terminal := func(f corev1.PodPhase) bool { return f == corev1.PodFailed || f == corev1.PodSucceeded }
 	if terminal(st.Phase) && s.running() {
 		st.Phase = old.Phase // not before the last container has ended
@@ -52,7 +52,9 @@ func (s *step) status() corev1.PodStatus {
 	if st.Phase == "" {
 		st.Phase = corev1.PodPending
 	}
-	if st.Phase == old.Phase {
+	if s.late && !s.running() {
+		st.Phase, st.Reason, st.Message = corev1.PodFailed, "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
+	} else if st.Phase == old.Phase {
 		st.Reason, st.Message = old.Reason, old.Message
 	}
 
@@ -198,7 +200,10 @@ func (s *step) containerStatus(c *corev1.Container, olds []corev1.ContainerStatu
 	return st
 }
 
-func containerID(c *Container) string { return "containerd://" + c.ID }
+// idPrefix is before the runtime's id in a status.
+const idPrefix = "containerd://"
+
+func containerID(c *Container) string { return idPrefix + c.ID }
 
 func stateOf(c *Container) corev1.ContainerState {
 	switch c.State {
@@ -212,7 +217,11 @@ func stateOf(c *Container) corev1.ContainerState {
 }
 
 // phase is upstream's getPhase over the statuses of init and regular containers.
-func phase(p *corev1.Pod, all []corev1.ContainerStatus, terminal, initialized bool) corev1.PodPhase {
+func (s *step) phase(all []corev1.ContainerStatus, terminal, initialized bool) corev1.PodPhase {
+	p := s.pod
+	again := func(c *corev1.Container, end *corev1.ContainerStateTerminated) bool {
+		return s.restarts(c, strings.TrimPrefix(end.ContainerID, idPrefix), end.ExitCode)
+	}
 	of := func(name string) *corev1.ContainerStatus {
 		for i := range all {
 			if all[i].Name == name {
@@ -253,7 +262,7 @@ func phase(p *corev1.Pod, all []corev1.ContainerStatus, terminal, initialized bo
 			pendingInit++
 			continue
 		}
-		if end := ended(st); end.ExitCode != 0 && !podutil.ContainerShouldRestart(c, p.Spec, end.ExitCode) {
+		if end := ended(st); end.ExitCode != 0 && !again(&c, end) {
 			return corev1.PodFailed
 		}
 	}
@@ -266,7 +275,7 @@ func phase(p *corev1.Pod, all []corev1.ContainerStatus, terminal, initialized bo
 			running++
 		case ended(st) != nil:
 			stopped++
-			if !podutil.ContainerShouldRestart(c, p.Spec, ended(st).ExitCode) {
+			if !again(&c, ended(st)) {
 				final++
 			}
 			if st.State.Terminated != nil && st.State.Terminated.ExitCode == 0 {

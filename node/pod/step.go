@@ -30,6 +30,7 @@ type Seen struct {
 	Failures   map[string]Failure // by container name: the last try to start it, if it failed; "" is the sandbox
 	Backoff    map[string]Backoff // by container name: the delay that the next crash brings
 	Prepared   bool               // volumes are mounted
+	Restarting map[string]bool    // by container id: we ended it to start it again, whatever its exit code and the policy say
 	HostIPs    []string
 }
 
@@ -97,6 +98,7 @@ type Action struct {
 	Backoff   Backoff       // to remember when the container is started
 	Message   string        // why
 	Hook      bool          // run the pre-stop hooks
+	Restart   bool          // of a stop: it is ended in order to be started again
 }
 
 func (a Action) String() string {
@@ -161,12 +163,8 @@ func Step(want *corev1.Pod, seen Seen, now time.Time) Decision {
 		s.plan()
 		s.garbage()
 	}
-	status := s.status()
-	if expired && !done {
-		status.Phase, status.Reason = corev1.PodFailed, "DeadlineExceeded"
-		status.Message = "Pod was active on the node longer than the specified deadline"
-	}
-	return Decision{Actions: s.actions, Status: status, Next: s.wake}
+	s.late = expired && !done
+	return Decision{Actions: s.actions, Status: s.status(), Next: s.wake}
 }
 
 // step is the state of one run of Step.
@@ -177,6 +175,7 @@ type step struct {
 	actions []Action
 	wake    time.Time
 	ending  bool            // nothing is started any more
+	late    bool            // because it outlived its deadline
 	waiting map[string]wait // by container name: why it is not started
 }
 
@@ -344,7 +343,7 @@ func (s *step) plan() {
 			message += ", will be restarted"
 			kept++ // the next Step starts it, once it is seen to have ended
 		}
-		s.act(Action{Verb: StopContainer, Container: c.Name, ID: last.ID, Grace: grace, Message: message, Hook: true})
+		s.act(Action{Verb: StopContainer, Container: c.Name, ID: last.ID, Grace: grace, Message: message, Hook: true, Restart: restart})
 	}
 	if kept == 0 && s.alive() {
 		s.actions = []Action{{Verb: StopPod, Grace: s.grace(), Hook: true}}
@@ -382,7 +381,12 @@ func (s *step) shouldRun(c *corev1.Container, last *Container) bool {
 	case last.State == Running:
 		return false
 	}
-	return podutil.ContainerShouldRestart(*c, s.pod.Spec, last.ExitCode)
+	return s.restarts(c, last.ID, last.ExitCode)
+}
+
+// restarts reports whether a run that has ended is followed by another.
+func (s *step) restarts(c *corev1.Container, id string, code int32) bool {
+	return s.seen.Restarting[id] || podutil.ContainerShouldRestart(*c, s.pod.Spec, code)
 }
 
 // mayRestart reports whether a container that we kill is to run again.

@@ -35,6 +35,8 @@ type worker struct {
 	refresh  bool // what the volumes are made from changed
 	failures map[string]Failure
 	backoff  map[string]Backoff
+	restarts map[string]bool
+	spec     *corev1.PodSpec // as last looked at
 	doing    string
 	since    time.Time
 }
@@ -51,7 +53,7 @@ type operation struct {
 
 func newWorker(k *Kubelet, ref Ref) *worker {
 	w := &worker{k: k, ref: ref, wake: make(chan struct{}, 1), shown: map[string]string{}, refresh: true,
-		failures: map[string]Failure{}, backoff: map[string]Backoff{}}
+		failures: map[string]Failure{}, backoff: map[string]Backoff{}, restarts: map[string]bool{}}
 	w.probes = newProbes(w)
 	if _, err := os.Stat(k.cfg.Volumes.Dir(ref.UID)); err == nil {
 		w.prepared = true
@@ -94,20 +96,24 @@ func (w *worker) activity() Activity {
 }
 
 // current reads the pod from the store; nil when it is gone, is another pod of that name, or is no longer ours.
-func (w *worker) current() (*crdt.Snapshot, *crdt.Entry, *corev1.Pod) {
+// A pod that is there and cannot be read is an error: it must not be taken for gone.
+func (w *worker) current() (*crdt.Snapshot, *crdt.Entry, *corev1.Pod, error) {
 	snap := w.k.cfg.Store.Snapshot()
 	if w.ref.Name == "" {
-		return snap, nil, nil
+		return snap, nil, nil, nil
 	}
 	e, ok := snap.Get(crdt.Key{Resource: "pods", Namespace: w.ref.Namespace, Name: w.ref.Name})
-	if !ok {
-		return snap, nil, nil
+	if !ok || e.UID != w.ref.UID {
+		return snap, nil, nil, nil
 	}
 	p, err := crdt.As[corev1.Pod](e)
-	if err != nil || p.UID != w.ref.UID || p.Spec.NodeName != w.k.cfg.Node {
-		return snap, nil, nil
+	if err != nil {
+		return snap, e, nil, err
 	}
-	return snap, e, p
+	if p.Spec.NodeName != w.k.cfg.Node {
+		return snap, nil, nil, nil
+	}
+	return snap, e, p, nil
 }
 
 func (w *worker) run(ctx context.Context) {
@@ -123,7 +129,7 @@ func (w *worker) run(ctx context.Context) {
 	for {
 		next := w.turn(ctx)
 		if w.cleaned && w.op == nil {
-			if _, e, _ := w.current(); e == nil {
+			if _, e, _, _ := w.current(); e == nil {
 				return
 			}
 		}
@@ -162,8 +168,20 @@ func (w *worker) run(ctx context.Context) {
 
 // turn looks, decides, writes the status and starts to act. It returns when to look again.
 func (w *worker) turn(ctx context.Context) time.Time {
-	snap, entry, p := w.current()
 	now := time.Now()
+	snap, entry, p, err := w.current()
+	if err != nil {
+		w.k.cfg.Log.Error("a pod cannot be read, it is left as it is", "pod", w.ref, "err", err)
+		return now.Add(relist)
+	}
+	if p != nil {
+		w.mu.Lock()
+		if w.spec != nil && !equality.Semantic.DeepEqual(*w.spec, p.Spec) {
+			clear(w.failures) // what is tried next is something else
+		}
+		w.spec = &p.Spec
+		w.mu.Unlock()
+	}
 	if w.cleaned {
 		w.remove(ctx, entry, p)
 		return now.Add(relist)
@@ -178,7 +196,7 @@ func (w *worker) turn(ctx context.Context) time.Time {
 	w.probes.sync(ctx, p, sandboxes, containers)
 	w.mu.Lock()
 	seen := Seen{Sandboxes: sandboxes, Containers: containers, Health: w.probes.health(), Prepared: w.prepared, HostIPs: w.k.cfg.HostIPs,
-		Failures: maps.Clone(w.failures), Backoff: maps.Clone(w.backoff)}
+		Failures: maps.Clone(w.failures), Backoff: maps.Clone(w.backoff), Restarting: maps.Clone(w.restarts)}
 	refresh := w.refresh || !w.again.IsZero() && now.After(w.again)
 	w.mu.Unlock()
 

@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"murmur/crdt"
 )
 
 // Conform checks that pods live and die as they should on a Runtime. make gives a fresh World; all cases share it.
@@ -209,6 +211,51 @@ func Conform(t *testing.T, w *World) {
 			}
 			return nil
 		})
+	})
+
+	run("the node says how it is", func(t *testing.T) {
+		w.Create("nodes", w.Kubelet.Node())
+		w.Eventually(5*time.Second, "the node is ready", func() error {
+			node, ok := crdt.Get[corev1.Node](w.Store.Snapshot(), crdt.Key{Resource: "nodes", Name: "n1"})
+			if !ok {
+				return fmt.Errorf("no node")
+			}
+			for _, c := range node.Status.Conditions {
+				if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
+					if node.Status.NodeInfo.ContainerRuntimeVersion == "" || len(node.Status.Images) == 0 || node.Status.Capacity.Pods().Value() != 110 || node.Status.Addresses[0].Address != "192.0.2.1" {
+						t.Errorf("status: %+v", node.Status)
+					}
+					return nil
+				}
+			}
+			return fmt.Errorf("conditions %+v", node.Status.Conditions)
+		})
+		// No heartbeats: a node that is as it was writes nothing.
+		before := w.Store.Snapshot().Version()
+		time.Sleep(500 * time.Millisecond)
+		if after := w.Store.Snapshot().Version(); after != before {
+			t.Errorf("version went from %v to %v with nothing to say", before, after)
+		}
+	})
+
+	run("a finalizer keeps the object, not the containers", func(t *testing.T) {
+		p := Pod("final", "sleep", "1000")
+		p.Finalizers = []string{"example.org/hold"}
+		w.Create("pods", p)
+		p = w.Until("final", "ready", Ready)
+		w.Delete("final")
+		w.Eventually(15*time.Second, "the containers are gone", func() error {
+			sandboxes, _, err := w.Runtime.List(t.Context(), p.UID)
+			if err != nil || len(sandboxes) > 0 {
+				return fmt.Errorf("%v %v", sandboxes, err)
+			}
+			return nil
+		})
+		if w.Get("final") == nil {
+			t.Fatal("the object is gone although a finalizer holds it")
+		}
+		Change(w, "pods", "final", func(p *corev1.Pod) { p.Finalizers = nil })
+		w.Until("final", "gone", Gone)
 	})
 
 	run("a new image restarts the container", func(t *testing.T) {
