@@ -16,6 +16,9 @@ func (k Key) String() string {
 	return k.Resource + "/" + k.Namespace + "/" + k.Name
 }
 
+// MarshalText writes the key as String does.
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
 // keySeparator sorts below every byte of a name, so that keys sort by resource, namespace, name.
 const keySeparator = "\x00"
 

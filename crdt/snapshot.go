@@ -96,3 +96,15 @@ func List[T any](s *Snapshot, resource, namespace string) []*T {
 	}
 	return out
 }
+
+// Stored finds an object as it is replicated, below what this node derives in its place.
+func (s *Snapshot) Stored(k Key) (*Entry, bool) {
+	sl, ok := s.tree.Get(&slot{key: k})
+	if !ok || sl.doc == nil || sl.doc.dead() {
+		return nil, false
+	}
+	if sl.derived == nil {
+		return sl.entry, true
+	}
+	return newEntry(s.cluster, sl.doc, sl.entry.Version), true
+}

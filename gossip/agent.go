@@ -34,8 +34,9 @@ type Config struct {
 	SerfPort, StreamPort, APIPort uint16
 	// Key encrypts membership traffic: 16, 24 or 32 bytes, the same on all members.
 	Key []byte
-	// Certificate identifies this node as CN system:node:NAME; Roots are the cluster CAs it trusts.
-	Certificate tls.Certificate
+	// Certificate is asked at every handshake for what identifies this node as CN system:node:NAME; Roots are the
+	// cluster CAs it trusts.
+	Certificate func() *tls.Certificate
 	Roots       *x509.CertPool
 	// State is the replicated store.
 	State State

@@ -135,6 +135,8 @@ func (ca *authority) issue(t *testing.T, commonName string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
+func always(c tls.Certificate) func() *tls.Certificate { return func() *tls.Certificate { return &c } }
+
 const testSerfPort, testStreamPort = 17946, 17947
 
 // start runs the i-th node of a cluster on its own loopback address until stopped.
@@ -144,7 +146,7 @@ func start(t *testing.T, ca *authority, i int, state State) (*Agent, func()) {
 	a, err := New(Config{
 		Name: name, ID: fmt.Sprint("id", i), Addr: netip.MustParseAddr(fmt.Sprint("127.0.7.", i)),
 		SerfPort: testSerfPort, StreamPort: testStreamPort, APIPort: 6443, Key: bytes.Repeat([]byte{7}, 32),
-		Certificate: ca.issue(t, NodeUser(name)), Roots: ca.pool, State: state,
+		Certificate: always(ca.issue(t, NodeUser(name))), Roots: ca.pool, State: state,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -266,7 +268,7 @@ func TestStrangersAreRefused(t *testing.T) {
 	}
 	wrong, err := New(Config{
 		Name: "x", ID: "idx", Addr: netip.MustParseAddr("127.0.7.9"), SerfPort: testSerfPort, StreamPort: testStreamPort,
-		APIPort: 1, Key: bytes.Repeat([]byte{8}, 32), Certificate: other.issue(t, NodeUser("x")), Roots: other.pool, State: newWords(),
+		APIPort: 1, Key: bytes.Repeat([]byte{8}, 32), Certificate: always(other.issue(t, NodeUser("x"))), Roots: other.pool, State: newWords(),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -289,7 +291,7 @@ func TestPortInUseIsAnError(t *testing.T) {
 	start(t, ca, 1, newWords())
 	a, err := New(Config{
 		Name: "n1", ID: "other", Addr: netip.MustParseAddr("127.0.7.1"), SerfPort: testSerfPort, StreamPort: testStreamPort,
-		Key: bytes.Repeat([]byte{7}, 32), Certificate: ca.issue(t, NodeUser("n1")), Roots: ca.pool, State: newWords(),
+		Key: bytes.Repeat([]byte{7}, 32), Certificate: always(ca.issue(t, NodeUser("n1"))), Roots: ca.pool, State: newWords(),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -63,11 +63,12 @@ func (x *mux) listen(ctx context.Context, at string) (err error) {
 func (x *mux) tls() *tls.Config {
 	c := x.agent.config
 	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{c.Certificate},
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-		ClientCAs:    c.Roots,
-		RootCAs:      c.Roots,
+		MinVersion:           tls.VersionTLS13,
+		GetCertificate:       func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.Certificate(), nil },
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.Certificate(), nil },
+		ClientAuth:           tls.RequireAndVerifyClientCert,
+		ClientCAs:            c.Roots,
+		RootCAs:              c.Roots,
 		// A node is known by the name in its certificate, not by its address: VerifyConnection checks the chain.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/klog/v2"
+
+	"murmur/node"
+)
+
+func upCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "up",
+		Short: "Start a node",
+		Long: `Start a node and stay in the foreground. On an empty data directory this founds a cluster; with --join and
+--token it joins one; otherwise the node goes on as what it was.
+
+Every flag may also stand in the config file under its name, in a file of config.yaml.d beside it, or in the
+environment as MURMUR_NAME (MURMUR_NODE_NAME for --node-name). Flags win over the environment, the environment over files.`,
+		Args: cobra.NoArgs,
+	}
+	up := nodeFlags(c.Flags())
+	c.RunE = func(c *cobra.Command, _ []string) error { return up.run(c.Context(), c.Flags(), "") }
+	return c
+}
+
+func joinCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "join HOST[:PORT] --token TOKEN",
+		Short: "Start a node as a member of the cluster of HOST",
+		Long: `Start a node on an empty data directory as a member of the cluster that HOST belongs to, and stay in the
+foreground. HOST is any live member; "murmur token create" there prints the whole line. A node that is a member already
+goes on as what it was.`,
+		Args: cobra.ExactArgs(1),
+	}
+	up := nodeFlags(c.Flags())
+	c.RunE = func(c *cobra.Command, args []string) error { return up.run(c.Context(), c.Flags(), args[0]) }
+	return c
+}
+
+// flags are the flags of a daemon.
+type flags struct {
+	node.Config
+	nodeIP, tokenFile, clusterCIDR, serviceCIDR, clusterDNS string
+	labels, taints                                          []string
+	debug                                                   bool
+	configFile                                              string
+}
+
+func nodeFlags(fs *pflag.FlagSet) *flags {
+	f := &flags{}
+	fs.StringVar(&f.configFile, "config", "/etc/murmur/config.yaml", "config file; files in `FILE`.d are read after it")
+	fs.StringVar(&f.DataDir, "data-dir", "/var/lib/murmur", "where this node keeps its state")
+	fs.StringVar(&f.RunDir, "run-dir", "/run/murmur", "where sockets and pid files go")
+	fs.StringVar(&f.ConfigDir, "config-dir", "/etc/murmur", "where the kubeconfig murmur.yaml is written")
+	fs.StringVar(&f.BinDir, "bin-dir", "", "directory of containerd and the CNI plugins (default: that of this program)")
+	fs.StringVar(&f.NodeName, "node-name", "", "name of this node (default: the host name)")
+	fs.StringVar(&f.nodeIP, "node-ip", "", "IPv4 `address` of this node (default: that of the default route)")
+	fs.StringVar(&f.AdvertiseAddress, "advertise-address", "", "address or name by which other machines reach this node's API (default: the node IP)")
+	fs.StringSliceVar(&f.labels, "node-label", nil, "`key=value` label of the Node object; may be repeated")
+	fs.StringSliceVar(&f.taints, "node-taint", nil, "`key=value:effect` taint the node registers with; may be repeated")
+	fs.StringSliceVar(&f.TLSSANs, "tls-san", nil, "further `name` or address in the API's certificate; may be repeated")
+	fs.StringVar(&f.Join, "join", "", "a member (`host[:port]`) of the cluster to join")
+	fs.StringVar(&f.Token, "token", "", "join token; without --join, the secret that joiners of a new cluster must show")
+	fs.StringVar(&f.tokenFile, "token-file", "", "`file` with the token")
+	fs.Uint16Var(&f.HTTPSPort, "https-listen-port", 6443, "TCP port of the API")
+	fs.Uint16Var(&f.GossipPort, "gossip-port", 7946, "UDP and TCP port of membership")
+	fs.Uint16Var(&f.StreamPort, "stream-port", 7947, "TCP port of the streams between members")
+	fs.StringVar(&f.clusterCIDR, "cluster-cidr", "", "IPv4 `prefix` of pod addresses (default 10.42.0.0/16)")
+	fs.StringVar(&f.serviceCIDR, "service-cidr", "", "IPv4 `prefix` of service addresses (default 10.43.0.0/16)")
+	fs.StringVar(&f.Cluster.NodePorts, "service-node-port-range", "", "node ports of services (default 30000-32767)")
+	fs.StringVar(&f.clusterDNS, "cluster-dns", "", "`address` of cluster DNS (default: the tenth of --service-cidr)")
+	fs.StringVar(&f.Cluster.ClusterDomain, "cluster-domain", "", "domain of cluster DNS (default cluster.local)")
+	fs.StringVar(&f.CgroupRoot, "cgroup-root", "/murmur", "parent of the pods' cgroups")
+	fs.StringVar(&f.Containerd, "container-runtime-endpoint", "", "`socket` of a containerd to use instead of our own")
+	fs.StringSliceVar(&f.Disable, "disable", nil, "bundled part not to run: dns; may be repeated")
+	fs.BoolVar(&f.debug, "debug", false, "log more")
+	return f
+}
+
+// run is the daemon, from flags to exit.
+func (f *flags) run(ctx context.Context, fs *pflag.FlagSet, join string) error {
+	if err := applyConfig(fs, f.configFile, os.Environ()); err != nil {
+		return err
+	}
+	cfg, err := f.config(join)
+	if err != nil {
+		return err
+	}
+	// A node's heap is mostly long-lived objects: collecting at half the default growth saves a third of the memory.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
+	klog.SetSlogLogger(cfg.Log.With("part", "upstream"))
+	n, err := node.New(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return n.Run(ctx)
+}
+
+// config is what the flags say, checked as far as they can be without looking at the machine.
+func (f *flags) config(join string) (node.Config, error) {
+	c := f.Config
+	level := slog.LevelInfo
+	if f.debug {
+		level = slog.LevelDebug
+	}
+	c.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	if join != "" {
+		c.Join = join
+	}
+	if f.tokenFile != "" {
+		if c.Token != "" {
+			return c, errors.New("--token and --token-file say the same thing twice: give one")
+		}
+		b, err := os.ReadFile(f.tokenFile)
+		if err != nil {
+			return c, fmt.Errorf("--token-file: %w", err)
+		}
+		c.Token = strings.TrimSpace(string(b))
+	}
+	var err error
+	address := func(flag, s string, to *netip.Addr) {
+		if s == "" || err != nil {
+			return
+		}
+		var perr error
+		if *to, perr = netip.ParseAddr(s); perr != nil {
+			err = fmt.Errorf("--%s %q: want an address such as 10.0.0.1", flag, s)
+		}
+	}
+	prefix := func(flag, s string, to *netip.Prefix) {
+		if s == "" || err != nil {
+			return
+		}
+		var perr error
+		if *to, perr = netip.ParsePrefix(s); perr != nil {
+			err = fmt.Errorf("--%s %q: want a prefix such as 10.42.0.0/16", flag, s)
+		} else if *to != to.Masked() {
+			err = fmt.Errorf("--%s %s: has bits set behind its length; %s is meant?", flag, s, to.Masked())
+		}
+	}
+	address("node-ip", f.nodeIP, &c.NodeIP)
+	address("cluster-dns", f.clusterDNS, &c.Cluster.ClusterDNS)
+	prefix("cluster-cidr", f.clusterCIDR, &c.Cluster.ClusterCIDR)
+	prefix("service-cidr", f.serviceCIDR, &c.Cluster.ServiceCIDR)
+	if err != nil {
+		return c, err
+	}
+	for _, d := range c.Disable {
+		if d != "dns" {
+			return c, fmt.Errorf("--disable %q: the bundled parts that can be disabled are: dns", d)
+		}
+	}
+	c.NodeLabels = map[string]string{}
+	for _, l := range f.labels {
+		k, v, ok := strings.Cut(l, "=")
+		if msgs := append(validation.IsQualifiedName(k), validation.IsValidLabelValue(v)...); !ok || len(msgs) > 0 {
+			return c, fmt.Errorf("--node-label %q: want key=value: %s", l, strings.Join(msgs, "; "))
+		}
+		c.NodeLabels[k] = v
+	}
+	for _, t := range f.taints {
+		taint, err := parseTaint(t)
+		if err != nil {
+			return c, err
+		}
+		c.NodeTaints = append(c.NodeTaints, taint)
+	}
+	return c, nil
+}
+
+func parseTaint(s string) (corev1.Taint, error) {
+	spec, effect, ok := strings.Cut(s, ":")
+	key, value, _ := strings.Cut(spec, "=")
+	t := corev1.Taint{Key: key, Value: value, Effect: corev1.TaintEffect(effect)}
+	switch t.Effect {
+	case corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute:
+	default:
+		ok = false
+	}
+	if msgs := append(validation.IsQualifiedName(key), validation.IsValidLabelValue(value)...); !ok || len(msgs) > 0 {
+		return t, fmt.Errorf("--node-taint %q: want key=value:effect, where effect is NoSchedule, PreferNoSchedule or NoExecute", s)
+	}
+	return t, nil
+}

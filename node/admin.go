@@ -1,0 +1,348 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"murmur/crdt"
+	"murmur/gossip"
+)
+
+// ErrNoDaemon is returned to a CLI that finds nobody at the socket.
+var ErrNoDaemon = errors.New("no murmur daemon runs here: start one with `murmur up`")
+
+// MemberStatus is one member as `murmur members` lists it.
+type MemberStatus struct {
+	Name    string    `json:"name"`
+	Address string    `json:"address"`
+	Status  string    `json:"status"`
+	Since   time.Time `json:"since"`
+	// RTT is in milliseconds; 0 if it is not known.
+	RTT float64 `json:"rttMillis"`
+	ID  string  `json:"id"`
+}
+
+// PeerStatus is the connection to one member.
+type PeerStatus struct {
+	Name    string    `json:"name"`
+	Synced  time.Time `json:"synced"`
+	Queued  int       `json:"queued"`
+	Dropped uint64    `json:"dropped"`
+}
+
+// Status is what a daemon says of itself.
+type Status struct {
+	Node    string    `json:"node"`
+	Address string    `json:"address"`
+	Cluster string    `json:"cluster"`
+	Started time.Time `json:"started"`
+	// Joining names the member whose state this node waits for; empty once it has it.
+	Joining  string         `json:"joining,omitempty"`
+	Digest   string         `json:"digest"`
+	Members  []MemberStatus `json:"members"`
+	Peers    []PeerStatus   `json:"peers"`
+	Store    StoreStatus    `json:"store"`
+	Settings Settings       `json:"settings"`
+	// CertificateRotation is when this node's certificate is replaced.
+	CertificateRotation time.Time `json:"certificateRotation"`
+	MemoryBytes         uint64    `json:"memoryBytes"`
+}
+
+// StoreStatus is the size and health of the store.
+type StoreStatus struct {
+	Objects    int   `json:"objects"`
+	Tombstones int   `json:"tombstones"`
+	DiskBytes  int64 `json:"diskBytes"`
+	// Held lists writes that are held aside because they were stamped too far in the future.
+	Held map[string]time.Time `json:"held,omitempty"`
+	// Conflicts counts fields in which a concurrent write lost, since the daemon started.
+	Conflicts int `json:"conflicts"`
+}
+
+// TokenRequest asks for a join token. A TTL of 0 is for ever: the cluster's own token.
+type TokenRequest struct {
+	TTL time.Duration `json:"ttl"`
+}
+
+// TokenReply is a token and the line that uses it.
+type TokenReply struct {
+	Token   string `json:"token"`
+	Command string `json:"command"`
+}
+
+func (n *Node) status() Status {
+	st := n.store.Status()
+	digest := n.store.Digest()
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	leaf := n.cert.Load().Leaf
+	out := Status{
+		Node: n.id.NodeName, Address: n.cfg.NodeIP.String(), Cluster: n.id.Cluster.ID, Started: n.started,
+		Digest: fmt.Sprintf("%x", digest[:]), Members: n.members(), Settings: n.id.Cluster.Settings,
+		CertificateRotation: leaf.NotBefore.Add(time.Duration(renewAt * float64(leaf.NotAfter.Sub(leaf.NotBefore)))),
+		MemoryBytes:         mem.Sys - mem.HeapReleased,
+		Store:               StoreStatus{Objects: st.Objects, Tombstones: st.Tombstones, DiskBytes: st.DiskBytes, Conflicts: len(st.Losses)},
+	}
+	if n.id.Inviter != nil {
+		out.Joining = n.id.Inviter.NodeName
+	}
+	for k, s := range st.Held {
+		if out.Store.Held == nil {
+			out.Store.Held = map[string]time.Time{}
+		}
+		out.Store.Held[k.String()] = s.Time()
+	}
+	for _, p := range n.agent.Peers() {
+		out.Peers = append(out.Peers, PeerStatus{Name: p.Name, Synced: p.Synced, Queued: p.Queued, Dropped: p.Dropped})
+	}
+	return out
+}
+
+func (n *Node) members() []MemberStatus {
+	out := []MemberStatus{}
+	for _, m := range n.agent.Members() {
+		out = append(out, MemberStatus{
+			Name: m.Name, ID: m.ID, Address: m.Addr.String(), Status: string(m.Status), Since: m.Since,
+			RTT: float64(m.RTT.Microseconds()) / 1000,
+		})
+	}
+	return out
+}
+
+// createToken makes a join token, and the line to paste on the joiner.
+func (n *Node) createToken(ctx context.Context, req TokenRequest) (TokenReply, error) {
+	hash, err := caHash(n.id.Cluster.CACert)
+	if err != nil {
+		return TokenReply{}, err
+	}
+	secret := n.id.Cluster.Secret
+	if req.TTL > 0 {
+		id, rest := newSecret(3), newSecret(8)
+		key := bootstrapKey(id)
+		_, err := n.api.As(user.APIServerUser, user.SystemPrivilegedGroup).Create(ctx, &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Name: key.Name, Namespace: key.Namespace},
+			Type:       corev1.SecretTypeBootstrapToken,
+			Data: map[string][]byte{
+				"token-id": []byte(id), "token-secret": []byte(rest),
+				"expiration": []byte(time.Now().Add(req.TTL).UTC().Format(time.RFC3339)), "usage-bootstrap-authentication": []byte("true"),
+			},
+		})
+		if err != nil {
+			return TokenReply{}, fmt.Errorf("store the token: %w", err)
+		}
+		secret = id + "." + rest
+	}
+	t := token(hash, secret)
+	host := n.cfg.AdvertiseAddress
+	if n.cfg.HTTPSPort != 6443 {
+		host = net.JoinHostPort(host, fmt.Sprint(n.cfg.HTTPSPort))
+	}
+	return TokenReply{Token: t, Command: fmt.Sprintf("murmur join %s --token %s", host, t)}, nil
+}
+
+// depart ends this node's membership: its pods are stopped, its Node object deleted, its state removed.
+func (n *Node) depart(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	n.log.Info("leaving the cluster")
+	err := n.runtime.Shutdown(ctx)
+	if e, ok := n.store.Snapshot().Get(nodeKey(n.id.NodeName)); ok {
+		_, derr := n.store.Commit(ctx, crdt.Write{Key: e.Key, Base: e})
+		err = errors.Join(err, derr)
+	}
+	for _, m := range n.agent.Members() {
+		if m.Status == gossip.Alive && m.Name != n.id.NodeName {
+			if serr := n.agent.Sync(ctx, m.Name); serr == nil {
+				break // one that knows tells the others
+			}
+		}
+	}
+	err = errors.Join(err, n.rules.Cleanup(ctx), n.names.Cleanup(), n.network.Cleanup(), n.agent.Leave())
+	return errors.Join(err, os.Remove(identityFile(n.cfg.DataDir)), os.RemoveAll(filepath.Join(n.cfg.DataDir, "store.left")),
+		os.Rename(filepath.Join(n.cfg.DataDir, "store"), filepath.Join(n.cfg.DataDir, "store.left")))
+}
+
+func (n *Node) listenAdmin() (net.Listener, error) {
+	if err := os.MkdirAll(n.cfg.RunDir, 0o711); err != nil {
+		return nil, fmt.Errorf("make the run directory: %w", err)
+	}
+	path := Socket(n.cfg.RunDir)
+	// The lock on the data directory says that a socket found here is nobody's.
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("open the admin socket: %w", err)
+	}
+	return l, os.Chmod(path, 0o600)
+}
+
+// serveAdmin answers the CLI. Whoever can open the socket is root here.
+func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	answer := func(pattern string, f func(*http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			v, err := f(r)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+				return
+			}
+			w.Header().Set("Content-Type", "application/json")
+			enc := json.NewEncoder(w)
+			enc.SetIndent("", "  ")
+			_ = enc.Encode(v)
+		})
+	}
+	answer("GET /v1/status", func(*http.Request) (any, error) { return n.status(), nil })
+	answer("GET /v1/members", func(*http.Request) (any, error) { return n.members(), nil })
+	answer("POST /v1/token", func(r *http.Request) (any, error) {
+		var req TokenRequest
+		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+			return nil, err
+		}
+		return n.createToken(r.Context(), req)
+	})
+	answer("POST /v1/leave", func(*http.Request) (any, error) {
+		select {
+		case <-n.leaving:
+		default:
+			close(n.leaving)
+		}
+		return struct{}{}, nil
+	})
+	answer("POST /v1/images", func(r *http.Request) (any, error) { return n.runtime.Import(r.Context(), r.Body) })
+	answer("GET /debug/store", func(*http.Request) (any, error) { return n.store.Status(), nil })
+	answer("GET /debug/gossip", func(*http.Request) (any, error) {
+		return map[string]any{"members": n.agent.Members(), "peers": n.agent.Peers()}, nil
+	})
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		_ = srv.Close()
+	}()
+	err := srv.Serve(l)
+	if errors.Is(err, http.ErrServerClosed) {
+		<-stopped
+		return nil
+	}
+	return err
+}
+
+// Admin speaks to the daemon at a socket.
+type Admin struct {
+	socket string
+	client *http.Client
+}
+
+// NewAdmin is a client of the daemon whose run directory is given.
+func NewAdmin(runDir string) *Admin {
+	socket := Socket(runDir)
+	return &Admin{socket: socket, client: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+	}}}
+}
+
+// call asks the daemon for path; body, if not nil, is posted as JSON; out, if not nil, takes the answer.
+func (a *Admin) call(ctx context.Context, path string, body, out any) error {
+	method := http.MethodGet
+	var r io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		method, r = http.MethodPost, bytes.NewReader(b)
+	}
+	return a.do(ctx, method, path, r, out)
+}
+
+func (a *Admin) do(ctx context.Context, method, path string, body io.Reader, out any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://murmur"+path, body)
+	if err != nil {
+		return err
+	}
+	resp, err := a.client.Do(req)
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" {
+			return fmt.Errorf("%w (%s: %w)", ErrNoDaemon, a.socket, op.Err)
+		}
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(strings.TrimSpace(string(b)))
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(b, out)
+}
+
+// Status asks for the daemon's status.
+func (a *Admin) Status(ctx context.Context) (Status, error) {
+	var s Status
+	err := a.call(ctx, "/v1/status", nil, &s)
+	return s, err
+}
+
+// Members asks for the members as the daemon sees them.
+func (a *Admin) Members(ctx context.Context) ([]MemberStatus, error) {
+	var m []MemberStatus
+	err := a.call(ctx, "/v1/members", nil, &m)
+	return m, err
+}
+
+// CreateToken makes a join token.
+func (a *Admin) CreateToken(ctx context.Context, req TokenRequest) (TokenReply, error) {
+	var t TokenReply
+	err := a.call(ctx, "/v1/token", req, &t)
+	return t, err
+}
+
+// Leave tells the daemon to leave the cluster and end.
+func (a *Admin) Leave(ctx context.Context) error { return a.call(ctx, "/v1/leave", struct{}{}, nil) }
+
+// Import loads an image archive into the node's runtime and returns the names in it.
+func (a *Admin) Import(ctx context.Context, archive io.Reader) ([]string, error) {
+	var names []string
+	err := a.do(ctx, http.MethodPost, "/v1/images", archive, &names)
+	return names, err
+}
+
+// Explain asks why a pod is where it is, or is nowhere.
+func (a *Admin) Explain(ctx context.Context, namespace, name string) (json.RawMessage, error) {
+	var out json.RawMessage
+	err := a.call(ctx, "/v1/explain?"+url.Values{"namespace": {namespace}, "name": {name}}.Encode(), nil, &out)
+	return out, err
+}

@@ -1,0 +1,60 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+
+	"murmur/gossip"
+	"murmur/httpapi"
+)
+
+// podToken asks the API in this process, as this node, for a token of a pod's ServiceAccount.
+func (n *Node) podToken(ctx context.Context, namespace, serviceAccount, audience string, seconds int64, p *corev1.Pod) (string, time.Time, error) {
+	client, err := typedcorev1.NewForConfigAndClient(&rest.Config{Host: "http://" + n.id.NodeName},
+		&http.Client{Transport: n.api.As(gossip.NodeUser(n.id.NodeName), "system:nodes").RoundTripper()})
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	req := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+		ExpirationSeconds: &seconds,
+		BoundObjectRef:    &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: p.Name, UID: p.UID},
+	}}
+	if audience != "" {
+		req.Spec.Audiences = []string{audience}
+	}
+	got, err := client.ServiceAccounts(namespace).CreateToken(ctx, serviceAccount, req, metav1.CreateOptions{})
+	if err != nil {
+		return "", time.Time{}, fmt.Errorf("token of ServiceAccount %s/%s: %w", namespace, serviceAccount, err)
+	}
+	return got.Status.Token, got.Status.ExpirationTimestamp.Time, nil
+}
+
+// ensureDNSService makes the Service by which cluster DNS is known. No rules follow from it: every node answers on
+// its address itself.
+func (n *Node) ensureDNSService(ctx context.Context, c *httpapi.Client) error {
+	ports := []corev1.ServicePort{
+		{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP, TargetPort: intstr.FromInt32(53)},
+		{Name: "dns-tcp", Port: 53, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(53)},
+	}
+	_, err := c.Create(ctx, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "kube-dns", Namespace: metav1.NamespaceSystem,
+			Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/name": "murmur-dns"},
+		},
+		Spec: corev1.ServiceSpec{ClusterIP: n.id.Cluster.Settings.ClusterDNS.String(), Ports: ports},
+	})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create the Service of cluster DNS: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,440 @@
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/record"
+
+	"murmur/crdt"
+	"murmur/gossip"
+	"murmur/httpapi"
+	"murmur/node/containerd"
+	"murmur/node/dns"
+	"murmur/node/iptables"
+	"murmur/node/network"
+	"murmur/node/pod"
+	"murmur/node/proxy"
+	"murmur/node/volume"
+)
+
+// serviceAPI is the stream service on which members relay API requests to each other.
+const serviceAPI = "api"
+
+// Node is one daemon.
+type Node struct {
+	cfg  Config
+	id   *identity
+	log  *slog.Logger
+	lock *os.File
+	cert atomic.Pointer[tls.Certificate]
+
+	store    *crdt.Store
+	agent    *gossip.Agent
+	view     *view
+	events   record.EventBroadcaster
+	api      *httpapi.Server
+	runtime  *containerd.Driver
+	network  *network.Network
+	rules    *iptables.Loop
+	names    *dns.Server
+	kubelet  *pod.Kubelet
+	register *registration
+	leaving  chan struct{}
+	started  time.Time
+}
+
+// New makes a node from what is on its disk, joining or founding a cluster if nothing is. It starts nothing.
+func New(ctx context.Context, cfg Config) (*Node, error) {
+	cfg, err := cfg.complete()
+	if err != nil {
+		return nil, err
+	}
+	if err := preflight(cfg); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, log: cfg.Log, leaving: make(chan struct{}), started: time.Now()}
+	if n.lock, err = lock(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	if n.id, err = admitted(ctx, cfg); err != nil {
+		return nil, errors.Join(err, n.lock.Close())
+	}
+	if err := n.assemble(); err != nil {
+		return nil, errors.Join(err, n.lock.Close())
+	}
+	return n, nil
+}
+
+// admitted is this node's identity: the one on disk, or a new one in the cluster that is joined or founded.
+func admitted(ctx context.Context, cfg Config) (*identity, error) {
+	id, err := loadIdentity(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	if id != nil {
+		if cfg.Join != "" {
+			mine, err := caHash(id.Cluster.CACert)
+			if err != nil {
+				return nil, err
+			}
+			if theirs, _, _ := parseToken(cfg.Token); theirs != mine {
+				return nil, fmt.Errorf("%s holds the state of another cluster (CA %s…) than the one to join (CA %s…): remove it, or give another --data-dir", cfg.DataDir, mine[:12], theirs[:12])
+			}
+		}
+		return id, cfg.Cluster.differs(id.Cluster.Settings)
+	}
+	id = &identity{NodeID: uuid.NewString(), NodeName: cfg.NodeName}
+	if cfg.Join == "" {
+		if id.Cluster, err = newCluster(cfg.Cluster.over(DefaultSettings()), cfg.Token); err != nil {
+			return nil, fmt.Errorf("found a cluster: %w", err)
+		}
+		return id, id.save(cfg.DataDir)
+	}
+	reply, err := askToJoin(ctx, cfg.joinAddress(), cfg.Token, joinRequest{NodeID: id.NodeID, NodeName: id.NodeName, Addr: cfg.NodeIP})
+	if err != nil {
+		return nil, err
+	}
+	if err := cfg.Cluster.differs(reply.Cluster.Settings); err != nil {
+		return nil, err
+	}
+	id.Cluster, id.Inviter = reply.Cluster, &reply.Inviter
+	return id, id.save(cfg.DataDir)
+}
+
+// assemble makes the parts, in the order in which they know of each other.
+func (n *Node) assemble() error {
+	cfg, cluster, settings := n.cfg, n.id.Cluster, n.id.Cluster.Settings
+	cert, err := n.id.nodeCertificate(cfg)
+	if err != nil {
+		return err
+	}
+	n.cert.Store(&cert)
+	roots, err := cluster.pool()
+	if err != nil {
+		return err
+	}
+	if n.store, err = crdt.Open(crdt.Config{Dir: filepath.Join(cfg.DataDir, "store"), Cluster: cluster.ID, Log: n.log.With("part", "crdt")}); err != nil {
+		return err
+	}
+	if err := n.parts(cfg, settings, roots); err != nil {
+		return errors.Join(err, n.store.Close())
+	}
+	return nil
+}
+
+func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error {
+	var err error
+	name := n.id.NodeName
+	if n.agent, err = gossip.New(gossip.Config{
+		Name: name, ID: n.id.NodeID, Addr: cfg.NodeIP,
+		SerfPort: cfg.GossipPort, StreamPort: cfg.StreamPort, APIPort: cfg.HTTPSPort,
+		Key: n.id.Cluster.GossipKey, Certificate: n.cert.Load, Roots: roots, State: n.store,
+		Known: func() []netip.AddrPort { return registered(n.store.Snapshot()) },
+		Log:   n.log.With("part", "gossip"),
+	}); err != nil {
+		return err
+	}
+	n.view = &view{self: name, store: n.store, agent: n.agent}
+	n.events = record.NewBroadcaster()
+
+	dir := func(p ...string) string { return filepath.Join(append([]string{cfg.DataDir}, p...)...) }
+	if n.runtime, err = containerd.New(containerd.Config{
+		BinDir: cfg.BinDir, Root: dir("containerd"), State: filepath.Join(cfg.RunDir, "c"), CNIConfDir: dir("cni", "net.d"),
+		Socket: cfg.Containerd, External: cfg.Containerd != "", CgroupRoot: cfg.CgroupRoot,
+		RegistryDir: filepath.Join(cfg.ConfigDir, "certs.d"), ImagesDir: dir("images"), Log: n.log.With("part", "containerd"),
+	}); err != nil {
+		return err
+	}
+	key, err := n.id.serviceAccountKey()
+	if err != nil {
+		return err
+	}
+	var tokens authenticator.Token
+	volumes := volume.New(volume.Config{Dir: dir("pods"), Tokens: n.podToken})
+	n.kubelet = pod.New(pod.Config{
+		Store: n.store, Node: name, Runtime: n.runtime, Volumes: volumes, Recorder: n.recorder("kubelet"),
+		HostIPs: []string{cfg.NodeIP.String()}, ClusterDNS: []string{settings.ClusterDNS.String()},
+		ClusterDomain: settings.ClusterDomain, LogDir: dir("logs"), DataDir: cfg.DataDir, Log: n.log.With("part", "pod"),
+	})
+	ports, err := settings.portRange()
+	if err != nil {
+		return err
+	}
+	serf := netip.AddrPortFrom(cfg.NodeIP, cfg.GossipPort)
+	if n.api, err = httpapi.New(httpapi.Config{
+		Store: n.store, Node: name, Address: net.JoinHostPort("", strconv.Itoa(int(cfg.HTTPSPort))),
+		TLS: &tls.Config{
+			MinVersion: tls.VersionTLS12, ClientCAs: roots, ClientAuth: tls.VerifyClientCertIfGiven,
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return n.cert.Load(), nil },
+		},
+		ServiceAccountKey: key, Issuer: "https://kubernetes.default.svc." + settings.ClusterDomain, Tokens: tokens,
+		ServiceCIDR: settings.ServiceCIDR, NodePorts: ports, Port: int32(cfg.HTTPSPort),
+		Kubelet: n.kubelet,
+		Relay:   func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceAPI) },
+		Join: &door{
+			cluster: n.id.Cluster, self: inviter{NodeName: name, Serf: serf}, store: n.store,
+			taken: n.taken, log: n.log.With("part", "join"),
+		},
+		Log: n.log.With("part", "httpapi"),
+	}); err != nil {
+		return err
+	}
+	if n.network, err = network.New(network.Config{
+		Store: n.store, Node: name, NodeIP: cfg.NodeIP, ServiceCIDR: settings.ServiceCIDR,
+		ConfDir: dir("cni", "net.d"), DataDir: dir("cni", "addresses"), Log: n.log.With("part", "network"),
+	}); err != nil {
+		return err
+	}
+	if n.rules, err = iptables.New(iptables.Config{
+		Store: n.store, Log: n.log.With("part", "iptables"),
+		Proxy: proxy.Config{
+			Node: name, NodeIP: cfg.NodeIP, APIPort: cfg.HTTPSPort, ClusterCIDR: settings.ClusterCIDR,
+			ServiceCIDR: settings.ServiceCIDR, ClusterDNS: settings.ClusterDNS, Reachable: n.agent.Reachable,
+			NoBridgeNetfilter: !network.BridgeNetfilter(),
+		},
+	}); err != nil {
+		return err
+	}
+	if n.names, err = dns.New(dns.Config{
+		Store: n.store, Zone: settings.ClusterDomain, Address: settings.ClusterDNS, ClusterCIDR: settings.ClusterCIDR,
+		ServiceCIDR: settings.ServiceCIDR, Reachable: n.agent.Reachable, Log: n.log.With("part", "dns"),
+	}); err != nil {
+		return err
+	}
+	n.register = &registration{
+		store: n.store, id: n.id.NodeID, serf: serf, settings: settings, labels: cfg.NodeLabels, taints: cfg.NodeTaints,
+		fresh: n.kubelet.Node, log: n.log.With("part", "registration"),
+	}
+	return nil
+}
+
+func (n *Node) recorder(component string) record.EventRecorder {
+	return n.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component, Host: n.id.NodeName})
+}
+
+// taken refuses a joiner that would be taken for a member that is alive. A name whose owner is not is free: the machine
+// was installed anew.
+func (n *Node) taken(req joinRequest) error {
+	for _, m := range n.agent.Members() {
+		if m.Status != gossip.Alive || m.ID == req.NodeID {
+			continue
+		}
+		if m.Name == req.NodeName {
+			return fmt.Errorf("the node name %s is that of a live member at %s: give another --node-name", m.Name, m.Addr)
+		}
+		if m.Addr == req.Addr {
+			return fmt.Errorf("the address %s is that of the live member %s: give another --node-ip", m.Addr, m.Name)
+		}
+	}
+	return nil
+}
+
+// stage runs parts that start and stop together.
+type stage struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	group  *errgroup.Group
+}
+
+// newStage makes a stage that does not end with its parent: who made it ends it, in order. A part that fails
+// calls failed.
+func newStage(parent context.Context) *stage {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
+	s := &stage{cancel: cancel}
+	s.group, s.ctx = errgroup.WithContext(ctx)
+	return s
+}
+
+func (s *stage) run(name string, part func(context.Context) error, failed context.CancelCauseFunc) {
+	s.group.Go(func() error {
+		err := part(s.ctx)
+		if err != nil && s.ctx.Err() == nil {
+			err = fmt.Errorf("%s: %w", name, err)
+			failed(err)
+		}
+		return nil
+	})
+}
+
+func (s *stage) stop() {
+	s.cancel()
+	_ = s.group.Wait()
+}
+
+// Run runs the node until the context ends, it is told to leave, or a part fails.
+func (n *Node) Run(ctx context.Context) (err error) {
+	ctx, failed := context.WithCancelCause(ctx)
+	defer failed(nil)
+	cause := func() error {
+		if c := context.Cause(ctx); c != nil && !errors.Is(c, context.Canceled) {
+			return c
+		}
+		return nil
+	}
+	defer n.lock.Close()
+	disk := newStage(ctx)
+	defer func() { disk.stop(); err = errors.Join(err, n.runtime.Close(), n.store.Close()) }()
+	disk.run("store", n.store.Run, failed)
+
+	peers := newStage(ctx)
+	defer peers.stop()
+	if err := n.agent.Start(peers.ctx); err != nil {
+		return err
+	}
+	peers.run("gossip", n.agent.Run, failed)
+	admin, err := n.listenAdmin()
+	if err != nil {
+		return err
+	}
+	peers.run("admin socket", func(ctx context.Context) error { return n.serveAdmin(ctx, admin) }, failed)
+
+	if err := n.reachInviter(ctx); err != nil {
+		return errors.Join(cause(), err)
+	}
+	n.events.StartRecordingToSink(eventSink{ctx: disk.ctx, store: n.store})
+	defer n.events.Shutdown()
+	if err := n.register.ensure(ctx); err != nil {
+		return fmt.Errorf("register this node: %w", err)
+	}
+	if err := n.id.writeKubeconfig(filepath.Join(n.cfg.ConfigDir, "murmur.yaml"), n.cfg.HTTPSPort); err != nil {
+		return fmt.Errorf("write kubeconfig: %w", err)
+	}
+
+	acting := newStage(ctx)
+	defer acting.stop()
+	serving := newStage(ctx)
+	defer serving.stop()
+	acting.run("certificates", n.renew, failed)
+	acting.run("view", n.view.Run, failed)
+	acting.run("registration", n.register.Run, failed)
+	acting.run("containerd", n.runtime.Run, failed)
+	acting.run("network", n.network.Run, failed)
+	acting.run("iptables", n.rules.Run, failed)
+	acting.run("view to iptables", n.pokeRules, failed)
+	if !slices.Contains(n.cfg.Disable, "dns") {
+		acting.run("dns", n.names.Run, failed)
+	}
+	serving.run("api", n.api.Run, failed)
+	serving.run("api of peers", func(ctx context.Context) error { return n.api.ServePeers(ctx, n.agent.Listen(serviceAPI)) }, failed)
+	if err := n.bootstrap(ctx); err != nil && ctx.Err() == nil {
+		return err
+	}
+	acting.run("kubelet", n.runPods, failed)
+	n.log.Info("node is up", "name", n.id.NodeName, "address", n.cfg.NodeIP, "cluster", n.id.Cluster.ID)
+
+	select {
+	case <-ctx.Done():
+	case <-n.leaving:
+		serving.stop()
+		acting.stop()
+		return n.depart(disk.ctx)
+	}
+	return cause()
+}
+
+// reachInviter is the barrier: a joiner waits until it holds what its inviter held.
+func (n *Node) reachInviter(ctx context.Context) error {
+	inv := n.id.Inviter
+	if inv == nil {
+		return nil
+	}
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		err := n.agent.Join(inv.Serf)
+		if err == nil {
+			syncing, cancel := context.WithTimeout(ctx, time.Minute)
+			err = n.agent.Sync(syncing, inv.NodeName)
+			cancel()
+		}
+		if err == nil {
+			break
+		}
+		n.log.Warn("waiting for the state of the member that invited this node", "member", inv.NodeName, "err", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+	n.id.Inviter = nil
+	return n.id.save(n.cfg.DataDir)
+}
+
+// runPods waits for what pods need, then runs them.
+func (n *Node) runPods(ctx context.Context) error {
+	for _, ready := range []<-chan struct{}{n.network.Ready(), n.runtime.Up()} {
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return n.kubelet.Run(ctx)
+}
+
+// pokeRules lets the service rules follow this node's view.
+func (n *Node) pokeRules(ctx context.Context) error {
+	changed := n.agent.Changed()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+			n.rules.Poke()
+		}
+	}
+}
+
+// renewAt is the share of a certificate's life after which it is replaced.
+const renewAt = 0.5
+
+// renew replaces this node's certificate and kubeconfig in the running process, long before they expire.
+func (n *Node) renew(ctx context.Context) error {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		leaf := n.cert.Load().Leaf
+		if time.Since(leaf.NotBefore) < time.Duration(renewAt*float64(leaf.NotAfter.Sub(leaf.NotBefore))) {
+			continue
+		}
+		cert, err := n.id.nodeCertificate(n.cfg)
+		if err == nil {
+			n.cert.Store(&cert)
+			err = n.id.writeKubeconfig(filepath.Join(n.cfg.ConfigDir, "murmur.yaml"), n.cfg.HTTPSPort)
+		}
+		if err != nil {
+			n.log.Error("renew certificates", "err", err)
+		}
+	}
+}
+
+// bootstrap makes what every cluster has. Nodes that do it at the same time write the same.
+func (n *Node) bootstrap(ctx context.Context) error {
+	if err := n.api.Bootstrap(ctx); err != nil {
+		return fmt.Errorf("bootstrap the cluster's own objects: %w", err)
+	}
+	return n.ensureDNSService(ctx, n.api.As(user.APIServerUser, user.SystemPrivilegedGroup))
+}

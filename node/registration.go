@@ -1,0 +1,131 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"murmur/crdt"
+	"murmur/node/network"
+)
+
+// Annotations of a Node object by which the others know the node.
+const (
+	annotationID   = "murmur.io/id"
+	annotationSerf = "murmur.io/serf"
+)
+
+// registration keeps this node's Node object: that it is there, says what this node was told to be, and owns a block of
+// pod addresses that no older node owns.
+type registration struct {
+	store    *crdt.Store
+	id       string
+	serf     netip.AddrPort
+	settings Settings
+	labels   map[string]string
+	taints   []corev1.Taint
+	// fresh makes the object from the facts of this machine.
+	fresh func() *corev1.Node
+	log   *slog.Logger
+}
+
+// wanted is the node object as it should be, from the one that is stored, if any.
+func (r *registration) wanted(stored *corev1.Node, nodes []*corev1.Node) (*corev1.Node, error) {
+	n := r.fresh()
+	if stored != nil {
+		n = stored.DeepCopy()
+	} else {
+		n.Spec.Taints = r.taints
+	}
+	n.APIVersion, n.Kind = "v1", "Node"
+	if n.Labels == nil {
+		n.Labels = map[string]string{}
+	}
+	for k, v := range r.labels {
+		n.Labels[k] = v
+	}
+	if n.Annotations == nil {
+		n.Annotations = map[string]string{}
+	}
+	n.Annotations[annotationID] = r.id
+	n.Annotations[annotationSerf] = r.serf.String()
+	lost := n.Spec.PodCIDR == ""
+	for _, o := range nodes {
+		if o.Name != n.Name && stored != nil && network.Loser(stored, o) == stored {
+			lost = true
+		}
+	}
+	if lost {
+		block := network.ChooseBlock(r.settings.ClusterCIDR, r.id, network.Blocks(nodes))
+		if !block.IsValid() {
+			return nil, fmt.Errorf("no block of pod addresses is free in %s: the cluster has as many nodes as it can hold", r.settings.ClusterCIDR)
+		}
+		n.Spec.PodCIDR, n.Spec.PodCIDRs = block.String(), []string{block.String()}
+	}
+	return n, nil
+}
+
+// ensure makes the stored object the wanted one.
+func (r *registration) ensure(ctx context.Context) error {
+	for {
+		snap := r.store.Snapshot()
+		var stored *corev1.Node
+		key := nodeKey(r.fresh().Name)
+		base, ok := snap.Get(key)
+		if ok {
+			var err error
+			if stored, err = crdt.As[corev1.Node](base); err != nil {
+				return err
+			}
+		}
+		n, err := r.wanted(stored, crdt.List[corev1.Node](snap, "nodes", ""))
+		if err != nil {
+			return err
+		}
+		_, err = r.store.Commit(ctx, crdt.Write{Key: key, Object: n, Base: base})
+		if err == nil && stored != nil && stored.Spec.PodCIDR != n.Spec.PodCIDR {
+			r.log.Warn("another node owns this node's block of pod addresses; took another", "old", stored.Spec.PodCIDR, "new", n.Spec.PodCIDR)
+		}
+		if !errors.Is(err, crdt.ErrConflict) && !errors.Is(err, crdt.ErrExists) && !errors.Is(err, crdt.ErrNotFound) {
+			return err
+		}
+	}
+}
+
+// Run registers again when the object was deleted or its block is lost to an older node.
+func (r *registration) Run(ctx context.Context) error {
+	wake := r.store.Subscribe("nodes")
+	defer wake.Close()
+	for {
+		if err := r.ensure(ctx); err != nil && ctx.Err() == nil {
+			r.log.Error("register this node", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-wake.C:
+		}
+		// Several changes at once are looked at once.
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// registered lists where the members of the cluster are to be found, from the Node objects.
+func registered(snap *crdt.Snapshot) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, n := range crdt.List[corev1.Node](snap, "nodes", "") {
+		if ap, err := netip.ParseAddrPort(n.Annotations[annotationSerf]); err == nil {
+			out = append(out, ap)
+		}
+	}
+	return out
+}
