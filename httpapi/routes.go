@@ -232,7 +232,8 @@ func (s *Server) installKinds(e *echo.Echo) error {
 	get(e, "/apis", aggregated.WrapAggregatedDiscoveryToHandler(list, all[false], nil))
 	core := discovery.NewLegacyRootAPIHandler(addresses, legacyscheme.Codecs, "/api")
 	get(e, "/api", aggregated.WrapAggregatedDiscoveryToHandler(webService{core.WebService()}, all[true], nil))
-	return s.installOpenAPI(e, services)
+	s.installOpenAPI(e, services)
+	return nil
 }
 
 // webService serves the single route of a go-restful service.

@@ -195,7 +195,7 @@ func (n *node) kubectl(bin, stdin string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, bin, args...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+n.admin, "HOME="+filepath.Dir(n.admin))
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+n.admin, "KUBE_EDITOR=sed -i s/front/back/", "HOME="+filepath.Dir(n.admin))
 	cmd.Stdin = strings.NewReader(stdin)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
