@@ -46,6 +46,9 @@ func TestMain(m *testing.M) {
 	}
 }
 
+// stopRuns ends the Run of a test's Driver before the test does.
+var stopRuns = map[*Driver]func(){}
+
 // real starts a containerd of the test's own, with a bridge network and a busybox image, and takes everything away at the end.
 func real(t *testing.T) (*Driver, Config) {
 	t.Helper()
@@ -92,8 +95,9 @@ func real(t *testing.T) (*Driver, Config) {
 		}
 		os.RemoveAll(dir)
 	})
-	run(t, d)
+	stopRuns[d] = run(t, d)
 	t.Cleanup(func() {
+		delete(stopRuns, d)
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		if err := d.Shutdown(ctx); err != nil {

@@ -142,7 +142,8 @@ func (d *Driver) prepare(ctx context.Context) error {
 func (d *Driver) Close() error { return d.conn.Close() }
 
 // Shutdown stops and removes every pod, then ends containerd: what a node does when it leaves, and every test at its end.
-// It carries on over errors and returns the first. Call it after Run has returned; containerd is ended even when ctx is.
+// A containerd that is dead already is no hindrance: what it left is killed, unmounted and removed all the same. It carries on over
+// errors and returns the first. Call it after Run has returned.
 func (d *Driver) Shutdown(ctx context.Context) error {
 	var first error
 	note := func(err error) {
@@ -150,7 +151,8 @@ func (d *Driver) Shutdown(ctx context.Context) error {
 			first = err
 		}
 	}
-	if pid := d.running(); pid != 0 || d.cfg.External {
+	pid := d.running()
+	if pid != 0 || d.cfg.External {
 		sandboxes, containers, err := d.List(ctx, "")
 		note(err)
 		var all sync.WaitGroup
@@ -158,20 +160,18 @@ func (d *Driver) Shutdown(ctx context.Context) error {
 			all.Go(func() { _ = d.StopContainer(ctx, c.ID, 0) })
 		}
 		all.Wait()
-		uids := map[types.UID]bool{}
 		for _, s := range sandboxes {
-			uids[s.Pod.UID] = true
 			note(d.StopSandbox(ctx, s.ID))
 			note(d.RemoveSandbox(ctx, s.ID))
 		}
-		for uid := range uids {
-			note(d.Forget(ctx, uid))
-		}
-		note(d.cgroups.removeAll())
+	}
+	if !d.cfg.External {
 		if pid != 0 {
 			note(end(pid, 10*time.Second))
 		}
+		note(d.sweep())
 	}
+	note(d.cgroups.removeAll())
 	return first
 }
 

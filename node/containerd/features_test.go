@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -337,13 +336,17 @@ func TestContainerdDies(t *testing.T) {
 
 // TestMachineCrash: daemon, containerd, shims and containers die at once; the pods run again from the disk.
 func TestMachineCrash(t *testing.T) {
-	w, d, cfg := world(t)
+	w, d, _ := world(t)
 	w.Create("pods", podtest.Pod("again", "sleep", "1000"))
 	before := w.Until("again", "ready", podtest.Ready)
 	w.Stop()
 	pid := d.running()
 	_ = syscall.Kill(pid, syscall.SIGKILL)
-	for _, p := range descendants(t, cfg) {
+	remains := d.remains()
+	if len(remains) < 3 {
+		t.Fatalf("found only %v: shim, pause and container should be there", remains)
+	}
+	for _, p := range remains {
 		_ = syscall.Kill(p, syscall.SIGKILL)
 	}
 	w.Start()
@@ -355,23 +358,40 @@ func TestMachineCrash(t *testing.T) {
 	}
 }
 
-// descendants are the shims and containers of the test's containerd.
-func descendants(t *testing.T, cfg Config) []int {
-	t.Helper()
-	var pids []int
-	procs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, proc := range procs {
-		cgroup, _ := os.ReadFile(proc + "/cgroup")
-		cmdline, _ := os.ReadFile(proc + "/cmdline")
-		if bytes.Contains(cgroup, []byte(cfg.CgroupRoot+"/")) || bytes.Contains(cmdline, []byte("containerd-shim")) && bytes.Contains(cmdline, []byte(cfg.Socket)) {
-			pid, _ := strconv.Atoi(filepath.Base(proc))
-			pids = append(pids, pid)
-		}
+// TestShutdownWithoutContainerd: containerd was killed, its shims and containers go on; Shutdown leaves nothing of them.
+func TestShutdownWithoutContainerd(t *testing.T) {
+	d, _ := real(t)
+	p := podtest.Pod("left", "sleep", "1000")
+	p.UID = "22222222-2222-3333-4444-555555555555"
+	dir := t.TempDir()
+	sandbox := &pod.SandboxSpec{Pod: p, Hostname: "left", LogDir: dir, QOS: corev1.PodQOSBestEffort}
+	id, err := d.RunSandbox(t.Context(), sandbox)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(pids) < 3 {
-		t.Fatalf("found only %v: shim, pause and container should be there", pids)
+	c, err := d.CreateContainer(t.Context(), &pod.ContainerSpec{Pod: p, Sandbox: sandbox, SandboxID: id, Container: &p.Spec.Containers[0], Image: podtest.Image, ImageID: podtest.Image, LogPath: "c.log"})
+	if err != nil {
+		t.Fatal(err)
 	}
-	return pids
+	if err := d.StartContainer(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	stopRuns[d]() // so that it is not started again
+	if err := syscall.Kill(d.running(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for d.running() != 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n := len(d.remains()); n < 3 {
+		t.Fatalf("%d processes remain: shim, pause and container should", n)
+	}
+	if err := d.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if left := d.remains(); len(left) > 0 {
+		t.Errorf("processes %v are left", left)
+	}
 }
 
 // TestAdoption: a second Driver on the same directories, as a restarted daemon makes one, finds containerd and changes nothing.
