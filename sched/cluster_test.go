@@ -1,0 +1,408 @@
+package sched
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"murmur/crdt"
+)
+
+// cluster is nodes in one process: a store and a scheduler each, pipes between them, and deltas exchanged all the time.
+type cluster struct {
+	t     *testing.T
+	mu    sync.Mutex
+	nodes map[string]*member
+	// changed is closed when the view changes.
+	changed chan struct{}
+	// links are cut pairs.
+	cut map[[2]string]bool
+	// started is false until the first stores have met.
+	started bool
+}
+
+type member struct {
+	c         *cluster
+	name      string
+	dir       string
+	store     *crdt.Store
+	sched     *Scheduler
+	listener  *pipeListener
+	stop      func()
+	stopStore func()
+	up        bool
+}
+
+func (m *member) Alive() []string {
+	m.c.mu.Lock()
+	defer m.c.mu.Unlock()
+	var out []string
+	for n, o := range m.c.nodes {
+		if o.up && !m.c.cut[[2]string{m.name, n}] {
+			out = append(out, n)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (m *member) Changed() <-chan struct{} {
+	m.c.mu.Lock()
+	defer m.c.mu.Unlock()
+	return m.c.changed
+}
+
+func (m *member) RTT(string) time.Duration { return 0 }
+
+type pipeListener struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
+func (l *pipeListener) Addr() net.Addr { return nodeAddr("") }
+
+type nodeAddr string
+
+func (nodeAddr) Network() string  { return "murmur" }
+func (a nodeAddr) String() string { return string(a) }
+
+type pipeConn struct {
+	net.Conn
+	peer string
+}
+
+func (c pipeConn) RemoteAddr() net.Addr { return nodeAddr(c.peer) }
+
+func newCluster(t *testing.T, n int) *cluster {
+	c := &cluster{t: t, nodes: map[string]*member{}, changed: make(chan struct{}), cut: map[[2]string]bool{}}
+	for i := range n {
+		name := fmt.Sprintf("n%d", i+1)
+		m := &member{c: c, name: name, dir: t.TempDir()}
+		c.nodes[name] = m
+		store, err := crdt.Open(crdt.Config{Cluster: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.store = store
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = store.Run(ctx) }()
+		m.stopStore = func() { cancel(); <-done; _ = store.Close() }
+		if _, err := store.Commit(t.Context(), crdt.Write{Key: crdt.Key{Resource: "nodes", Name: name}, Object: testNode(name, "4", "8Gi")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.sync()
+	c.started = true
+	stopSync := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stopSync:
+				return
+			case <-time.After(2 * time.Millisecond):
+				c.sync()
+			}
+		}
+	})
+	for _, m := range c.nodes {
+		m.start()
+	}
+	t.Cleanup(func() {
+		for _, m := range c.nodes {
+			m.kill()
+		}
+		close(stopSync)
+		wg.Wait()
+		for _, m := range c.nodes {
+			m.stopStore()
+		}
+	})
+	return c
+}
+
+func testNode(name, cpu, memory string) *corev1.Node {
+	return &corev1.Node{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"kubernetes.io/hostname": name}},
+		Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{
+			corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory), corev1.ResourcePods: resource.MustParse("110"),
+		}},
+	}
+}
+
+func (c *cluster) reaches(a, b string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nodes[a].up && c.nodes[b].up && !c.cut[[2]string{a, b}]
+}
+
+// sync brings every store everything that the others it reaches have.
+func (c *cluster) sync() {
+	for a, from := range c.nodes {
+		for b, to := range c.nodes {
+			if a == b || !c.reaches(a, b) && c.started {
+				continue
+			}
+			if from.store.Digest() == to.store.Digest() {
+				continue
+			}
+			deltas, err := from.store.Delta(to.store.Vector())
+			if err != nil {
+				c.t.Error(err)
+				return
+			}
+			for d := range deltas {
+				if _, _, err := to.store.Merge(context.Background(), d); err != nil {
+					c.t.Error(err)
+					return
+				}
+			}
+		}
+	}
+}
+
+func (c *cluster) viewChanged(change func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change()
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// start begins another life of a node's scheduler.
+func (m *member) start() {
+	m.listener = &pipeListener{conns: make(chan net.Conn, 16), done: make(chan struct{})}
+	s, err := New(Config{Store: m.store, Node: m.name, Dir: m.dir, View: m, Dial: m.dial, Listener: m.listener})
+	if err != nil {
+		m.c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.Run(ctx); err != nil {
+			m.c.t.Error(err)
+		}
+	}()
+	m.c.viewChanged(func() {
+		m.sched, m.up = s, true
+		m.stop = sync.OnceFunc(func() { cancel(); <-done })
+	})
+}
+
+func (m *member) kill() {
+	m.c.viewChanged(func() { m.up = false })
+	m.stop()
+}
+
+func (m *member) dial(_ context.Context, node string) (net.Conn, error) {
+	if !m.c.reaches(m.name, node) {
+		return nil, fmt.Errorf("%s is not reachable", node)
+	}
+	a, b := net.Pipe()
+	m.c.mu.Lock()
+	l := m.c.nodes[node].listener
+	m.c.mu.Unlock()
+	select {
+	case l.conns <- pipeConn{b, m.name}:
+		return pipeConn{a, node}, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func testPod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
+	pod := &corev1.Pod{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "example/app:1"}}},
+	}
+	for _, f := range change {
+		f(pod)
+	}
+	return pod
+}
+
+func requests(cpu, memory string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		r := corev1.ResourceList{}
+		if cpu != "" {
+			r[corev1.ResourceCPU] = resource.MustParse(cpu)
+		}
+		if memory != "" {
+			r[corev1.ResourceMemory] = resource.MustParse(memory)
+		}
+		p.Spec.Containers[0].Resources.Requests = r
+	}
+}
+
+func ownedBy(uid string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		yes := true
+		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: uid, UID: "uid-" + "x", Controller: &yes}}
+	}
+}
+
+// create writes a pod on a node as httpapi does there.
+func (m *member) create(pod *corev1.Pod) {
+	m.c.t.Helper()
+	if m.sched != nil && pod.Annotations == nil {
+		pod.Annotations = m.sched.ArbiterAnnotations()
+	}
+	if _, err := m.store.Commit(m.c.t.Context(), crdt.Write{Key: podKey(pod.Namespace, pod.Name), Object: pod}); err != nil {
+		m.c.t.Fatal(err)
+	}
+}
+
+func (m *member) pods() []*corev1.Pod { return crdt.List[corev1.Pod](m.store.Snapshot(), "pods", "") }
+
+func (m *member) pod(name string) *corev1.Pod {
+	p, _ := crdt.Get[corev1.Pod](m.store.Snapshot(), podKey("default", name))
+	return p
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatal("never: " + what)
+}
+
+func bound(pods []*corev1.Pod) map[string]int {
+	out := map[string]int{}
+	for _, p := range pods {
+		if p.Spec.NodeName != "" {
+			out[p.Spec.NodeName]++
+		}
+	}
+	return out
+}
+
+func scheduled(pod *corev1.Pod) *corev1.PodCondition {
+	if pod == nil {
+		return nil
+	}
+	for i := range pod.Status.Conditions {
+		if pod.Status.Conditions[i].Type == corev1.PodScheduled {
+			return &pod.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+func TestOneNodeBindsItsOwnPods(t *testing.T) {
+	c := newCluster(t, 1)
+	n1 := c.nodes["n1"]
+	start := time.Now()
+	n1.create(testPod("a"))
+	eventually(t, "bound", func() bool { return n1.pod("a").Spec.NodeName == "n1" })
+	t.Logf("bound after %v", time.Since(start))
+	if cond := scheduled(n1.pod("a")); cond == nil || cond.Status != corev1.ConditionTrue {
+		t.Errorf("condition: %v", cond)
+	}
+	if _, ok := ClaimOf(n1.pod("a"), "n1"); !ok || !n1.sched.MayStart(n1.pod("a")) {
+		t.Errorf("claim: %v", n1.pod("a").Annotations)
+	}
+	n1.create(testPod("big", requests("5", "")))
+	eventually(t, "condition", func() bool { return scheduled(n1.pod("big")) != nil })
+	if got, want := scheduled(n1.pod("big")).Message, "0/1 nodes are available: 1 Insufficient cpu."; got != want {
+		t.Errorf("message %q, want %q", got, want)
+	}
+	// A pod that nobody stamped is placed too.
+	p := testPod("orphan")
+	p.Annotations = map[string]string{"x": "y"}
+	n1.create(p)
+	eventually(t, "orphan bound", func() bool { return n1.pod("orphan").Spec.NodeName == "n1" })
+}
+
+func TestSixtyPodsAtOnceOnThreeNodes(t *testing.T) {
+	for _, kind := range []string{"controlled", "bare"} {
+		t.Run(kind, func(t *testing.T) {
+			c := newCluster(t, 3)
+			n1 := c.nodes["n1"]
+			start := time.Now()
+			for i := range 60 {
+				p := testPod(fmt.Sprintf("p%02d", i), requests("100m", "64Mi"))
+				if kind == "controlled" {
+					ownedBy("rs")(p)
+				}
+				n1.create(p)
+			}
+			eventually(t, "all bound", func() bool { return sum(bound(n1.pods())) == 60 })
+			t.Logf("all bound after %v: %v", time.Since(start), bound(n1.pods()))
+			for node, n := range bound(n1.pods()) {
+				if n < 18 || n > 22 {
+					t.Errorf("%s has %d pods", node, n)
+				}
+			}
+			c.placedOnce()
+		})
+	}
+}
+
+// placedOnce waits until all stores agree, and checks that each pod has one claim and no node more than it can hold.
+func (c *cluster) placedOnce() {
+	c.t.Helper()
+	eventually(c.t, "stores agree", func() bool {
+		var first *member
+		for _, m := range c.nodes {
+			if !m.up {
+				continue
+			}
+			if first == nil {
+				first = m
+			}
+			if m.store.Digest() != first.store.Digest() {
+				return false
+			}
+		}
+		return true
+	})
+	for _, m := range c.nodes {
+		if !m.up {
+			continue
+		}
+		ledger := NewLedger(testNode(m.name, "4", "8Gi"))
+		for _, p := range m.pods() {
+			if n := len(Claims(p)); p.Spec.NodeName != "" && n != 1 {
+				c.t.Errorf("%s sees %s with %d claims", m.name, p.Name, n)
+			}
+			if Holds(p, m.name) {
+				ledger.Add(p)
+			}
+		}
+		if over := ledger.Overcommitted(); len(over) > 0 {
+			c.t.Errorf("%s is overcommitted: %v", m.name, over)
+		}
+	}
+}
+
+func sum(m map[string]int) (n int) {
+	for _, v := range m {
+		n += v
+	}
+	return n
+}

@@ -1,0 +1,119 @@
+package sched
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Kind is what a message is for.
+type Kind string
+
+const (
+	// Offer asks for a Bid on up to Count pods like Pod.
+	Offer Kind = "OFFER"
+	// Bid answers with the scores of as many as fit.
+	Bid Kind = "BID"
+	// Award gives Pods to the incarnation in To.
+	Award Kind = "AWARD"
+	// Ack and Nack answer for each pod of an award: the claim is durable, or it never will be.
+	Ack  Kind = "ACK"
+	Nack Kind = "NACK"
+	// Fence asks to heed the arbiter in Arbiter never again, and for the claims made under it.
+	Fence  Kind = "FENCE"
+	Fenced Kind = "FENCED"
+	// Reclaim asks whether a restarted node may keep the pods that it claimed in an earlier life.
+	Reclaim   Kind = "RECLAIM"
+	Reclaimed Kind = "RECLAIMED"
+	// Ping and Pong show a node that it is not alone.
+	Ping Kind = "PING"
+	Pong Kind = "PONG"
+)
+
+// Message is everything that the exchange says.
+type Message struct {
+	Kind Kind     `json:"kind"`
+	From Identity `json:"from"`
+	// To names an incarnation only where it matters: in an Award.
+	To Identity `json:"to"`
+	// Round is the offer that a bid answers and an award follows.
+	Round uint64 `json:"round,omitempty"`
+	// Pod is the representative of the class: of an Offer and of an Award.
+	Pod   *corev1.Pod `json:"pod,omitempty"`
+	Count int         `json:"count,omitempty"`
+	// Curve, Parts and Refusal are a Bid.
+	Curve   []float64     `json:"curve,omitempty"`
+	Parts   []PluginScore `json:"parts,omitempty"`
+	Refusal *Refusal      `json:"refusal,omitempty"`
+	// Pods are those awarded, acknowledged, refused, claimed.
+	Pods []Placement `json:"pods,omitempty"`
+	// Arbiter is who is fenced.
+	Arbiter Identity `json:"arbiter,omitzero"`
+	// At is the sender's clock in a Ping, returned in the Pong.
+	At time.Time `json:"at,omitzero"`
+}
+
+// Placement is one pod in a message.
+type Placement struct {
+	Namespace string    `json:"namespace"`
+	Name      string    `json:"name"`
+	UID       types.UID `json:"uid"`
+	Epoch     uint64    `json:"epoch,omitempty"`
+	// Node has the pod: in a Nack, Fenced or Reclaimed. Empty: nobody that the sender knows of.
+	Node string `json:"node,omitempty"`
+	// Refusal says why a node that had bid does not take it after all.
+	Refusal *Refusal `json:"refusal,omitempty"`
+}
+
+func placementOf(pod *corev1.Pod) Placement {
+	return Placement{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}
+}
+
+// On the wire a message is its length (4 bytes, big endian), the version (1 byte) and JSON.
+const (
+	wireVersion = 1
+	maxMessage  = 4 << 20
+)
+
+// ErrMessage is returned for bytes that are no message of a version that this node speaks.
+var ErrMessage = errors.New("not a message of the exchange")
+
+func writeMessage(w io.Writer, m Message) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", m.Kind, err)
+	}
+	if len(b)+1 > maxMessage {
+		return fmt.Errorf("%s of %d bytes: %w", m.Kind, len(b), ErrMessage)
+	}
+	frame := binary.BigEndian.AppendUint32(make([]byte, 0, len(b)+5), uint32(len(b)+1))
+	frame = append(append(frame, wireVersion), b...)
+	_, err = w.Write(frame)
+	return err
+}
+
+func readMessage(r io.Reader) (Message, error) {
+	var m Message
+	var head [5]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return m, err
+	}
+	n := binary.BigEndian.Uint32(head[:4])
+	if n < 1 || n > maxMessage || head[4] != wireVersion {
+		return m, fmt.Errorf("%w: length %d, version %d", ErrMessage, n, head[4])
+	}
+	b := make([]byte, n-1)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return m, err
+	}
+	if err := json.Unmarshal(b, &m); err != nil {
+		return m, fmt.Errorf("%w: %w", ErrMessage, err)
+	}
+	return m, nil
+}

@@ -1,0 +1,350 @@
+package sched
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+
+	"murmur/crdt"
+)
+
+// View is who is there, as this node sees it.
+type View interface {
+	// Alive are the names of the nodes reachable now, this one among them.
+	Alive() []string
+	// Changed is closed at the next change; ask again for the one after.
+	Changed() <-chan struct{}
+	// RTT estimates the round trip to a node; 0 if unknown.
+	RTT(node string) time.Duration
+}
+
+// Service is the name of the streams between schedulers.
+const Service = "sched"
+
+// Config is what a scheduler is made with. Store, Node and View are required; Dial and Listener too unless the node is
+// always alone.
+type Config struct {
+	Store *crdt.Store
+	// Node is this node's name.
+	Node string
+	// Dir keeps the incarnation and the fences. Empty: no memory, for tests.
+	Dir  string
+	View View
+	// Dial opens an authenticated stream to a member, Listener accepts them; RemoteAddr of an accepted one is the
+	// peer's node name.
+	Dial     func(ctx context.Context, node string) (net.Conn, error)
+	Listener net.Listener
+	// Events records Scheduled and FailedScheduling; nil records nothing.
+	Events record.EventRecorder
+	// Ready tells whether a pod that this node holds is ready here. Nil means by the pod's status.
+	Ready func(*corev1.Pod) bool
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	Log *slog.Logger
+}
+
+// Scheduler is the loop around one node's Exchange.
+type Scheduler struct {
+	config  Config
+	self    Identity
+	peers   *peers
+	inbox   chan Message
+	results chan func(now time.Time)
+	commits chan struct{}
+	active  map[types.UID]bool
+	freed   uint64
+
+	// mu guards what follows. It is held for a step of the machine, never over I/O.
+	mu       sync.Mutex
+	exchange *Exchange
+}
+
+// maxCommits bounds the commits that are under way.
+const maxCommits = 256
+
+// New begins a new life of the node's scheduler. It starts nothing: see Run.
+func New(c Config) (*Scheduler, error) {
+	if c.Store == nil || c.Node == "" || c.View == nil {
+		return nil, errors.New("sched: Store, Node and View are required")
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Ready == nil {
+		c.Ready = readyByStatus
+	}
+	l, err := begin(c.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Scheduler{
+		config: c, self: Identity{c.Node, l.Incarnation}, inbox: make(chan Message, 1024),
+		results: make(chan func(time.Time), 1024), commits: make(chan struct{}, maxCommits), active: map[types.UID]bool{},
+	}
+	s.exchange = NewExchange(s.self, l.Fences, c.Now())
+	s.peers = &peers{
+		self: c.Node, dial: c.Dial, listener: c.Listener, inbox: s.inbox, log: c.Log,
+		speakers: map[string]*speaker{}, heard: map[string]net.Conn{},
+	}
+	return s, nil
+}
+
+func readyByStatus(pod *corev1.Pod) bool {
+	i := slices.IndexFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady })
+	return i >= 0 && pod.Status.Conditions[i].Status == corev1.ConditionTrue
+}
+
+// Identity is this node in this life.
+func (s *Scheduler) Identity() Identity { return s.self }
+
+// ArbiterAnnotations is the record that pods created on this node get: this node places them.
+func (s *Scheduler) ArbiterAnnotations() map[string]string { return s.self.annotations(1) }
+
+// MayStart tells whether this node may start containers of a pod that it holds and that is not running. It may not while
+// a claim of an earlier life waits for the peers' word; containers that run go on meanwhile.
+func (s *Scheduler) MayStart(pod *corev1.Pod) bool { return MayStart(pod, s.self) }
+
+// MayStart is the rule: the claim is of this life, or the pod was bound to the node by its creator.
+func MayStart(pod *corev1.Pod, self Identity) bool {
+	if claim, ok := ClaimOf(pod, self.Node); ok {
+		return claim.Incarnation == self.Incarnation
+	}
+	return Holds(pod, self.Node)
+}
+
+// Explain is what is known here about how a pod was placed. Only its arbiter knows.
+func (s *Scheduler) Explain(namespace, name string) (Explanation, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.exchange.arbiter.log.byName[namespace+"/"+name]
+	if !ok {
+		return Explanation{}, false
+	}
+	return e.copy(), true
+}
+
+// Explanations are those of the last pods that this node was arbiter of, oldest first.
+func (s *Scheduler) Explanations() []Explanation {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j := &s.exchange.arbiter.log
+	out := make([]Explanation, 0, len(j.order))
+	for _, name := range j.order {
+		out = append(out, j.byName[name].copy())
+	}
+	return out
+}
+
+// lookPause is the least time between two looks at the store: what changes meanwhile is seen by one look.
+const lookPause = 2 * time.Millisecond
+
+// Run places pods until the context ends. It returns when everything that it started has.
+func (s *Scheduler) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	if s.config.Listener != nil {
+		wg.Go(func() {
+			if err := s.peers.run(ctx); err != nil {
+				s.config.Log.Error("no more bids from peers: the listener ended", "err", err)
+			}
+		})
+	}
+	wake := s.config.Store.Subscribe("pods", "nodes")
+	defer wake.Close()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	look, lookedAt := true, time.Time{}
+	for ctx.Err() == nil {
+		changed := s.config.View.Changed()
+		now := s.config.Now()
+		if look && now.Sub(lookedAt) >= lookPause {
+			look, lookedAt = false, now
+			s.look(ctx, &wg, now)
+		} else {
+			s.do(ctx, &wg, now, func(x *Exchange) { x.Tick(now) })
+		}
+		s.mu.Lock()
+		next := s.exchange.Next(now)
+		s.mu.Unlock()
+		if pause := lookedAt.Add(lookPause); look && pause.Before(next) {
+			next = pause
+		}
+		timer.Reset(max(0, next.Sub(s.config.Now())))
+		select {
+		case <-ctx.Done():
+		case <-wake.C:
+			look = true
+		case <-changed:
+			look = true
+		case m := <-s.inbox:
+			s.do(ctx, &wg, s.config.Now(), func(x *Exchange) {
+				x.Step(s.config.Now(), m)
+				for range len(s.inbox) {
+					x.Step(s.config.Now(), <-s.inbox)
+				}
+			})
+		case f := <-s.results:
+			s.do(ctx, &wg, s.config.Now(), func(*Exchange) {
+				f(s.config.Now())
+				for range len(s.results) {
+					(<-s.results)(s.config.Now())
+				}
+			})
+		case <-timer.C:
+		}
+	}
+	return nil
+}
+
+// look shows the machine the store and the view.
+func (s *Scheduler) look(ctx context.Context, wg *sync.WaitGroup, now time.Time) {
+	w := s.world()
+	s.peers.keep(w.alive)
+	s.publish(ctx, wg, w)
+	s.do(ctx, wg, now, func(x *Exchange) { x.Look(now, w) })
+}
+
+// world reads one snapshot.
+func (s *Scheduler) world() *World {
+	snap := s.config.Store.Snapshot()
+	w := &World{
+		Nodes: crdt.List[corev1.Node](snap, "nodes", ""),
+		Alive: s.config.View.Alive(),
+		RTT:   s.config.View.RTT,
+		Ready: s.config.Ready,
+		Pod: func(namespace, name string) *corev1.Pod {
+			pod, _ := crdt.Get[corev1.Pod](snap, podKey(namespace, name))
+			return pod
+		},
+		All: func(yield func(*corev1.Pod) bool) {
+			for e := range snap.Range("pods", "", "") {
+				if pod, err := crdt.As[corev1.Pod](e); err == nil && !yield(pod) {
+					return
+				}
+			}
+		},
+	}
+	active := make(map[types.UID]bool, len(s.active))
+	for pod := range w.All {
+		switch {
+		case finished(pod):
+		case claimed(pod):
+			active[pod.UID] = true
+			if Holds(pod, s.config.Node) {
+				w.Mine = append(w.Mine, pod)
+			}
+		case wanted(pod):
+			w.Pending = append(w.Pending, pod)
+		}
+	}
+	for uid := range s.active {
+		if !active[uid] {
+			s.freed++
+		}
+	}
+	s.active = active
+	w.Freed = s.freed
+	return w
+}
+
+// publish writes this life into the Node object.
+func (s *Scheduler) publish(ctx context.Context, wg *sync.WaitGroup, w *World) {
+	for _, n := range w.Nodes {
+		if n.Name != s.config.Node || incarnationOf(n) == s.self.Incarnation {
+			continue
+		}
+		s.commit(ctx, wg, func() {
+			err := edit(ctx, s.config.Store, crdt.Key{Resource: "nodes", Name: n.Name}, func(n *corev1.Node) error {
+				n.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}
+				metav1.SetMetaDataAnnotation(&n.ObjectMeta, IncarnationAnnotation, fmt.Sprint(s.self.Incarnation))
+				return nil
+			})
+			if err != nil && ctx.Err() == nil {
+				s.config.Log.Warn("publish this node's incarnation", "err", err)
+			}
+		}, nil)
+	}
+}
+
+// do steps the machine and carries out what it wants, until it wants nothing.
+func (s *Scheduler) do(ctx context.Context, wg *sync.WaitGroup, now time.Time, step func(*Exchange)) {
+	var local []Message
+	for {
+		s.mu.Lock()
+		step(s.exchange)
+		for _, m := range local {
+			s.exchange.Step(now, m)
+		}
+		out := s.exchange.Ready()
+		if out.Fences != nil {
+			out.Fences = maps.Clone(out.Fences)
+		}
+		s.mu.Unlock()
+		step, local = func(*Exchange) {}, nil
+		if out.Fences != nil {
+			if err := (life{s.self.Incarnation, out.Fences}).save(s.config.Dir); err != nil {
+				s.config.Log.Error("a fence could not be saved; nothing is answered", "err", err)
+				out.Send = nil
+			}
+		}
+		for _, m := range out.Send {
+			if m.To.Node == s.self.Node {
+				local = append(local, m)
+			} else if s.config.Dial != nil {
+				s.peers.send(ctx, wg, m)
+			}
+		}
+		for _, c := range out.Claims {
+			var pod *corev1.Pod
+			var err error
+			s.commit(ctx, wg, func() { pod, err = s.claim(ctx, c) }, func(now time.Time) { s.exchange.Claimed(now, c, pod, err) })
+		}
+		for _, t := range out.Takeovers {
+			var err error
+			s.commit(ctx, wg, func() { err = s.takeOver(ctx, t) }, func(time.Time) { s.exchange.TookOver(t, err) })
+		}
+		for _, v := range out.Verdicts {
+			s.commit(ctx, wg, func() { s.verdict(ctx, v) }, nil)
+		}
+		if len(local) == 0 {
+			return
+		}
+	}
+}
+
+// commit runs a write beside the loop, so that writes under way together share a sync of the disk. then runs in the
+// loop, as a step of the machine.
+func (s *Scheduler) commit(ctx context.Context, wg *sync.WaitGroup, write func(), then func(time.Time)) {
+	wg.Go(func() {
+		select {
+		case s.commits <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		write()
+		<-s.commits
+		if then == nil {
+			return
+		}
+		select {
+		case s.results <- then:
+		case <-ctx.Done():
+		}
+	})
+}

@@ -1,0 +1,177 @@
+package sched
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"murmur/crdt"
+)
+
+func podKey(namespace, name string) crdt.Key {
+	return crdt.Key{Resource: "pods", Namespace: namespace, Name: name}
+}
+
+// errUnchanged ends an edit that has nothing to write.
+var errUnchanged = errors.New("nothing to write")
+
+// edit reads, changes and commits one object, again and again until nobody was faster.
+func edit[T any, P interface {
+	*T
+	DeepCopy() P
+	metav1.Object
+	runtime.Object
+}](ctx context.Context, store *crdt.Store, key crdt.Key, change func(P) error) error {
+	for {
+		e, ok := store.Snapshot().Get(key)
+		if !ok {
+			return fmt.Errorf("%s: %w", key, crdt.ErrNotFound)
+		}
+		have, err := crdt.As[T](e)
+		if err != nil {
+			return err
+		}
+		obj := P(have).DeepCopy()
+		if err := change(obj); errors.Is(err, errUnchanged) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		_, err = store.Commit(ctx, crdt.Write{Key: key, Object: obj, Base: e})
+		if !errors.Is(err, crdt.ErrConflict) {
+			return err
+		}
+	}
+}
+
+func editPod(ctx context.Context, store *crdt.Store, p Placement, change func(*corev1.Pod) error) (*corev1.Pod, error) {
+	var out *corev1.Pod
+	err := edit(ctx, store, podKey(p.Namespace, p.Name), func(pod *corev1.Pod) error {
+		if pod.UID != p.UID {
+			return fmt.Errorf("pod %s/%s: %w: another has its name now", p.Namespace, p.Name, crdt.ErrNotFound)
+		}
+		pod.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
+		out = pod
+		return change(pod)
+	})
+	return out, err
+}
+
+// claim writes this node's claim. The first is the admission: with it the pod is bound.
+func (s *Scheduler) claim(ctx context.Context, w ClaimWrite) (*corev1.Pod, error) {
+	pod, err := editPod(ctx, s.config.Store, w.Placement, func(pod *corev1.Pod) error {
+		switch {
+		case w.Drop:
+			delete(pod.Annotations, claimKey(s.config.Node))
+			if pod.Spec.NodeName == s.config.Node && w.Node != "" {
+				pod.Spec.NodeName = w.Node
+			}
+			return nil
+		case !w.First:
+			if _, ok := ClaimOf(pod, s.config.Node); !ok {
+				return fmt.Errorf("the claim is gone")
+			}
+			w.Claim.annotate(pod)
+			if Winner(pod, s.exchangeAlive) == s.config.Node {
+				pod.Spec.NodeName = s.config.Node
+			}
+			return nil
+		}
+		if !wanted(pod) {
+			return fmt.Errorf("the pod is not to be placed any more")
+		}
+		record, epoch := Record(pod)
+		if epoch > w.Epoch || epoch == w.Epoch && record != w.Arbiter {
+			return fmt.Errorf("the pod's arbiter of record is %s", record)
+		}
+		w.Claim.annotate(pod)
+		for k, v := range w.Arbiter.annotations(w.Epoch) {
+			pod.Annotations[k] = v
+		}
+		pod.Spec.NodeName = s.config.Node
+		s.condition(pod, corev1.ConditionTrue, "", "")
+		return nil
+	})
+	if err == nil && w.First {
+		s.event(pod, corev1.EventTypeNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s/%s to %s", w.Namespace, w.Name, s.config.Node))
+	}
+	return pod, err
+}
+
+func (s *Scheduler) exchangeAlive(node string) bool {
+	for _, n := range s.config.View.Alive() {
+		if n == node {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Scheduler) takeOver(ctx context.Context, t Takeover) error {
+	_, err := editPod(ctx, s.config.Store, t.Placement, func(pod *corev1.Pod) error {
+		if record, epoch := Record(pod); record != t.From || epoch+1 != t.Epoch || !wanted(pod) {
+			return fmt.Errorf("pod %s/%s has another arbiter by now", t.Namespace, t.Name)
+		}
+		if pod.Annotations == nil {
+			pod.Annotations = map[string]string{}
+		}
+		for k, v := range t.To.annotations(t.Epoch) {
+			pod.Annotations[k] = v
+		}
+		return nil
+	})
+	return err
+}
+
+// verdict tells why a pod is pending.
+func (s *Scheduler) verdict(ctx context.Context, v Verdict) {
+	told := false
+	pod, err := editPod(ctx, s.config.Store, v.Placement, func(pod *corev1.Pod) error {
+		told = false
+		if !wanted(pod) || !s.condition(pod, corev1.ConditionFalse, corev1.PodReasonUnschedulable, v.Message) {
+			return errUnchanged
+		}
+		told = true
+		return nil
+	})
+	if err != nil {
+		if ctx.Err() == nil && !errors.Is(err, crdt.ErrNotFound) {
+			s.config.Log.Warn("write why a pod is pending", "pod", v.Namespace+"/"+v.Name, "err", err)
+		}
+	} else if told {
+		s.event(pod, corev1.EventTypeWarning, "FailedScheduling", v.Message)
+	}
+}
+
+// condition sets PodScheduled and tells whether that changed anything.
+func (s *Scheduler) condition(pod *corev1.Pod, status corev1.ConditionStatus, reason, message string) bool {
+	now := metav1.NewTime(s.config.Now())
+	for i := range pod.Status.Conditions {
+		c := &pod.Status.Conditions[i]
+		if c.Type != corev1.PodScheduled {
+			continue
+		}
+		if c.Status == status && c.Reason == reason && c.Message == message {
+			return false
+		}
+		if c.Status != status {
+			c.LastTransitionTime = now
+		}
+		c.Status, c.Reason, c.Message = status, reason, message
+		return true
+	}
+	pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: status, Reason: reason, Message: message, LastTransitionTime: now,
+	})
+	return true
+}
+
+func (s *Scheduler) event(pod *corev1.Pod, kind, reason, message string) {
+	if s.config.Events != nil {
+		s.config.Events.Event(pod, kind, reason, message)
+	}
+}
