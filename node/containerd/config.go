@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"os"
@@ -17,7 +18,7 @@ type Config struct {
 	CNIBinDir  string // default BinDir/cni
 	CNIConfDir string // where the network's conflist appears; default Root/net.d
 	Root       string // containerd's persistent directory, its log and configuration
-	State      string // containerd's runtime directory: lost at boot; at most 40 bytes long, for socket paths
+	State      string // containerd's runtime directory: lost at boot; at most 85 bytes long, for its socket
 	Socket     string // default State/containerd.sock
 	External   bool   // Socket is an existing containerd: it is used, not supervised
 	// CgroupRoot is the parent of all pod cgroups, default "/murmur". Two nodes on one machine need two.
@@ -158,8 +159,19 @@ func (c Config) toml() ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// shimDir is where shims put their sockets, named by a digest: 65 bytes more than this path.
-func (c Config) shimDir() string { return filepath.Join(c.State, "s") }
+// Limits of a unix socket's path: the kernel's, and what a shim's socket is called below its directory.
+const (
+	maxSocketPath  = 107
+	shimSocketName = 1 + 64
+)
+
+// shimDir is where shims put their sockets: below State, or where that is too long a path, at a short one made of it.
+func (c Config) shimDir() string {
+	if dir := filepath.Join(c.State, "s"); len(dir)+shimSocketName <= maxSocketPath {
+		return dir
+	}
+	return fmt.Sprintf("/run/murmur-shims/%x", sha256.Sum256([]byte(c.State)))[:len("/run/murmur-shims/")+12]
+}
 
 // check refuses what could only fail later and less clearly.
 func (c Config) check() error {
@@ -169,8 +181,8 @@ func (c Config) check() error {
 	if c.Root == "" || c.State == "" || c.BinDir == "" {
 		return fmt.Errorf("containerd: Root, State and BinDir are all needed")
 	}
-	if n := len(c.shimDir()) + 66; n > 107 {
-		return fmt.Errorf("containerd: state directory %s is %d bytes too long for unix sockets", c.State, n-107)
+	if n := len(c.Socket) + len(".ttrpc"); n > maxSocketPath {
+		return fmt.Errorf("containerd: %s is %d bytes too long for a unix socket: choose a shorter run directory", c.Socket, n-maxSocketPath)
 	}
 	for _, name := range []string{"containerd", "containerd-shim-runc-v2", "pause"} {
 		if _, err := os.Stat(filepath.Join(c.BinDir, name)); err != nil {

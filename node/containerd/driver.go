@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
@@ -170,6 +171,8 @@ func (d *Driver) Shutdown(ctx context.Context) error {
 			note(end(pid, 10*time.Second))
 		}
 		note(d.sweep())
+		note(os.RemoveAll(d.cfg.shimDir()))
+		_ = os.Remove("/run/murmur-shims") // if no other node uses it
 	}
 	note(d.cgroups.removeAll())
 	return first
