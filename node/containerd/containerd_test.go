@@ -97,6 +97,7 @@ func real(t *testing.T) (*Driver, Config) {
 	})
 	stopRuns[d] = run(t, d)
 	t.Cleanup(func() {
+		stopRuns[d]() // Shutdown wants nobody who starts containerd again
 		delete(stopRuns, d)
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()

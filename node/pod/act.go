@@ -219,6 +219,16 @@ func (t *turn) start(ctx context.Context, a Action) bool {
 	if a.Backoff.Delay > 0 {
 		t.w.backoff[c.Name] = a.Backoff
 	}
+	hook := c.Lifecycle != nil && c.Lifecycle.PostStart != nil
+	if hook {
+		t.w.hooks[id] = true
+		defer func() {
+			t.w.mu.Lock()
+			delete(t.w.hooks, id)
+			t.w.mu.Unlock()
+			t.w.poke()
+		}()
+	}
 	t.w.mu.Unlock()
 	if err := t.k.cfg.Runtime.StartContainer(ctx, id); err != nil {
 		return refuse(reasonRun, retryCreate, err)
@@ -226,7 +236,7 @@ func (t *turn) start(ctx context.Context, a Action) bool {
 	t.k.event(t.pod, c.Name, corev1.EventTypeNormal, "Started", "Container started")
 	t.w.succeed(c.Name)
 	t.w.poke()
-	if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
+	if hook {
 		if err := t.hook(ctx, id, c, c.Lifecycle.PostStart); err != nil && ctx.Err() == nil {
 			t.k.event(t.pod, c.Name, corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
 			run := Container{ID: id, Name: c.Name}

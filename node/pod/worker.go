@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,6 +37,7 @@ type worker struct {
 	failures map[string]Failure
 	backoff  map[string]Backoff
 	restarts map[string]bool
+	hooks    map[string]bool // by container id: its post-start hook has not ended
 	spec     *corev1.PodSpec // as last looked at
 	doing    string
 	since    time.Time
@@ -53,7 +55,7 @@ type operation struct {
 
 func newWorker(k *Kubelet, ref Ref) *worker {
 	w := &worker{k: k, ref: ref, wake: make(chan struct{}, 1), shown: map[string]string{}, refresh: true,
-		failures: map[string]Failure{}, backoff: map[string]Backoff{}, restarts: map[string]bool{}}
+		failures: map[string]Failure{}, backoff: map[string]Backoff{}, restarts: map[string]bool{}, hooks: map[string]bool{}}
 	w.probes = newProbes(w)
 	if _, err := os.Stat(k.cfg.Volumes.Dir(ref.UID)); err == nil {
 		w.prepared = true
@@ -193,9 +195,18 @@ func (w *worker) turn(ctx context.Context) time.Time {
 		}
 		return now.Add(time.Second)
 	}
-	w.probes.sync(ctx, p, sandboxes, containers)
+	// A container counts as running once its post-start hook has ended: not before is it probed, ready or followed by the next.
+	view := slices.Clone(containers)
 	w.mu.Lock()
-	seen := Seen{Sandboxes: sandboxes, Containers: containers, Health: w.probes.health(), Prepared: w.prepared, HostIPs: w.k.cfg.HostIPs,
+	for i := range view {
+		if w.hooks[view[i].ID] && view[i].State == Running {
+			view[i].State = Created
+		}
+	}
+	w.mu.Unlock()
+	w.probes.sync(ctx, p, sandboxes, view)
+	w.mu.Lock()
+	seen := Seen{Sandboxes: sandboxes, Containers: view, Health: w.probes.health(), Prepared: w.prepared, HostIPs: w.k.cfg.HostIPs,
 		Failures: maps.Clone(w.failures), Backoff: maps.Clone(w.backoff), Restarting: maps.Clone(w.restarts)}
 	refresh := w.refresh || !w.again.IsZero() && now.After(w.again)
 	w.mu.Unlock()
