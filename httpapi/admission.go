@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
@@ -13,12 +14,15 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	authenticationapi "k8s.io/kubernetes/pkg/apis/authentication"
 	coordinationapi "k8s.io/kubernetes/pkg/apis/coordination"
 	core "k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/auth/nodeidentifier"
 	"k8s.io/kubernetes/plugin/pkg/admission/defaulttolerationseconds"
 	"k8s.io/kubernetes/plugin/pkg/admission/priority"
 	"k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
+
+	"murmur/crdt"
 )
 
 // admission is the chain every write goes through after it is allowed and before it is validated: upstream's
@@ -57,7 +61,7 @@ func (s *Server) admission() (admission.Interface, error) {
 	tolerations := defaulttolerationseconds.NewDefaultTolerationSeconds()
 	tolerations.InspectFeatureGates(utilfeature.DefaultFeatureGate)
 
-	chain := []admission.Interface{namespaces, nodeRestriction{admission.NewHandler(admission.Create, admission.Update, admission.Delete)},
+	chain := []admission.Interface{namespaces, nodeRestriction{admission.NewHandler(admission.Create, admission.Update, admission.Delete), s.cfg.Store},
 		accounts, tolerations, priorities}
 	if s.cfg.Arbiter != nil {
 		chain = append(chain, placementRecord{admission.NewHandler(admission.Create), s.cfg.Arbiter})
@@ -101,10 +105,14 @@ func nodeName(u user.Info) (string, bool) {
 	return nodeidentifier.NewDefaultNodeIdentifier().NodeIdentity(u)
 }
 
-// nodeRestriction keeps a node to its own: its Node, its Lease, the status and end of pods bound to it.
-type nodeRestriction struct{ *admission.Handler }
+// nodeRestriction keeps a node to its own: its Node, its Lease, the status and end of pods bound to it, and tokens for
+// them.
+type nodeRestriction struct {
+	*admission.Handler
+	store *crdt.Store
+}
 
-func (nodeRestriction) Validate(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+func (n nodeRestriction) Validate(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
 	node, ok := nodeName(a.GetUserInfo())
 	if !ok {
 		return nil
@@ -118,6 +126,19 @@ func (nodeRestriction) Validate(_ context.Context, a admission.Attributes, _ adm
 		}
 		if name != node {
 			return refuse(fmt.Sprintf("is not allowed to modify node %q", name))
+		}
+	case core.Resource("serviceaccounts"):
+		request, ok := a.GetObject().(*authenticationapi.TokenRequest)
+		if !ok || a.GetSubresource() != "token" {
+			return refuse("can only request tokens of service accounts")
+		}
+		ref := request.Spec.BoundObjectRef
+		if ref == nil || ref.Kind != "Pod" || ref.Name == "" {
+			return refuse("requested a token not bound to a pod")
+		}
+		pod, ok := crdt.Get[corev1.Pod](n.store.Snapshot(), crdt.Key{Resource: "pods", Namespace: a.GetNamespace(), Name: ref.Name})
+		if !ok || ref.UID != pod.UID || pod.Spec.NodeName != node || pod.Spec.ServiceAccountName != a.GetName() {
+			return refuse("requested a token bound to a pod that is not its own")
 		}
 	case coordinationapi.Resource("leases"):
 		name := a.GetName()

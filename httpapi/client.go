@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -177,6 +179,45 @@ func (c *Client) Update(ctx context.Context, obj runtime.Object) (runtime.Object
 // UpdateStatus replaces an object's status and leaves the rest.
 func (c *Client) UpdateStatus(ctx context.Context, obj runtime.Object) (runtime.Object, error) {
 	return c.update(ctx, obj, "status")
+}
+
+// Finalize replaces a namespace's spec.finalizers; without any, a terminating namespace goes.
+func (c *Client) Finalize(ctx context.Context, namespace *corev1.Namespace) (*corev1.Namespace, error) {
+	obj, err := c.update(ctx, namespace, "finalize")
+	if err != nil {
+		return nil, err
+	}
+	return obj.(*corev1.Namespace), nil
+}
+
+// Token issues a token of a ServiceAccount. A node must bind it to a pod of its own.
+func (c *Client) Token(ctx context.Context, namespace, account string, want *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+	k := c.at(c.server.registry.kinds["serviceaccounts"], "token", namespace, account)
+	ctx, err := c.server.allow(ctx, k, "create")
+	if err != nil {
+		return nil, err
+	}
+	creater, ok := c.server.storage(k).(rest.NamedCreater)
+	if !ok {
+		return nil, apierrors.NewServiceUnavailable("this cluster issues no tokens")
+	}
+	request := want.DeepCopy()
+	legacyscheme.Scheme.Default(request)
+	internal, err := legacyscheme.Scheme.ConvertToVersion(request, runtime.InternalGroupVersioner)
+	if err != nil {
+		return nil, err
+	}
+	opts := &metav1.CreateOptions{}
+	a := k.attributes(internal, nil, admission.Create, opts)
+	if err := c.server.mutate(ctx, a); err != nil {
+		return nil, err
+	}
+	obj, err := creater.Create(ctx, account, internal, rest.AdmissionToValidateObjectFunc(c.server.admit, a, objectInterfaces), opts)
+	if err != nil {
+		return nil, err
+	}
+	out := &authenticationv1.TokenRequest{}
+	return out, legacyscheme.Scheme.Convert(obj, out, nil)
 }
 
 func (c *Client) update(ctx context.Context, obj runtime.Object, sub string) (runtime.Object, error) {

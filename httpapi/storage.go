@@ -79,6 +79,17 @@ func (o *objects) stored(obj runtime.Object) (runtime.Object, error) {
 	return legacyscheme.Scheme.ConvertToVersion(obj, o.kind.storage)
 }
 
+// failed gives the store's refusals the status that says what a client can do about them.
+func (o *objects) failed(verb string, k crdt.Key, err error) error {
+	switch {
+	case errors.Is(err, crdt.ErrDerived):
+		return apierrors.NewForbidden(o.kind.resource, k.Name, err)
+	case errors.Is(err, crdt.ErrClosed):
+		return apierrors.NewServiceUnavailable("this node is stopping")
+	}
+	return fmt.Errorf("%s %s: %w", verb, k, err)
+}
+
 func (o *objects) Versioner() storage.Versioner { return storage.APIObjectVersioner{} }
 
 func (o *objects) Create(ctx context.Context, path string, obj, out runtime.Object, _ uint64) error {
@@ -100,7 +111,7 @@ func (o *objects) Create(ctx context.Context, path string, obj, out runtime.Obje
 	case errors.Is(err, crdt.ErrExists), errors.Is(err, crdt.ErrConflict):
 		return storage.NewKeyExistsError(path, 0)
 	case err != nil:
-		return fmt.Errorf("create %s: %w", k, err)
+		return o.failed("create", k, err)
 	}
 	if out == nil {
 		return nil
@@ -133,7 +144,7 @@ func (o *objects) Delete(ctx context.Context, path string, out runtime.Object, p
 		case errors.Is(err, crdt.ErrNotFound):
 			return storage.NewKeyNotFoundError(path, 0)
 		case err != nil:
-			return fmt.Errorf("delete %s: %w", k, err)
+			return o.failed("delete", k, err)
 		}
 		return o.internal(last, out)
 	}
@@ -314,7 +325,7 @@ func (o *objects) GuaranteedUpdate(ctx context.Context, path string, out runtime
 		case errors.Is(err, crdt.ErrConflict), errors.Is(err, crdt.ErrExists), errors.Is(err, crdt.ErrNotFound):
 			continue
 		case err != nil:
-			return fmt.Errorf("update %s: %w", k, err)
+			return o.failed("update", k, err)
 		}
 		return o.internal(now, out)
 	}

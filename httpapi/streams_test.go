@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -55,6 +56,9 @@ func (containers) Attach(_ context.Context, id string, _ io.Reader, out, _ io.Wr
 }
 
 func (containers) PortForward(_ context.Context, id string, port int32, stream io.ReadWriteCloser) error {
+	if _, err := http.ReadRequest(bufio.NewReader(stream)); err != nil {
+		return err
+	}
 	fmt.Fprintf(stream, "HTTP/1.0 200 OK\r\nConnection: close\r\n\r\n%s:%d", id, port)
 	return stream.Close()
 }

@@ -3,12 +3,14 @@ package httpapi
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -230,6 +232,21 @@ func TestPodDeletion(t *testing.T) {
 	if p.Spec.NodeName != "n1" || p.DeletionTimestamp == nil || *p.DeletionGracePeriodSeconds != 30 {
 		t.Errorf("a bound pod after deletion: node %q, deletion %v", p.Spec.NodeName, p.DeletionTimestamp)
 	}
+	asNode := n.As("system:node:n1", "system:nodes")
+	token := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+		BoundObjectRef: &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: "bound", UID: p.UID}}}
+	issued, err := asNode.Token(ctx, "default", "default", token)
+	check(t, err)
+	if issued.Status.Token == "" || issued.Status.ExpirationTimestamp.IsZero() {
+		t.Errorf("issued %+v", issued.Status)
+	}
+	if _, err := n.As("system:node:n2", "system:nodes").Token(ctx, "default", "default", token); !apierrors.IsForbidden(err) {
+		t.Errorf("a token for a pod of another node: %v", err)
+	}
+	token.Spec.BoundObjectRef = nil
+	if _, err := asNode.Token(ctx, "default", "default", token); !apierrors.IsForbidden(err) {
+		t.Errorf("an unbound token for a node: %v", err)
+	}
 	zero := int64(0)
 	check(t, n.As("system:node:n1", "system:nodes").Delete(ctx, crdt.Key{Resource: "pods", Namespace: "default", Name: "bound"}, metav1.DeleteOptions{GracePeriodSeconds: &zero}))
 	if _, err := c.Get(ctx, "bound", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
@@ -342,4 +359,62 @@ func TestAllocation(t *testing.T) {
 		wg.Go(func() { draw(one, fmt.Sprintf("c%d", i)) })
 	}
 	wg.Wait()
+}
+
+// TestStop: a server that stops ends its watches and leaves nothing behind.
+func TestStop(t *testing.T) {
+	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	check(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	stored := make(chan error, 1)
+	go func() { stored <- store.Run(ctx) }()
+	s, err := New(Config{Store: store, Node: "n1"})
+	check(t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	serving, stop := context.WithCancel(ctx)
+	served := make(chan error, 1)
+	go func() { served <- s.ServePeers(serving, l) }()
+	req, err := http.NewRequest("GET", "http://"+l.Addr().String()+"/api/v1/pods?watch=1", nil)
+	check(t, err)
+	req.Header.Set("X-Remote-User", "admin")
+	req.Header.Set("X-Remote-Group", "system:masters")
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	check(t, err)
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("watch: %s", resp.Status)
+	}
+	start := time.Now()
+	stop()
+	check(t, <-served)
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("stopping with a watch open took %s", took)
+	}
+	readAll(t, resp.Body)
+	cancel()
+	<-stored
+	check(t, store.Close())
+}
+
+// TestFinalize: a namespace goes when its last finalizer is taken off.
+func TestFinalize(t *testing.T) {
+	n := newNode(t, nil)
+	ctx := context.Background()
+	c := n.As("system:serviceaccount:kube-system:namespace-controller", "system:serviceaccounts")
+	admin := n.As("admin", "system:masters")
+	_, err := admin.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "going"}})
+	check(t, err)
+	key := crdt.Key{Resource: "namespaces", Name: "going"}
+	check(t, admin.Delete(ctx, key, metav1.DeleteOptions{}))
+	ns, ok := crdt.Get[corev1.Namespace](n.store.Snapshot(), key)
+	if !ok || ns.Status.Phase != corev1.NamespaceTerminating {
+		t.Fatalf("after deletion: %+v", ns)
+	}
+	ns = ns.DeepCopy()
+	ns.Spec.Finalizers = nil
+	_, err = c.Finalize(ctx, ns)
+	check(t, err)
+	if _, ok := n.store.Snapshot().Get(key); ok {
+		t.Error("the namespace outlives its last finalizer")
+	}
 }
