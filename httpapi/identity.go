@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 
-	"github.com/labstack/echo/v4"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,14 +27,8 @@ import (
 	"murmur/crdt"
 )
 
-type (
-	peerKey struct{}
-	echoKey struct{}
-)
-
-func withEcho(ctx context.Context, c echo.Context) context.Context {
-	return context.WithValue(ctx, echoKey{}, c)
-}
+// peerKey marks, in a connection's context, one that ServePeers accepted.
+type peerKey struct{}
 
 // authentication tells who asks: a peer that relays somebody, a client certificate of the cluster CA, a
 // ServiceAccount token, another token; and nobody, for the few paths open to all.

@@ -1,11 +1,13 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/emicklei/go-restful/v3"
@@ -40,93 +42,110 @@ func (s *Server) routes() (*echo.Echo, error) {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = s.statusError
-	e.Use(
+	e.Use(pipeline(
 		s.recovery,
-		around(func(h http.Handler) http.Handler { return filters.WithAuditInit(h) }),
-		around(func(h http.Handler) http.Handler { return filters.WithRequestReceivedTimestamp(h) }),
-		around(func(h http.Handler) http.Handler { return filters.WithRequestInfo(h, requestInfo) }),
-		around(s.withShutdown),
-		around(func(h http.Handler) http.Handler { return filters.WithCacheControl(h) }),
-		around(func(h http.Handler) http.Handler {
+		filters.WithAuditInit,
+		filters.WithRequestReceivedTimestamp,
+		func(h http.Handler) http.Handler { return filters.WithRequestInfo(h, requestInfo) },
+		s.withShutdown,
+		filters.WithCacheControl,
+		func(h http.Handler) http.Handler {
 			return filters.WithRequestDeadline(h, nil, nil, longRunning, legacyscheme.Codecs, s.cfg.RequestTimeout)
-		}),
-		around(func(h http.Handler) http.Handler {
+		},
+		func(h http.Handler) http.Handler {
 			return serverfilters.WithTimeoutForNonLongRunningRequests(h, longRunning)
-		}),
-		around(func(h http.Handler) http.Handler { return filters.WithWarningRecorder(h) }),
-		s.unlessJoin(around(func(h http.Handler) http.Handler {
+		},
+		filters.WithWarningRecorder,
+		unlessJoin(func(h http.Handler) http.Handler {
 			return filters.WithAuthentication(h, s.authn, filters.Unauthorized(legacyscheme.Codecs), s.audiences, nil)
-		})),
-		s.unlessJoin(around(func(h http.Handler) http.Handler {
-			return impersonation.WithImpersonation(h, s.authz, legacyscheme.Codecs)
-		})),
-		s.unlessJoin(around(func(h http.Handler) http.Handler { return filters.WithAuthorization(h, s.authz, legacyscheme.Codecs) })),
-		around(func(h http.Handler) http.Handler {
-			return serverfilters.WithMaxInFlightLimit(h, s.cfg.ReadsInFlight, s.cfg.WritesInFlight, longRunning)
 		}),
-	)
+		unlessJoin(func(h http.Handler) http.Handler {
+			return impersonation.WithImpersonation(h, s.authz, legacyscheme.Codecs)
+		}),
+		unlessJoin(func(h http.Handler) http.Handler { return filters.WithAuthorization(h, s.authz, legacyscheme.Codecs) }),
+		func(h http.Handler) http.Handler {
+			return serverfilters.WithMaxInFlightLimit(h, s.cfg.ReadsInFlight, s.cfg.WritesInFlight, longRunning)
+		},
+	))
 	if err := s.installKinds(e); err != nil {
 		return nil, err
 	}
 	s.installHealth(e)
 	if s.cfg.Join != nil {
-		e.Any(joinPrefix+"*", echo.WrapHandler(s.cfg.Join))
+		e.Any(joinPath, handled(s.cfg.Join))
 	}
 	return e, nil
 }
 
-const joinPrefix = "/murmur/v1/"
+const joinPath = "/murmur/v1/*"
 
-// around makes a filter of net/http a middleware. Unlike echo.WrapMiddleware it builds the filter once, which the
-// in-flight limits need, and hands the next handler the writer that the filter chose.
-func around(filter func(http.Handler) http.Handler) echo.MiddlewareFunc {
+// routed is where Echo's router sends a request, copied: a request that times out leaves its handler running, and
+// Echo uses a context again as soon as the request is answered.
+type routed struct {
+	echo          *echo.Echo
+	path          string
+	names, values []string
+	next          echo.HandlerFunc
+}
+
+type routedKey struct{}
+
+// pipeline makes filters of net/http, outermost first, one middleware. They are built once: Echo applies its
+// middleware anew to every request, and limits in flight must outlive one.
+func pipeline(filters ...func(http.Handler) http.Handler) echo.MiddlewareFunc {
+	var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		to := r.Context().Value(routedKey{}).(*routed)
+		c := to.echo.NewContext(r, w)
+		c.SetPath(to.path)
+		c.SetParamNames(to.names...)
+		c.SetParamValues(to.values...)
+		if err := to.next(c); err != nil {
+			to.echo.HTTPErrorHandler(err, c)
+		}
+	})
+	for _, filter := range slices.Backward(filters) {
+		h = filter(h)
+	}
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
-		h := filter(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			c := r.Context().Value(echoKey{}).(echo.Context)
-			was := c.Response().Writer
-			c.SetRequest(r)
-			c.Response().Writer = w
-			if err := next(c); err != nil {
-				c.Echo().HTTPErrorHandler(err, c)
-			}
-			c.Response().Writer = was
-		}))
 		return func(c echo.Context) error {
-			h.ServeHTTP(c.Response().Writer, c.Request().WithContext(withEcho(c.Request().Context(), c)))
+			to := &routed{c.Echo(), c.Path(), slices.Clone(c.ParamNames()), slices.Clone(c.ParamValues()), next}
+			r := c.Request()
+			h.ServeHTTP(c.Response().Writer, r.WithContext(context.WithValue(r.Context(), routedKey{}, to)))
 			return nil
 		}
 	}
 }
 
-// unlessJoin leaves a middleware out for the join endpoint, which proves its clients itself.
-func (s *Server) unlessJoin(m echo.MiddlewareFunc) echo.MiddlewareFunc {
-	return func(next echo.HandlerFunc) echo.HandlerFunc {
-		with := m(next)
-		return func(c echo.Context) error {
-			if s.cfg.Join != nil && strings.HasPrefix(c.Request().URL.Path, joinPrefix) && c.Path() == joinPrefix+"*" {
-				return next(c)
+// unlessJoin leaves a filter out for the join endpoint, which proves its clients itself.
+func unlessJoin(filter func(http.Handler) http.Handler) func(http.Handler) http.Handler {
+	return func(h http.Handler) http.Handler {
+		with := filter(h)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Context().Value(routedKey{}).(*routed).path == joinPath {
+				h.ServeHTTP(w, r)
+				return
 			}
-			return with(c)
-		}
+			with.ServeHTTP(w, r)
+		})
 	}
 }
 
 // recovery turns a panic of one request into a 500 of that request.
-func (s *Server) recovery(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) (err error) {
+func (s *Server) recovery(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
-			switch r := recover(); r {
+			switch p := recover(); p {
 			case nil:
 			case http.ErrAbortHandler:
-				panic(r)
+				panic(p)
 			default:
-				s.cfg.Log.Error("panic in a request", "method", c.Request().Method, "path", c.Request().URL.Path,
-					"panic", r, "stack", string(debug.Stack()))
-				s.statusError(apierrors.NewInternalError(errors.New("the request could not be served because of a bug; see the log of this node")), c)
+				s.cfg.Log.Error("panic in a request", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+				err := apierrors.NewInternalError(errors.New("the request could not be served because of a bug; see the log of this node"))
+				responsewriters.ErrorNegotiated(err, legacyscheme.Codecs, schema.GroupVersion{Version: "v1"}, w, r)
 			}
 		}()
-		return next(c)
-	}
+		h.ServeHTTP(w, r)
+	})
 }
 
 func (s *Server) withShutdown(h http.Handler) http.Handler {
