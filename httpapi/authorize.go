@@ -6,6 +6,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
@@ -72,13 +73,13 @@ func aggregate(role *rbacv1.ClusterRole, all []*rbacv1.ClusterRole, seen map[str
 	seen[role.Name] = true
 	out := role.DeepCopy()
 	out.Rules = nil
-	for _, labels := range role.AggregationRule.ClusterRoleSelectors {
-		selector, err := metav1.LabelSelectorAsSelector(&labels)
+	for _, want := range role.AggregationRule.ClusterRoleSelectors {
+		selector, err := metav1.LabelSelectorAsSelector(&want)
 		if err != nil {
 			continue
 		}
 		for _, r := range all {
-			if seen[r.Name] || !selector.Matches(labelsOf(r.Labels)) {
+			if seen[r.Name] || !selector.Matches(labels.Set(r.Labels)) {
 				continue
 			}
 			seen[r.Name] = true

@@ -211,9 +211,9 @@ func kinds() []*kind {
 	}
 }
 
-func answered(resource schema.GroupResource, version schema.GroupVersion, make func(*registry) rest.Storage) *kind {
+func answered(resource schema.GroupResource, version schema.GroupVersion, storage func(*registry) rest.Storage) *kind {
 	return &kind{resource: resource, storage: version, rest: func(r *registry) (map[string]rest.Storage, error) {
-		return map[string]rest.Storage{"": make(r)}, nil
+		return map[string]rest.Storage{"": storage(r)}, nil
 	}}
 }
 

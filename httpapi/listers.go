@@ -192,5 +192,3 @@ func (g sliceGetter) GetEndpointSlices(namespace, service string) ([]*discoveryv
 	return selected[discoveryv1.EndpointSlice](g.store, "discovery.k8s.io/endpointslices", namespace,
 		labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: service})), nil
 }
-
-func labelsOf(l map[string]string) labels.Set { return labels.Set(l) }

@@ -157,7 +157,7 @@ func (l *logREST) Get(ctx context.Context, name string, opts runtime.Object) (ru
 		return nil, err
 	}
 	if location == nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", name))
+		return &logStream{}, nil
 	}
 	o.Container = container(location)
 	namespace, node, err := l.node(ctx, name)
@@ -167,7 +167,7 @@ func (l *logREST) Get(ctx context.Context, name string, opts runtime.Object) (ru
 	return &logStream{streams: l.streams, node: node, namespace: namespace, name: name, opts: o}, nil
 }
 
-// logStream is a log that is opened when the response begins.
+// logStream is a log that is opened when the response begins. Without a node there is no log yet.
 type logStream struct {
 	streams
 	node, namespace, name string
@@ -180,6 +180,9 @@ func (*logStream) GetObjectKind() schema.ObjectKind { return schema.EmptyObjectK
 func (l *logStream) DeepCopyObject() runtime.Object { panic("a log stream is not copied") }
 
 func (l *logStream) InputStream(ctx context.Context, _, _ string) (io.ReadCloser, bool, string, error) {
+	if l.node == "" {
+		return nil, false, "", nil
+	}
 	opts, err := external[corev1.PodLogOptions](l.opts)
 	if err != nil {
 		return nil, false, "", err

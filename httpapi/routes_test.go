@@ -1,0 +1,114 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"murmur/crdt"
+)
+
+// TestStop: a server that stops ends its watches and leaves nothing behind.
+func TestStop(t *testing.T) {
+	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	check(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	stored := make(chan error, 1)
+	go func() { stored <- store.Run(ctx) }()
+	s, err := New(Config{Store: store, Node: "n1"})
+	check(t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	serving, stop := context.WithCancel(ctx)
+	served := make(chan error, 1)
+	go func() { served <- s.ServePeers(serving, l) }()
+	req, err := http.NewRequest("GET", "http://"+l.Addr().String()+"/api/v1/pods?watch=1", nil)
+	check(t, err)
+	req.Header.Set("X-Remote-User", "admin")
+	req.Header.Set("X-Remote-Group", "system:masters")
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	check(t, err)
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("watch: %s", resp.Status)
+	}
+	start := time.Now()
+	stop()
+	check(t, <-served)
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("stopping with a watch open took %s", took)
+	}
+	readAll(t, resp.Body)
+	cancel()
+	<-stored
+	check(t, store.Close())
+}
+
+// TestPipeline: limits in flight hold across requests, a timeout answers while its handler still runs, a panic is
+// one request's, and the join endpoint is open.
+func TestPipeline(t *testing.T) {
+	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	check(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	stored := make(chan error, 1)
+	go func() { stored <- store.Run(ctx) }()
+	defer func() {
+		cancel()
+		<-stored
+		store.Close()
+	}()
+	release := make(chan struct{})
+	s, err := New(Config{Store: store, Node: "n1", ReadsInFlight: 2, RequestTimeout: 500 * time.Millisecond,
+		Log: slog.New(slog.DiscardHandler),
+		Metrics: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.RawQuery == "panic" {
+				panic("on purpose")
+			}
+			<-release
+		}),
+		Join: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "joined ", r.URL.Path) }),
+	})
+	check(t, err)
+	check(t, s.Bootstrap(ctx))
+	// The limits hold for everybody but system:masters.
+	client := &http.Client{Transport: s.As("prometheus", "system:monitoring").RoundTripper()}
+	ask := func(path string) string {
+		resp, err := client.Get("https://here" + path)
+		if err != nil {
+			return err.Error()
+		}
+		defer resp.Body.Close()
+		return fmt.Sprint(resp.StatusCode, " ", readAll(t, resp.Body))
+	}
+	if got := ask("/metrics?panic"); !strings.HasPrefix(got, "500") || !strings.Contains(got, "because of a bug") {
+		t.Errorf("a panic: %s", got)
+	}
+	if got := ask("/murmur/v1/x"); got != "200 joined /murmur/v1/x" {
+		t.Errorf("join: %s", got)
+	}
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			if got := ask("/metrics"); !strings.HasPrefix(got, "504") {
+				t.Errorf("a slow request: %s", got)
+			}
+		})
+	}
+	time.Sleep(100 * time.Millisecond)
+	if got := ask("/metrics"); !strings.HasPrefix(got, "429") {
+		t.Errorf("one request too many: %s", got)
+	}
+	wg.Wait()
+	close(release)
+	eventually(t, func() error {
+		if got := ask("/livez"); got != "200 ok" {
+			return fmt.Errorf("after the slow requests: %s", got)
+		}
+		return nil
+	})
+}
