@@ -8,12 +8,12 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 
+	"murmur/crdt"
 	"murmur/gossip"
 	"murmur/httpapi"
 )
@@ -46,14 +46,20 @@ func (n *Node) ensureDNSService(ctx context.Context, c *httpapi.Client) error {
 		{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP, TargetPort: intstr.FromInt32(53)},
 		{Name: "dns-tcp", Port: 53, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(53)},
 	}
+	key := crdt.Key{Resource: "services", Namespace: metav1.NamespaceSystem, Name: "kube-dns"}
+	present := func() bool { _, ok := n.store.Snapshot().Get(key); return ok }
+	if present() {
+		return nil
+	}
 	_, err := c.Create(ctx, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{
-			Name: "kube-dns", Namespace: metav1.NamespaceSystem,
+			Name: key.Name, Namespace: key.Namespace,
 			Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/name": "murmur-dns"},
 		},
 		Spec: corev1.ServiceSpec{ClusterIP: n.id.Cluster.Settings.ClusterDNS.String(), Ports: ports},
 	})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
+	// Another node may have made it meanwhile, and with it taken the address.
+	if err != nil && !present() {
 		return fmt.Errorf("create the Service of cluster DNS: %w", err)
 	}
 	return nil

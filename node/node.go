@@ -19,7 +19,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/record"
@@ -168,7 +167,6 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	if err != nil {
 		return err
 	}
-	var tokens authenticator.Token
 	volumes := volume.New(volume.Config{Dir: dir("pods"), Tokens: n.podToken})
 	n.kubelet = pod.New(pod.Config{
 		Store: n.store, Node: name, Runtime: n.runtime, Volumes: volumes, Recorder: n.recorder("kubelet"),
@@ -186,7 +184,7 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 			MinVersion: tls.VersionTLS12, ClientCAs: roots, ClientAuth: tls.VerifyClientCertIfGiven,
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return n.cert.Load(), nil },
 		},
-		ServiceAccountKey: key, Issuer: "https://kubernetes.default.svc." + settings.ClusterDomain, Tokens: tokens,
+		ServiceAccountKey: key, Issuer: "https://kubernetes.default.svc." + settings.ClusterDomain,
 		ServiceCIDR: settings.ServiceCIDR, NodePorts: ports, Port: int32(cfg.HTTPSPort),
 		Kubelet: n.kubelet,
 		Relay:   func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceAPI) },

@@ -102,7 +102,9 @@ func (f *flags) run(ctx context.Context, fs *pflag.FlagSet, join string) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
 	}
-	klog.SetSlogLogger(cfg.Log.With("part", "upstream"))
+	// What upstream's packages say on their own is noise unless it is a warning.
+	upstream := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	klog.SetSlogLogger(upstream.With("part", "upstream"))
 	n, err := node.New(ctx, cfg)
 	if err != nil {
 		return err
