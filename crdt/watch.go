@@ -66,9 +66,9 @@ func (h *history) append(events []Event, latest Version) {
 	}
 }
 
-// since returns up to max events of a resource behind a version, the version then reached, and if there are none
+// since returns up to limit events of a resource behind a version, the version then reached, and if there are none
 // a channel that closes when there may be.
-func (h *history) since(resource, namespace string, v Version, max int) ([]Event, Version, <-chan struct{}, error) {
+func (h *history) since(resource, namespace string, v Version, limit int) ([]Event, Version, <-chan struct{}, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if v < h.floor {
@@ -89,19 +89,20 @@ func (h *history) since(resource, namespace string, v Version, max int) ([]Event
 			continue
 		}
 		out = append(out, e)
-		if len(out) == max {
+		if len(out) == limit {
 			return out, e.Entry.Version, nil, nil
 		}
 	}
 	if len(out) > 0 {
 		return out, h.latest, nil, nil
 	}
+	at := max(v, h.latest)
 	c, ok := h.grown[resource]
 	if !ok {
 		c = make(chan struct{})
 		h.grown[resource] = c
 	}
-	return nil, h.latest, c, nil
+	return nil, at, c, nil
 }
 
 // Watch is a reader's place in the history of one resource.
@@ -144,7 +145,8 @@ func (s *Store) Watch(resource, namespace string, since Version) (*Watch, error)
 	if since == 0 {
 		since = h.latest
 	}
-	if since < h.floor || since > h.latest {
+	// A version may have been published a moment before its events.
+	if since < h.floor || since > max(h.latest, s.Snapshot().Version()) {
 		return nil, ErrGone
 	}
 	return &Watch{history: h, resource: resource, namespace: namespace, at: since}, nil

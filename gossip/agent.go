@@ -57,7 +57,7 @@ type Agent struct {
 	// mu guards the member list.
 	mu      sync.Mutex
 	members map[string]Member
-	wakes   []chan struct{}
+	changed chan struct{} // closed and replaced when members changes
 }
 
 // Timings, measured to let a crash be known to all of 100 nodes in 4 s.
@@ -80,7 +80,7 @@ func New(c Config) (*Agent, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &Agent{config: c, log: c.Log, events: make(chan serf.Event, 256), members: map[string]Member{}}
+	a := &Agent{config: c, log: c.Log, events: make(chan serf.Event, 256), members: map[string]Member{}, changed: make(chan struct{})}
 	a.mux = newMux(a)
 	return a, nil
 }
@@ -214,12 +214,8 @@ func (a *Agent) refresh() {
 		return
 	}
 	a.mux.wake()
-	for _, w := range a.wakes {
-		select {
-		case w <- struct{}{}:
-		default:
-		}
-	}
+	close(a.changed)
+	a.changed = make(chan struct{})
 }
 
 // Members lists all members by name, this node included.
@@ -267,13 +263,11 @@ func (a *Agent) Reachable(name string) bool {
 	return ok
 }
 
-// Changed returns a channel that is signalled when the member list has changed: look again.
+// Changed is closed at the next change of the member list; ask again for the one after.
 func (a *Agent) Changed() <-chan struct{} {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	w := make(chan struct{}, 1)
-	a.wakes = append(a.wakes, w)
-	return w
+	return a.changed
 }
 
 // dialAgain brings back members that are known but not alive, directly: waiting for gossip after a heal takes many

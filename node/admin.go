@@ -229,6 +229,15 @@ func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
 		return struct{}{}, nil
 	})
 	answer("POST /v1/images", func(r *http.Request) (any, error) { return n.runtime.Import(r.Context(), r.Body) })
+	answer("GET /v1/explain", func(r *http.Request) (any, error) {
+		namespace, name := r.FormValue("namespace"), r.FormValue("name")
+		e, ok := n.sched.Explain(namespace, name)
+		if !ok {
+			return nil, fmt.Errorf("this node has not placed pod %s/%s, or has forgotten; ask the node that created it", namespace, name)
+		}
+		return e, nil
+	})
+	answer("GET /debug/bids", func(*http.Request) (any, error) { return n.sched.Explanations(), nil })
 	answer("GET /debug/store", func(*http.Request) (any, error) { return n.store.Status(), nil })
 	answer("GET /debug/gossip", func(*http.Request) (any, error) {
 		return map[string]any{"members": n.agent.Members(), "peers": n.agent.Peers()}, nil

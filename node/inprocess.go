@@ -3,15 +3,12 @@ package node
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/rest"
 
 	"murmur/crdt"
 	"murmur/gossip"
@@ -20,11 +17,6 @@ import (
 
 // podToken asks the API in this process, as this node, for a token of a pod's ServiceAccount.
 func (n *Node) podToken(ctx context.Context, namespace, serviceAccount, audience string, seconds int64, p *corev1.Pod) (string, time.Time, error) {
-	client, err := typedcorev1.NewForConfigAndClient(&rest.Config{Host: "http://" + n.id.NodeName},
-		&http.Client{Transport: n.api.As(gossip.NodeUser(n.id.NodeName), "system:nodes").RoundTripper()})
-	if err != nil {
-		return "", time.Time{}, err
-	}
 	req := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 		ExpirationSeconds: &seconds,
 		BoundObjectRef:    &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: p.Name, UID: p.UID},
@@ -32,7 +24,7 @@ func (n *Node) podToken(ctx context.Context, namespace, serviceAccount, audience
 	if audience != "" {
 		req.Spec.Audiences = []string{audience}
 	}
-	got, err := client.ServiceAccounts(namespace).CreateToken(ctx, serviceAccount, req, metav1.CreateOptions{})
+	got, err := n.api.As(gossip.NodeUser(n.id.NodeName), "system:nodes").Token(ctx, namespace, serviceAccount, req)
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("token of ServiceAccount %s/%s: %w", namespace, serviceAccount, err)
 	}

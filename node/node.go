@@ -33,10 +33,14 @@ import (
 	"murmur/node/pod"
 	"murmur/node/proxy"
 	"murmur/node/volume"
+	"murmur/sched"
 )
 
-// serviceAPI is the stream service on which members relay API requests to each other.
-const serviceAPI = "api"
+// The services on the streams between members: requests to the API that are relayed, and placement.
+const (
+	serviceAPI   = "api"
+	serviceSched = "sched"
+)
 
 // Node is one daemon.
 type Node struct {
@@ -55,6 +59,7 @@ type Node struct {
 	network  *network.Network
 	rules    *iptables.Loop
 	names    *dns.Server
+	sched    *sched.Scheduler
 	kubelet  *pod.Kubelet
 	register *registration
 	leaving  chan struct{}
@@ -155,6 +160,13 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	n.view = &view{self: name, store: n.store, agent: n.agent}
 	n.events = record.NewBroadcaster()
 
+	if n.sched, err = sched.New(sched.Config{
+		Store: n.store, Node: name, Dir: filepath.Join(cfg.DataDir, "placement"), View: n.view,
+		Dial:     func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceSched) },
+		Listener: n.agent.Listen(serviceSched), Events: n.recorder("default-scheduler"), Log: n.log.With("part", "sched"),
+	}); err != nil {
+		return err
+	}
 	dir := func(p ...string) string { return filepath.Join(append([]string{cfg.DataDir}, p...)...) }
 	if n.runtime, err = containerd.New(containerd.Config{
 		BinDir: cfg.BinDir, Root: dir("containerd"), State: filepath.Join(cfg.RunDir, "c"), CNIConfDir: dir("cni", "net.d"),
@@ -169,7 +181,9 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	}
 	volumes := volume.New(volume.Config{Dir: dir("pods"), Tokens: n.podToken})
 	n.kubelet = pod.New(pod.Config{
-		Store: n.store, Node: name, Runtime: n.runtime, Volumes: volumes, Recorder: n.recorder("kubelet"),
+		Store: n.store, Node: name, MayStart: n.sched.MayStart,
+		Holds:   func(p *corev1.Pod) bool { return sched.Holds(p, name) },
+		Runtime: n.runtime, Volumes: volumes, Recorder: n.recorder("kubelet"),
 		HostIPs: []string{cfg.NodeIP.String()}, ClusterDNS: []string{settings.ClusterDNS.String()},
 		ClusterDomain: settings.ClusterDomain, LogDir: dir("logs"), DataDir: cfg.DataDir, Log: n.log.With("part", "pod"),
 	})
@@ -186,8 +200,8 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 		},
 		ServiceAccountKey: key, Issuer: "https://kubernetes.default.svc." + settings.ClusterDomain,
 		ServiceCIDR: settings.ServiceCIDR, NodePorts: ports, Port: int32(cfg.HTTPSPort),
-		Kubelet: n.kubelet,
-		Relay:   func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceAPI) },
+		Kubelet: n.kubelet, Arbiter: n.sched.ArbiterAnnotations,
+		Relay: func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceAPI) },
 		Join: &door{
 			cluster: n.id.Cluster, self: inviter{NodeName: name, Serf: serf}, store: n.store,
 			taken: n.taken, log: n.log.With("part", "join"),
@@ -336,6 +350,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err := n.bootstrap(ctx); err != nil && ctx.Err() == nil {
 		return err
 	}
+	acting.run("sched", n.sched.Run, failed)
 	acting.run("kubelet", n.runPods, failed)
 	n.log.Info("node is up", "name", n.id.NodeName, "address", n.cfg.NodeIP, "cluster", n.id.Cluster.ID)
 
@@ -390,13 +405,13 @@ func (n *Node) runPods(ctx context.Context) error {
 
 // pokeRules lets the service rules follow this node's view.
 func (n *Node) pokeRules(ctx context.Context) error {
-	changed := n.agent.Changed()
 	for {
+		changed := n.agent.Changed()
+		n.rules.Poke()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
-			n.rules.Poke()
 		}
 	}
 }

@@ -129,8 +129,10 @@ func (v *view) Alive() []string {
 	return out
 }
 
+// Changed is closed when who is alive has changed.
 func (v *view) Changed() <-chan struct{} { return v.agent.Changed() }
 
+// RTT is the estimated round trip to a node; 0 if it is not known.
 func (v *view) RTT(node string) time.Duration {
 	for _, m := range v.agent.Members() {
 		if m.Name == node && m.Status == gossip.Alive {
@@ -144,13 +146,13 @@ func (v *view) RTT(node string) time.Duration {
 func (v *view) Run(ctx context.Context) error {
 	wake := v.store.Subscribe("nodes")
 	defer wake.Close()
-	changed := v.agent.Changed()
 	tick := time.NewTicker(leaseEvery)
 	defer tick.Stop()
 	firstSeen := map[types.UID]time.Time{}
 	leases := map[string]bool{}
 	renew := true
 	for {
+		changed := v.agent.Changed()
 		if err := v.derive(ctx, firstSeen, leases, renew); err != nil {
 			return err
 		}

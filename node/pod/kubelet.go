@@ -64,6 +64,12 @@ type Config struct {
 	Volumes  Volumes
 	Recorder record.EventRecorder // default: events go nowhere
 
+	// Holds tells whether this node runs a pod: by default, whether the pod is bound to it. While two sides of a healed
+	// partition both claim a pod, both hold it; only the one that it is bound to writes its status.
+	Holds func(*corev1.Pod) bool
+	// MayStart is asked before a pod that does not run is started; by default it may. It is asked again soon.
+	MayStart func(*corev1.Pod) bool
+
 	Ready         <-chan struct{} // nothing is done before it is closed; nil: at once
 	HostIPs       []string        // this node's addresses, the first one primary
 	ClusterDNS    []string
@@ -82,6 +88,12 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
+	if c.Holds == nil {
+		c.Holds = func(p *corev1.Pod) bool { return p.Spec.NodeName == c.Node }
+	}
+	if c.MayStart == nil {
+		c.MayStart = func(*corev1.Pod) bool { return true }
+	}
 	if c.Recorder == nil {
 		c.Recorder = &record.FakeRecorder{}
 	}
@@ -193,7 +205,7 @@ func (k *Kubelet) assign(ctx context.Context, group *errgroup.Group) map[types.U
 			k.cfg.Log.Error("unreadable pod", "pod", e.Key, "err", err)
 			continue
 		}
-		if p.Spec.NodeName != k.cfg.Node {
+		if !k.cfg.Holds(p) {
 			continue
 		}
 		bound[p.UID] = true
@@ -268,7 +280,7 @@ func (k *Kubelet) worker(ctx context.Context, group *errgroup.Group, ref Ref) *w
 // find returns the worker of a pod by its name.
 func (k *Kubelet) find(namespace, name string) (*worker, *corev1.Pod) {
 	p, ok := crdt.Get[corev1.Pod](k.cfg.Store.Snapshot(), crdt.Key{Resource: "pods", Namespace: namespace, Name: name})
-	if !ok || p.Spec.NodeName != k.cfg.Node {
+	if !ok || !k.cfg.Holds(p) {
 		return nil, nil
 	}
 	k.mu.Lock()

@@ -112,7 +112,7 @@ func (w *worker) current() (*crdt.Snapshot, *crdt.Entry, *corev1.Pod, error) {
 	if err != nil {
 		return snap, e, nil, err
 	}
-	if p.Spec.NodeName != w.k.cfg.Node {
+	if !w.k.cfg.Holds(p) {
 		return snap, nil, nil, nil
 	}
 	return snap, e, p, nil
@@ -212,7 +212,7 @@ func (w *worker) turn(ctx context.Context) time.Time {
 	w.mu.Unlock()
 
 	d := Step(p, seen, now)
-	if p != nil {
+	if p != nil && p.Spec.NodeName == w.k.cfg.Node {
 		w.publish(ctx, entry, p, d.Status)
 		w.announce(p, d.Status)
 	}
@@ -225,6 +225,9 @@ func (w *worker) turn(ctx context.Context) time.Time {
 	if len(d.Actions) == 0 && refresh && p != nil && w.prepared && len(sandboxes) > 0 && sandboxes[0].Ready {
 		d.Actions = []Action{{Verb: refreshVolumes}}
 	}
+	if len(d.Actions) > 0 && d.Actions[0].Verb == RunSandbox && !w.k.cfg.MayStart(p) {
+		return now.Add(mayStartAgain)
+	}
 	if len(d.Actions) > 0 {
 		w.begin(ctx, p, snapshot{snap}, d.Actions, sandboxes, containers)
 		return d.Next
@@ -234,6 +237,9 @@ func (w *worker) turn(ctx context.Context) time.Time {
 	}
 	return d.Next
 }
+
+// mayStartAgain is how soon a pod that may not be started is asked for again.
+const mayStartAgain = 100 * time.Millisecond
 
 // refreshVolumes brings a running pod's volumes up to date. It is the worker's own: Step knows nothing of contents.
 const refreshVolumes Verb = "refresh"
