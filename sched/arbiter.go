@@ -112,7 +112,7 @@ func (a *arbiter) look(now time.Time) {
 	}
 	mine := map[types.UID]bool{}
 	for _, pod := range a.world.Pending {
-		if record, epoch := Record(pod); record == a.self {
+		if record, epoch := Record(pod); record == a.self && !a.overtaken(pod.UID, epoch) {
 			mine[pod.UID] = true
 			a.take(pod, epoch)
 		}
@@ -332,6 +332,10 @@ func (a *arbiter) fill(now time.Time, r *round) {
 	for _, uid := range r.wave {
 		p, ok := a.pods[uid]
 		if !ok || p.phase != offered {
+			continue
+		}
+		if a.overtaken(uid, p.epoch) {
+			delete(a.pods, uid)
 			continue
 		}
 		if holder := a.claimant(placementOf(p.pod)); holder != "" {

@@ -39,6 +39,8 @@ type admission struct {
 	done    bool
 }
 
+func (a *admission) ballot() Ballot { return Ballot{a.attempt.epoch, a.arbiter} }
+
 func (c *candidate) look(now time.Time) {
 	var node *corev1.Node
 	for _, n := range c.world.Nodes {
@@ -125,13 +127,8 @@ func (c *candidate) tick(now time.Time) {
 	}
 }
 
-func (c *candidate) fenced(arbiter Identity) bool {
-	i, ok := c.fences[arbiter.Node]
-	return ok && arbiter.Incarnation <= i
-}
-
 func (c *candidate) offer(m Message) {
-	if c.fenced(m.From) || m.Pod == nil {
+	if m.Pod == nil {
 		return
 	}
 	bid := Message{Kind: Bid, To: m.From, Round: m.Round}
@@ -156,7 +153,7 @@ func (c *candidate) award(now time.Time, m Message) {
 }
 
 func (c *candidate) awardOne(now time.Time, m Message, p Placement) {
-	at := attempt{p.Epoch, m.Round}
+	at, by := attempt{p.Epoch, m.Round}, Ballot{p.Epoch, m.From}
 	// What is on disk outranks what is said: a claim of an earlier life counts too.
 	pod := c.world.Pod(p.Namespace, p.Name)
 	if pod != nil && pod.UID != p.UID {
@@ -169,6 +166,12 @@ func (c *candidate) awardOne(now time.Time, m Message, p Placement) {
 			p.Node = Winner(pod, c.world.alive)
 			c.answer(Nack, p, m.Round, m.From, nil)
 		}
+		return
+	}
+	if r, ok := c.known[p.UID]; ok && r.node != c.self.Node {
+		// Told by a restarted node that it keeps the pod, or by a peer that another has it.
+		p.Node = r.node
+		c.answer(Nack, p, m.Round, m.From, nil)
 		return
 	}
 	if a, ok := c.admitted[p.UID]; ok {
@@ -194,15 +197,15 @@ func (c *candidate) awardOne(now time.Time, m Message, p Placement) {
 	case m.To.Incarnation != c.self.Incarnation:
 		no("Incarnation", c.self.Node+" has restarted since it bid")
 		return
-	case c.fenced(m.From):
-		no("Fence", m.From.Node+" has been declared dead")
+	case by.less(c.promises[p.UID]):
+		no("Fence", "the pod is promised to "+c.promises[p.UID].Arbiter.String())
 		return
 	case pod != nil && !wanted(pod):
 		no("Pod", "the pod is not to be placed any more")
 		return
 	}
 	if pod != nil {
-		if record, epoch := Record(pod); epoch > p.Epoch || epoch == p.Epoch && record != m.From {
+		if record, epoch := Record(pod); by.less(Ballot{epoch, record}) {
 			no("Record", "the pod's arbiter of record is "+record.String())
 			return
 		}
@@ -260,20 +263,4 @@ func (c *candidate) claimed(w ClaimWrite, pod *corev1.Pod, err error) {
 		c.ledger.Add(pod)
 	}
 	c.answer(Ack, a.Placement, a.attempt.round, a.arbiter, nil)
-}
-
-// settle ends what an arbiter now fenced has under way here, and tells whether all of it is decided.
-func (c *candidate) settle(arbiter Identity) bool {
-	settled := true
-	for _, a := range c.admitted {
-		if a.arbiter.Node != arbiter.Node || a.arbiter.Incarnation > arbiter.Incarnation || a.done {
-			continue
-		}
-		if a.writing {
-			settled = false
-		} else {
-			c.refuse(a.Placement, a.attempt, a.arbiter, &Refusal{Plugin: "Fence", Sentence: arbiter.Node + " has been declared dead"})
-		}
-	}
-	return settled
 }

@@ -17,16 +17,18 @@
 // it means nothing after a restart; this is also why refusals need no disk.
 //
 // When an arbiter dies or restarts, one node takes over its pending pods: the same node in its next life if it is
-// back, else a live one by rendezvous hash. It fences first: every live node, not a majority, promises on disk to
-// heed that life of that arbiter no more, and tells what it claimed under it. Only then does the fencer write itself into
-// the pods as their next arbiter (epoch + 1). Two fencers with different views find each other this way, because each is among
-// those whose answer the other needs; the one with the higher hash goes first. Unlike in the first sketch of the
-// protocol, the fencer itself succeeds; there is no second election over the pods, and no second round in which to publish.
-// A pod without a record is taken over in the same way from an arbiter that never was.
+// back, else a live one by rendezvous hash. It fences the pods first: every live node, not a majority, promises on disk to
+// heed no lower ballot (epoch, arbiter) for the pod, and tells whether it claimed it. Only then does the fencer write itself into
+// the pod as its next arbiter. Two fencers with different views meet in the nodes that both must ask, and the higher ballot wins.
+// This is one round of Paxos whose quorum is everyone alive. It differs from the first sketch of the protocol, which
+// fences the dead arbiter and elects a successor for each pod: a node falsely taken for dead would be fenced for all it
+// arbitrates for the rest of its life, and two fencers with the same epoch could each take a pod; the model checker in
+// test/placement found the second. A pod without a record is taken over in the same way.
 //
 // A node that restarts has died as far as anyone knows, so its pods may have been freed. Containers that still run go on, but
 // none is started until every live peer has been asked whether it knows the pod elsewhere (Reclaim) and the claim is written anew under the new
-// incarnation. A peer that says no objection notes the claim before it places anything more. With no peer in reach for five
+// incarnation. A peer that has no objection notes the claim, and from then on neither awards the pod nor admits it: an award of a dead
+// arbiter may still be on its way to that peer, which the model checker found too. With no peer in reach for five
 // seconds the node is a partition of one, and resumes.
 //
 // Against false death, a node claims nothing new unless some peer has answered a ping sent within the last two seconds, which is less

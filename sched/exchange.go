@@ -32,10 +32,10 @@ func (w *World) others(self string) []string {
 	return slices.DeleteFunc(slices.Clone(w.Alive), func(n string) bool { return n == self })
 }
 
-// Output is what a machine wants done. The order is: persist Fences if not nil, then send, and start the commits.
+// Output is what a machine wants done. The order is: persist Promises if not nil, then send, and start the commits.
 type Output struct {
-	// Fences, if not nil, are to be durable before anything is sent: arbiter's node to its last fenced incarnation.
-	Fences map[string]uint64
+	// Promises, if not nil, are to be durable before anything is sent: per pod the ballot below which nothing is heeded.
+	Promises map[types.UID]Ballot
 	// Send holds messages in order per receiver. Those to this node itself are stepped at once. Any may be lost.
 	Send []Message
 	// Claims are to be committed to the pods' records; each is answered by Claimed.
@@ -89,11 +89,13 @@ const (
 // Exchange is the whole protocol of one node as a machine: Look, Step, Claimed, TookOver and Tick change its state and
 // queue output, Ready takes the output. It has no clock, goroutine, lock or random.
 type Exchange struct {
-	self    Identity
-	started time.Time
-	world   *World
-	out     Output
-	fences  map[string]uint64
+	// now is the time of the last input.
+	now      time.Time
+	self     Identity
+	started  time.Time
+	world    *World
+	out      Output
+	promises map[types.UID]Ballot
 	// known is who was reported to have a pod, before the store shows it.
 	known map[types.UID]report
 
@@ -113,18 +115,18 @@ type report struct {
 	durable bool
 }
 
-// NewExchange is the exchange of a node in one life. fences are those persisted in earlier lives.
-func NewExchange(self Identity, fences map[string]uint64, now time.Time) *Exchange {
-	x := &Exchange{self: self, started: now, fences: map[string]uint64{}, known: map[types.UID]report{}, world: &World{
+// NewExchange is the exchange of a node in one life. promises are those persisted in earlier lives.
+func NewExchange(self Identity, promises map[types.UID]Ballot, now time.Time) *Exchange {
+	x := &Exchange{self: self, started: now, promises: map[types.UID]Ballot{}, known: map[types.UID]report{}, world: &World{
 		Pod: func(string, string) *corev1.Pod { return nil }, All: func(func(*corev1.Pod) bool) {},
 	}}
-	for n, i := range fences {
-		x.fences[n] = i
+	for uid, b := range promises {
+		x.promises[uid] = b
 	}
 	x.candidate = candidate{Exchange: x, refused: map[types.UID]attempt{}, admitted: map[types.UID]*admission{}}
 	x.arbiter = arbiter{Exchange: x, pods: map[types.UID]*pending{}, classes: map[string]*class{}, rounds: map[uint64]*round{},
 		nodes: map[string]*Ledger{}, silent: map[string]bool{}}
-	x.fencer = fencer{Exchange: x, fences: map[Identity]*fence{}}
+	x.fencer = fencer{Exchange: x, fences: map[types.UID]*fence{}}
 	x.reclaim = reclaim{Exchange: x, answered: map[string]bool{}, asked: map[string]time.Time{}, refused: map[types.UID]string{},
 		writing: map[types.UID]bool{}, losing: map[types.UID]time.Time{}}
 	return x
@@ -132,7 +134,7 @@ func NewExchange(self Identity, fences map[string]uint64, now time.Time) *Exchan
 
 // Look takes in a new state of the world.
 func (x *Exchange) Look(now time.Time, w *World) {
-	x.world = w
+	x.now, x.world = now, w
 	x.forget(now)
 	x.candidate.look(now)
 	x.reclaim.look(now)
@@ -143,6 +145,7 @@ func (x *Exchange) Look(now time.Time, w *World) {
 
 // Step takes in one message.
 func (x *Exchange) Step(now time.Time, m Message) {
+	x.now = now
 	if m.To.Node != x.self.Node || m.From.Node == "" {
 		return
 	}
@@ -174,6 +177,7 @@ func (x *Exchange) Step(now time.Time, m Message) {
 
 // Tick does what is due.
 func (x *Exchange) Tick(now time.Time) {
+	x.now = now
 	if peers := x.world.others(x.self.Node); len(peers) > 0 && now.Sub(x.pinged) >= pingEvery {
 		x.pinged = now
 		slices.Sort(peers)
@@ -257,4 +261,15 @@ func (x *Exchange) forget(now time.Time) {
 			delete(x.known, uid)
 		}
 	}
+	// A promise matters as long as somebody may award the pod.
+	if len(x.promises) > maxPromises {
+		for uid := range x.promises {
+			if !waiting[uid] {
+				delete(x.promises, uid)
+			}
+		}
+	}
 }
+
+// maxPromises is from when on promises for pods that are not pending any more are dropped.
+const maxPromises = 4096

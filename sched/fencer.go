@@ -1,27 +1,42 @@
 package sched
 
 import (
+	"cmp"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// fencer takes over the pods of arbiters that are dead: of nodes that are not in the view, of lives that ended with a
-// restart, and of pods that never had an arbiter. For each dead arbiter one node does it, which every live node allows first.
-type fencer struct {
-	*Exchange
-	fences map[Identity]*fence
+// Ballot is an arbiter of a pod with its epoch. Ballots are ordered, so that of any two that want a pod one is higher.
+type Ballot struct {
+	Epoch   uint64   `json:"epoch"`
+	Arbiter Identity `json:"arbiter"`
 }
 
-// fence is the takeover from one arbiter.
+func (b Ballot) less(o Ballot) bool {
+	return cmp.Or(cmp.Compare(b.Epoch, o.Epoch), cmp.Compare(b.Arbiter.Node, o.Arbiter.Node),
+		cmp.Compare(b.Arbiter.Incarnation, o.Arbiter.Incarnation)) < 0
+}
+
+// fencer takes over the pods of arbiters that are dead: of nodes that are not in the view, of lives that ended with a
+// restart, and of pods that never had an arbiter. Every live node first promises to heed no lower ballot for the pod.
+type fencer struct {
+	*Exchange
+	fences map[types.UID]*fence
+}
+
+// fence is the takeover of one pod.
 type fence struct {
-	of Identity
-	// answered are the live nodes that heed that arbiter no more and have told what they claimed under it. A majority
-	// would not do: the one that was not asked may be the one that has the award.
-	answered map[string]bool
+	Placement
+	from   Identity
+	ballot Ballot
+	// promised are the live nodes that heed nothing below the ballot and have told whether they claimed the pod. A
+	// majority would not do: the one that was not asked may be the one that has the award.
+	promised map[string]bool
 	sent     map[string]time.Time
-	// taken are the pods moved to this node's record, which the next fencer leaves alone.
-	taken map[types.UID]bool
+	// until is when to try again after a higher ballot was met; that one goes first.
+	until   time.Time
+	writing bool
 }
 
 // dead tells whether an arbiter is known not to award any more.
@@ -42,7 +57,8 @@ func (f *fencer) dead(id Identity) bool {
 	return false
 }
 
-// fencerOf is who takes over from a dead arbiter: the same node in its next life, else a live one by rendezvous.
+// fencerOf is who takes over from a dead arbiter: the same node in its next life, else a live one by rendezvous. Two
+// nodes with different views may both think that it is they; that costs time, not safety.
 func (f *fencer) fencerOf(id Identity) string {
 	if f.world.alive(id.Node) {
 		return id.Node
@@ -51,159 +67,174 @@ func (f *fencer) fencerOf(id Identity) string {
 }
 
 func (f *fencer) look(now time.Time) {
-	orphans := map[Identity][]Placement{}
-	present := map[types.UID]bool{}
+	orphans := map[types.UID]bool{}
 	for _, pod := range f.world.Pending {
-		present[pod.UID] = true
-		id, epoch := Record(pod)
-		if id == f.self || !f.dead(id) || f.fencerOf(id) != f.self.Node {
+		from, epoch := Record(pod)
+		overtaken := from == f.self && f.overtaken(pod.UID, epoch)
+		if !overtaken && (from == f.self || !f.dead(from) || f.fencerOf(from) != f.self.Node) {
 			continue
 		}
-		p := placementOf(pod)
-		p.Epoch = epoch + 1
-		orphans[id] = append(orphans[id], p)
-	}
-	for id, fe := range f.fences {
-		for node := range fe.answered {
-			if !f.world.alive(node) {
-				delete(fe.answered, node)
-				delete(fe.sent, node)
-			}
-		}
-		for uid := range fe.taken {
-			if !present[uid] {
-				delete(fe.taken, uid)
-			}
-		}
-		if len(orphans[id]) == 0 && len(fe.taken) == 0 {
-			delete(f.fences, id)
-		}
-	}
-	for id, pods := range orphans {
-		fe, ok := f.fences[id]
-		if !ok {
-			fe = &fence{of: id, answered: map[string]bool{}, sent: map[string]time.Time{}, taken: map[types.UID]bool{}}
-			f.fences[id] = fe
-		}
-		if !f.allowed(now, fe) {
+		orphans[pod.UID] = true
+		fe, ok := f.fences[pod.UID]
+		if ok && fe.from == from {
 			continue
 		}
-		for _, p := range pods {
-			if fe.taken[p.UID] || f.claimant(p) != "" {
+		fe = &fence{Placement: placementOf(pod), from: from}
+		fe.begin(f.self, max(epoch, f.promises[pod.UID].Epoch)+1)
+		if overtaken {
+			fe.until = now.Add(overtakenFor)
+		}
+		f.fences[pod.UID] = fe
+	}
+	for uid := range f.fences {
+		if !orphans[uid] {
+			delete(f.fences, uid)
+		}
+	}
+	f.tick(now)
+}
+
+// overtakenFor is how long an arbiter that has promised its pod to a fencer waits for it, before it fences itself.
+const overtakenFor = 3 * time.Second
+
+// overtaken tells whether this node, being a pod's arbiter, has promised it to a higher ballot. It awards it no more: a
+// node that was down when the others promised would take the award.
+func (x *Exchange) overtaken(uid types.UID, epoch uint64) bool {
+	return Ballot{epoch, x.self}.less(x.promises[uid])
+}
+
+func (fe *fence) begin(self Identity, epoch uint64) {
+	fe.Epoch = epoch
+	fe.ballot = Ballot{epoch, self}
+	fe.promised, fe.sent = map[string]bool{}, map[string]time.Time{}
+}
+
+// maxFenced bounds the pods in one message.
+const maxFenced = 1000
+
+// tick asks who has not answered, and takes over what everyone alive has promised.
+func (f *fencer) tick(now time.Time) {
+	ask := map[string][]Placement{}
+	for _, fe := range f.fences {
+		if fe.writing || now.Before(fe.until) || f.claimant(fe.Placement) != "" {
+			continue
+		}
+		if !fe.promised[f.self.Node] {
+			higher, ok := f.promise(fe.UID, fe.ballot)
+			if !ok {
 				continue
 			}
-			fe.taken[p.UID] = true
-			f.out.Takeovers = append(f.out.Takeovers, Takeover{Placement: p, From: id, To: f.self})
+			if higher != (Ballot{}) {
+				fe.yield(now, f.self, higher)
+				continue
+			}
+			fe.promised[f.self.Node] = true
 		}
+		all := true
+		for _, node := range f.world.others(f.self.Node) {
+			if fe.promised[node] {
+				continue
+			}
+			all = false
+			if at, ok := fe.sent[node]; !ok || now.Sub(at) >= resendAfter {
+				if len(ask[node]) < maxFenced {
+					fe.sent[node] = now
+					ask[node] = append(ask[node], fe.Placement)
+				}
+			}
+		}
+		if all {
+			fe.writing = true
+			f.out.Takeovers = append(f.out.Takeovers, Takeover{Placement: fe.Placement, From: fe.from, To: f.self})
+		}
+	}
+	for node, pods := range ask {
+		f.send(Message{Kind: Fence, To: Identity{Node: node}, Pods: pods})
 	}
 }
 
-// allowed tells whether every live node has answered, and asks those that have not.
-func (f *fencer) allowed(now time.Time, fe *fence) bool {
-	if !fe.answered[f.self.Node] {
-		if !f.candidate.settle(fe.of) {
-			return false
-		}
-		f.heed(fe.of)
-		fe.answered[f.self.Node] = true
+// yield lets a higher ballot go first, and tries above it later if that comes to nothing.
+func (fe *fence) yield(now time.Time, self Identity, higher Ballot) {
+	fe.begin(self, higher.Epoch+1)
+	wait := time.Second
+	if self.Node < higher.Arbiter.Node {
+		wait = 2 * time.Second // of two that yield to each other one is patient
 	}
-	all := true
-	for _, node := range f.world.others(f.self.Node) {
-		if fe.answered[node] {
-			continue
-		}
-		all = false
-		if at, ok := fe.sent[node]; !ok || now.Sub(at) >= resendAfter {
-			fe.sent[node] = now
-			f.send(Message{Kind: Fence, To: Identity{Node: node}, Arbiter: fe.of})
-		}
+	if higher.Arbiter.Node == self.Node {
+		wait = 0
 	}
-	return all
+	fe.until = now.Add(wait)
 }
 
-// heed fences an arbiter here, for ever.
-func (f *fencer) heed(id Identity) {
-	if id.Node == "" || f.candidate.fenced(id) {
-		return
+// promise heeds nothing below a ballot for a pod any more. It returns the higher ballot that was promised before, if
+// any; and false while an admission under a lower ballot is being written, which must be known first.
+func (f *fencer) promise(uid types.UID, b Ballot) (Ballot, bool) {
+	if have, ok := f.promises[uid]; ok && b.less(have) {
+		return have, true
 	}
-	f.Exchange.fences[id.Node] = id.Incarnation
-	f.out.Fences = f.Exchange.fences
+	if own, ok := f.fences[uid]; ok && own.writing && own.ballot.less(b) {
+		return Ballot{}, false
+	}
+	if a, ok := f.candidate.admitted[uid]; ok && !a.done && a.ballot().less(b) {
+		if a.writing {
+			return Ballot{}, false
+		}
+		f.candidate.refuse(a.Placement, a.attempt, a.arbiter, &Refusal{Plugin: "Fence", Sentence: b.Arbiter.Node + " takes the pod over"})
+	}
+	if own, ok := f.fences[uid]; ok && !own.writing && own.ballot.less(b) {
+		own.yield(f.now, f.self, b)
+	}
+	if f.promises[uid] != b {
+		f.promises[uid] = b
+		f.out.Promises = f.promises
+	}
+	return Ballot{}, true
 }
 
-// asked answers a fence, once all that this node has under way from that arbiter is decided.
+// asked answers a fencer, pod by pod: promised, or claimed by Node, or promised to a higher ballot.
 func (f *fencer) asked(m Message) {
-	if own, ok := f.fences[m.Arbiter]; ok {
-		done := true
-		for _, n := range f.world.Alive {
-			done = done && own.answered[n]
-		}
-		rank := func(node string) uint64 { return rendezvous(m.Arbiter.Node, node) }
-		if !done && f.fencerOf(m.Arbiter) == f.self.Node && rank(f.self.Node) > rank(m.From.Node) {
-			return // two views, two fencers: the higher goes first, the other asks again
-		}
-		// From here on the other takes over; to take more, this node would have to ask again.
-		own.answered, own.sent = map[string]bool{}, map[string]time.Time{}
-	}
-	if m.Arbiter == f.self {
-		return // not dead at all
-	}
-	if !f.candidate.settle(m.Arbiter) {
-		return
-	}
-	f.heed(m.Arbiter)
-	answer := Message{Kind: Fenced, To: m.From, Arbiter: m.Arbiter}
-	for pod := range f.world.All {
-		if !claimed(pod) {
+	answer := Message{Kind: Fenced, To: m.From}
+	for _, p := range m.Pods {
+		b := Ballot{p.Epoch, m.From}
+		higher, decided := f.promise(p.UID, b)
+		if !decided {
 			continue
 		}
-		if id, _ := Record(pod); id != m.Arbiter {
-			continue
-		}
-		// Claims of other live nodes are told by those.
-		if w := Winner(pod, f.world.alive); w == f.self.Node || !f.world.alive(w) {
-			p := placementOf(pod)
-			p.Node = w
-			answer.Pods = append(answer.Pods, p)
-		}
-	}
-	for _, a := range f.candidate.admitted {
-		if a.done && a.arbiter == m.Arbiter {
-			p := a.Placement
+		p.Arbiter = higher.Arbiter
+		p.Epoch = max(p.Epoch, higher.Epoch)
+		pod := f.world.Pod(p.Namespace, p.Name)
+		if pod != nil && pod.UID == p.UID && claimed(pod) {
+			p.Node = Winner(pod, f.world.alive)
+		} else if a, ok := f.candidate.admitted[p.UID]; ok && a.done {
 			p.Node = f.self.Node
-			answer.Pods = append(answer.Pods, p)
 		}
-	}
-	if own, ok := f.fences[m.Arbiter]; ok {
-		for uid := range own.taken {
-			answer.Pods = append(answer.Pods, Placement{UID: uid, Node: f.self.Node})
-		}
+		answer.Pods = append(answer.Pods, p)
 	}
 	f.send(answer)
 }
 
 func (f *fencer) answer(now time.Time, m Message) {
 	for _, p := range m.Pods {
-		f.known[p.UID] = report{node: p.Node, at: now, durable: p.Node != m.From.Node}
+		if p.Node != "" {
+			f.known[p.UID] = report{node: p.Node, at: now, durable: true}
+		}
+		fe, ok := f.fences[p.UID]
+		switch {
+		case !ok || fe.writing:
+		case p.Arbiter != Identity{}:
+			if fe.ballot.less(Ballot{p.Epoch, p.Arbiter}) {
+				fe.yield(now, f.self, Ballot{p.Epoch, p.Arbiter})
+			}
+		case p.Epoch == fe.ballot.Epoch:
+			fe.promised[m.From.Node] = true
+		}
 	}
-	if fe, ok := f.fences[m.Arbiter]; ok {
-		fe.answered[m.From.Node] = true
-		f.look(now)
-	}
+	f.tick(now)
 }
 
 func (f *fencer) tookOver(t Takeover, err error) {
-	if fe, ok := f.fences[t.From]; ok && err != nil {
-		delete(fe.taken, t.UID)
-	}
-}
-
-func (f *fencer) tick(now time.Time) {
-	for _, fe := range f.fences {
-		for node, at := range fe.sent {
-			if !fe.answered[node] && now.Sub(at) >= resendAfter {
-				f.look(now)
-				return
-			}
-		}
+	if fe, ok := f.fences[t.UID]; ok && err != nil {
+		// Somebody was faster, or the disk is full: begin again from what the store then says.
+		delete(f.fences, fe.UID)
 	}
 }

@@ -7,19 +7,21 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"k8s.io/apimachinery/pkg/types"
 )
 
-// life is what outlives the process: which life this is, and which arbiters are fenced.
+// life is what outlives the process: which life this is, and what it has promised to fencers.
 type life struct {
-	Incarnation uint64            `json:"incarnation"`
-	Fences      map[string]uint64 `json:"fences,omitempty"`
+	Incarnation uint64               `json:"incarnation"`
+	Promises    map[types.UID]Ballot `json:"promises,omitempty"`
 }
 
 const lifeFile = "placement.json"
 
 // begin reads the last life and writes the next one. A node without a directory has no memory and lives once.
 func begin(dir string) (life, error) {
-	l := life{Fences: map[string]uint64{}}
+	var l life
 	if dir != "" {
 		b, err := os.ReadFile(filepath.Join(dir, lifeFile))
 		if err == nil {
@@ -27,9 +29,6 @@ func begin(dir string) (life, error) {
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return l, fmt.Errorf("read the incarnation of this node: %w", err)
-		}
-		if l.Fences == nil {
-			l.Fences = map[string]uint64{}
 		}
 	}
 	l.Incarnation++

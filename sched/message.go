@@ -25,7 +25,8 @@ const (
 	// Ack and Nack answer for each pod of an award: the claim is durable, or it never will be.
 	Ack  Kind = "ACK"
 	Nack Kind = "NACK"
-	// Fence asks to heed the arbiter in Arbiter never again, and for the claims made under it.
+	// Fence asks to heed no ballot for Pods below the sender's with their Epoch; Fenced promises it for each, or tells
+	// who has claimed it, or which higher ballot it is promised to.
 	Fence  Kind = "FENCE"
 	Fenced Kind = "FENCED"
 	// Reclaim asks whether a restarted node may keep the pods that it claimed in an earlier life.
@@ -53,8 +54,6 @@ type Message struct {
 	Refusal *Refusal      `json:"refusal,omitempty"`
 	// Pods are those awarded, acknowledged, refused, claimed.
 	Pods []Placement `json:"pods,omitempty"`
-	// Arbiter is who is fenced.
-	Arbiter Identity `json:"arbiter,omitzero"`
 	// At is the sender's clock in a Ping, returned in the Pong.
 	At time.Time `json:"at,omitzero"`
 }
@@ -67,6 +66,8 @@ type Placement struct {
 	Epoch     uint64    `json:"epoch,omitempty"`
 	// Node has the pod: in a Nack, Fenced or Reclaimed. Empty: nobody that the sender knows of.
 	Node string `json:"node,omitempty"`
+	// Arbiter, in a Fenced, is who has the higher ballot.
+	Arbiter Identity `json:"arbiter,omitzero"`
 	// Refusal says why a node that had bid does not take it after all.
 	Refusal *Refusal `json:"refusal,omitempty"`
 }

@@ -61,10 +61,8 @@ func (r *reclaim) look(now time.Time) {
 // allowed tells whether every live peer has answered, or there has been none to ask for long enough.
 func (r *reclaim) allowed(now time.Time, stale []*corev1.Pod) bool {
 	peers := r.world.others(r.self.Node)
-	if len(peers) == 0 {
-		return len(r.world.Nodes) <= 1 || now.Sub(r.started) >= isolatedAfter
-	}
-	all := true
+	// Some registered node is missing: it may be dead, or this node has only begun to see its peers.
+	all := len(r.world.Nodes) <= len(r.world.Alive) || now.Sub(r.started) >= isolatedAfter
 	for _, node := range peers {
 		if r.answered[node] {
 			continue

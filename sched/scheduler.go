@@ -38,7 +38,7 @@ type Config struct {
 	Store *crdt.Store
 	// Node is this node's name.
 	Node string
-	// Dir keeps the incarnation and the fences. Empty: no memory, for tests.
+	// Dir keeps the incarnation and the promises. Empty: no memory, for tests.
 	Dir  string
 	View View
 	// Dial opens an authenticated stream to a member, Listener accepts them; RemoteAddr of an accepted one is the
@@ -95,7 +95,7 @@ func New(c Config) (*Scheduler, error) {
 		config: c, self: Identity{c.Node, l.Incarnation}, inbox: make(chan Message, 1024),
 		results: make(chan func(time.Time), 1024), commits: make(chan struct{}, maxCommits), active: map[types.UID]bool{},
 	}
-	s.exchange = NewExchange(s.self, l.Fences, c.Now())
+	s.exchange = NewExchange(s.self, l.Promises, c.Now())
 	s.peers = &peers{
 		self: c.Node, dial: c.Dial, listener: c.Listener, inbox: s.inbox, log: c.Log,
 		speakers: map[string]*speaker{}, heard: map[string]net.Conn{},
@@ -292,14 +292,14 @@ func (s *Scheduler) do(ctx context.Context, wg *sync.WaitGroup, now time.Time, s
 			s.exchange.Step(now, m)
 		}
 		out := s.exchange.Ready()
-		if out.Fences != nil {
-			out.Fences = maps.Clone(out.Fences)
+		if out.Promises != nil {
+			out.Promises = maps.Clone(out.Promises)
 		}
 		s.mu.Unlock()
 		step, local = func(*Exchange) {}, nil
-		if out.Fences != nil {
-			if err := (life{s.self.Incarnation, out.Fences}).save(s.config.Dir); err != nil {
-				s.config.Log.Error("a fence could not be saved; nothing is answered", "err", err)
+		if out.Promises != nil {
+			if err := (life{s.self.Incarnation, out.Promises}).save(s.config.Dir); err != nil {
+				s.config.Log.Error("a promise could not be saved; nothing is answered", "err", err)
 				out.Send = nil
 			}
 		}

@@ -85,7 +85,7 @@ func (s *Scheduler) claim(ctx context.Context, w ClaimWrite) (*corev1.Pod, error
 			return fmt.Errorf("the pod is not to be placed any more")
 		}
 		record, epoch := Record(pod)
-		if epoch > w.Epoch || epoch == w.Epoch && record != w.Arbiter {
+		if (Ballot{w.Epoch, w.Arbiter}).less(Ballot{epoch, record}) {
 			return fmt.Errorf("the pod's arbiter of record is %s", record)
 		}
 		w.Claim.annotate(pod)
@@ -113,7 +113,7 @@ func (s *Scheduler) exchangeAlive(node string) bool {
 
 func (s *Scheduler) takeOver(ctx context.Context, t Takeover) error {
 	_, err := editPod(ctx, s.config.Store, t.Placement, func(pod *corev1.Pod) error {
-		if record, epoch := Record(pod); record != t.From || epoch+1 != t.Epoch || !wanted(pod) {
+		if record, epoch := Record(pod); record != t.From || epoch >= t.Epoch || !wanted(pod) {
 			return fmt.Errorf("pod %s/%s has another arbiter by now", t.Namespace, t.Name)
 		}
 		if pod.Annotations == nil {
