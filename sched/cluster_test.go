@@ -406,3 +406,136 @@ func sum(m map[string]int) (n int) {
 	}
 	return n
 }
+
+func TestPodsOfADeadArbiterAreTakenOver(t *testing.T) {
+	c := newCluster(t, 3)
+	n1, n2 := c.nodes["n1"], c.nodes["n2"]
+	// No node has what the pod wants while n1 lives.
+	pod := testPod("a", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} })
+	n1.create(pod)
+	eventually(t, "n1 says why it is pending", func() bool {
+		cond := scheduled(n2.pod("a"))
+		return cond != nil && cond.Message == "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector."
+	})
+	n1.kill()
+	c.label("n3", "disk", "ssd")
+	start := time.Now()
+	eventually(t, "bound by the fencer", func() bool { return n2.pod("a").Spec.NodeName == "n3" })
+	t.Logf("after %v", time.Since(start))
+	if record, epoch := Record(n2.pod("a")); record.Node == "n1" || epoch != 2 {
+		t.Errorf("record %v, epoch %d", record, epoch)
+	}
+	c.placedOnce()
+}
+
+func TestARestartedArbiterTakesItsPodsBack(t *testing.T) {
+	c := newCluster(t, 2)
+	n1 := c.nodes["n1"]
+	n1.create(testPod("a", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} }))
+	eventually(t, "pending", func() bool { return scheduled(n1.pod("a")) != nil })
+	n1.kill()
+	n1.start()
+	c.label("n2", "disk", "ssd")
+	eventually(t, "bound", func() bool { return n1.pod("a").Spec.NodeName == "n2" })
+	c.placedOnce()
+}
+
+func TestARestartedNodeKeepsItsPodsOnceItsPeersAgree(t *testing.T) {
+	c := newCluster(t, 3)
+	n1, n2 := c.nodes["n1"], c.nodes["n2"]
+	for i := range 9 {
+		n1.create(testPod(fmt.Sprintf("p%d", i), ownedBy("rs")))
+	}
+	eventually(t, "bound", func() bool { return bound(n1.pods())["n2"] == 3 && bound(n2.pods())["n2"] == 3 })
+	n2.kill()
+	n2.start()
+	mine := func() (may, held int) {
+		for _, p := range n2.pods() {
+			if Holds(p, "n2") {
+				held++
+				if n2.sched.MayStart(p) {
+					may++
+				}
+			}
+		}
+		return may, held
+	}
+	if may, held := mine(); held != 3 || may == 3 && n2.sched.Identity().Incarnation == 1 {
+		t.Errorf("held %d, may start %d", held, may)
+	}
+	eventually(t, "claimed again", func() bool { may, held := mine(); return may == 3 && held == 3 })
+	c.placedOnce()
+}
+
+func TestAnIsolatedNodeThatRestartsResumes(t *testing.T) {
+	c := newCluster(t, 2)
+	n1, n2 := c.nodes["n1"], c.nodes["n2"]
+	n1.create(testPod("a", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"kubernetes.io/hostname": "n2"} }))
+	eventually(t, "bound", func() bool { return n2.pod("a") != nil && n2.pod("a").Spec.NodeName == "n2" })
+	n1.kill()
+	n2.kill()
+	n2.start()
+	if n2.sched.MayStart(n2.pod("a")) {
+		t.Error("started without asking or waiting")
+	}
+	start := time.Now()
+	eventually(t, "resumed", func() bool { return n2.sched.MayStart(n2.pod("a")) })
+	if d := time.Since(start); d < isolatedAfter-time.Second {
+		t.Errorf("resumed after %v", d)
+	}
+}
+
+func TestBothSidesOfAPartitionPlaceAndOneGivesUp(t *testing.T) {
+	c := newCluster(t, 2)
+	n1, n2 := c.nodes["n1"], c.nodes["n2"]
+	n1.create(testPod("a", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} }))
+	eventually(t, "pending on both", func() bool { return n2.pod("a") != nil && scheduled(n2.pod("a")) != nil })
+	c.viewChanged(func() { c.cut[[2]string{"n1", "n2"}], c.cut[[2]string{"n2", "n1"}] = true, true })
+	n1.label("n1", "disk", "ssd")
+	n2.label("n2", "disk", "ssd")
+	eventually(t, "bound on both", func() bool { return n1.pod("a").Spec.NodeName == "n1" && n2.pod("a").Spec.NodeName == "n2" })
+	for _, m := range c.nodes {
+		m.setReady("a")
+	}
+	c.viewChanged(func() { clear(c.cut) })
+	eventually(t, "both claims meet", func() bool { return len(Claims(n1.pod("a"))) == 2 && len(Claims(n2.pod("a"))) == 2 })
+	if !Holds(n1.pod("a"), "n1") || !Holds(n1.pod("a"), "n2") {
+		t.Error("a side stopped at once")
+	}
+	eventually(t, "one gives up", func() bool {
+		p, q := n1.pod("a"), n2.pod("a")
+		return len(Claims(p)) == 1 && len(Claims(q)) == 1 && p.Spec.NodeName == Claims(p)[0].Node && q.Spec.NodeName == p.Spec.NodeName
+	})
+	c.placedOnce()
+}
+
+// label writes a label of a node on some live node.
+func (c *cluster) label(node, key, value string) {
+	for _, m := range c.nodes {
+		if m.up {
+			m.label(node, key, value)
+			return
+		}
+	}
+}
+
+func (m *member) label(node, key, value string) {
+	m.c.t.Helper()
+	if err := edit(m.c.t.Context(), m.store, crdt.Key{Resource: "nodes", Name: node}, func(n *corev1.Node) error {
+		n.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}
+		metav1.SetMetaDataLabel(&n.ObjectMeta, key, value)
+		return nil
+	}); err != nil {
+		m.c.t.Fatal(err)
+	}
+}
+
+func (m *member) setReady(name string) {
+	m.c.t.Helper()
+	if _, err := editPod(m.c.t.Context(), m.store, placementOf(m.pod(name)), func(p *corev1.Pod) error {
+		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionTrue})
+		return nil
+	}); err != nil {
+		m.c.t.Fatal(err)
+	}
+}

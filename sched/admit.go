@@ -1,0 +1,44 @@
+package sched
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Rejection is why a node does not run a pod that was bound to it past the exchange, in the kubelet's words. The pod
+// ends with phase Failed, this reason and this message.
+type Rejection struct {
+	Reason, Message string
+}
+
+// Admit tells whether a pod whose creator chose the node may run there beside the pods already admitted; nil if it may.
+// What the kubelet does not check, it does not either: cordons, and taints that only keep schedulers away.
+func Admit(pod *corev1.Pod, node *corev1.Node, admitted []*corev1.Pod) *Rejection {
+	l := NewLedger(node)
+	for _, p := range admitted {
+		if p.UID != pod.UID && !finished(p) {
+			l.Add(p)
+		}
+	}
+	c := count(pod)
+	for _, s := range shortages(c.need, l.used, l.capacity) {
+		return &Rejection{
+			Reason: "OutOf" + s.name,
+			Message: fmt.Sprintf("Pod was rejected: Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
+				s.name, s.need, s.used, s.capacity),
+		}
+	}
+	for _, f := range []struct {
+		name  string
+		check func(*counted, *Ledger) []string
+	}{{"NodeAffinity", nodeAffinity}, {"NodeName", nodeName}, {"NodePorts", nodePorts}} {
+		if reasons := f.check(c, l); len(reasons) > 0 {
+			return &Rejection{f.name, fmt.Sprintf("Pod was rejected: Predicate %s failed: %s", f.name, reasons[0])}
+		}
+	}
+	if _, bad := untolerated(pod, node, corev1.TaintEffectNoExecute); bad {
+		return &Rejection{"TaintToleration", "Pod was rejected: Predicate TaintToleration failed: node(s) had untolerated taint(s)"}
+	}
+	return nil
+}
