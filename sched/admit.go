@@ -37,8 +37,9 @@ func Admit(pod *corev1.Pod, node *corev1.Node, admitted []*corev1.Pod) *Rejectio
 			return &Rejection{f.name, fmt.Sprintf("Pod was rejected: Predicate %s failed: %s", f.name, reasons[0])}
 		}
 	}
-	if _, bad := untolerated(pod, node, corev1.TaintEffectNoExecute); bad {
-		return &Rejection{"TaintToleration", "Pod was rejected: Predicate TaintToleration failed: node(s) had untolerated taint(s)"}
+	static := pod.Annotations["kubernetes.io/config.source"]
+	if _, bad := untolerated(pod, node, corev1.TaintEffectNoExecute); bad && (static == "" || static == "api") {
+		return &Rejection{"TaintToleration", "Pod was rejected: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"}
 	}
 	return nil
 }

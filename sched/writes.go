@@ -64,36 +64,12 @@ func editPod(ctx context.Context, store *crdt.Store, p Placement, change func(*c
 // claim writes this node's claim. The first is the admission: with it the pod is bound.
 func (s *Scheduler) claim(ctx context.Context, w ClaimWrite) (*corev1.Pod, error) {
 	pod, err := editPod(ctx, s.config.Store, w.Placement, func(pod *corev1.Pod) error {
-		switch {
-		case w.Drop:
-			delete(pod.Annotations, claimKey(s.config.Node))
-			if pod.Spec.NodeName == s.config.Node && w.Node != "" {
-				pod.Spec.NodeName = w.Node
-			}
-			return nil
-		case !w.First:
-			if _, ok := ClaimOf(pod, s.config.Node); !ok {
-				return fmt.Errorf("the claim is gone")
-			}
-			w.Claim.annotate(pod)
-			if Winner(pod, s.exchangeAlive) == s.config.Node {
-				pod.Spec.NodeName = s.config.Node
-			}
-			return nil
+		if err := applyClaim(pod, w, s.config.Node, s.alive); err != nil {
+			return err
 		}
-		if !wanted(pod) {
-			return fmt.Errorf("the pod is not to be placed any more")
+		if w.First {
+			s.condition(pod, corev1.ConditionTrue, "", "")
 		}
-		record, epoch := Record(pod)
-		if (Ballot{w.Epoch, w.Arbiter}).less(Ballot{epoch, record}) {
-			return fmt.Errorf("the pod's arbiter of record is %s", record)
-		}
-		w.Claim.annotate(pod)
-		for k, v := range w.Arbiter.annotations(w.Epoch) {
-			pod.Annotations[k] = v
-		}
-		pod.Spec.NodeName = s.config.Node
-		s.condition(pod, corev1.ConditionTrue, "", "")
 		return nil
 	})
 	if err == nil && w.First {
@@ -102,7 +78,54 @@ func (s *Scheduler) claim(ctx context.Context, w ClaimWrite) (*corev1.Pod, error
 	return pod, err
 }
 
-func (s *Scheduler) exchangeAlive(node string) bool {
+// applyClaim makes a ClaimWrite's change to the pod as it is by now, or says why not.
+func applyClaim(pod *corev1.Pod, w ClaimWrite, self string, alive func(string) bool) error {
+	switch {
+	case w.Drop:
+		delete(pod.Annotations, claimKey(self))
+		if pod.Spec.NodeName == self && w.Node != "" {
+			pod.Spec.NodeName = w.Node
+		}
+		return nil
+	case !w.First:
+		if _, ok := ClaimOf(pod, self); !ok {
+			return errors.New("the claim is gone")
+		}
+		w.Claim.annotate(pod)
+		if Winner(pod, alive) == self {
+			pod.Spec.NodeName = self
+		}
+		return nil
+	}
+	if !wanted(pod) {
+		return errors.New("the pod is not to be placed any more")
+	}
+	record, epoch := Record(pod)
+	if (Ballot{w.Epoch, w.Arbiter}).less(Ballot{epoch, record}) {
+		return fmt.Errorf("the pod's arbiter of record is %s", record)
+	}
+	w.Claim.annotate(pod)
+	for k, v := range w.Arbiter.annotations(w.Epoch) {
+		pod.Annotations[k] = v
+	}
+	pod.Spec.NodeName = self
+	return nil
+}
+
+func applyTakeover(pod *corev1.Pod, t Takeover) error {
+	if record, epoch := Record(pod); record != t.From || epoch >= t.Epoch || !wanted(pod) {
+		return fmt.Errorf("pod %s has another arbiter by now", podName(pod))
+	}
+	if pod.Annotations == nil {
+		pod.Annotations = map[string]string{}
+	}
+	for k, v := range t.To.annotations(t.Epoch) {
+		pod.Annotations[k] = v
+	}
+	return nil
+}
+
+func (s *Scheduler) alive(node string) bool {
 	for _, n := range s.config.View.Alive() {
 		if n == node {
 			return true
@@ -112,18 +135,7 @@ func (s *Scheduler) exchangeAlive(node string) bool {
 }
 
 func (s *Scheduler) takeOver(ctx context.Context, t Takeover) error {
-	_, err := editPod(ctx, s.config.Store, t.Placement, func(pod *corev1.Pod) error {
-		if record, epoch := Record(pod); record != t.From || epoch >= t.Epoch || !wanted(pod) {
-			return fmt.Errorf("pod %s/%s has another arbiter by now", t.Namespace, t.Name)
-		}
-		if pod.Annotations == nil {
-			pod.Annotations = map[string]string{}
-		}
-		for k, v := range t.To.annotations(t.Epoch) {
-			pod.Annotations[k] = v
-		}
-		return nil
-	})
+	_, err := editPod(ctx, s.config.Store, t.Placement, func(pod *corev1.Pod) error { return applyTakeover(pod, t) })
 	return err
 }
 

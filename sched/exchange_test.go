@@ -1,0 +1,354 @@
+package sched
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+)
+
+// sim is machines without loops: the test decides what happens next. Views are true, so there is no false death.
+type sim struct {
+	t     *rapid.T
+	now   time.Time
+	stamp int
+	nodes []*simNode
+	inbox []Message
+	spec  map[types.UID]*corev1.Pod
+	trace []string
+}
+
+// simNode is one machine with its disk: per pod and field the value written last.
+type simNode struct {
+	x        *Exchange
+	name     string
+	inc      uint64
+	up       bool
+	disk     map[types.UID]map[string]field
+	promises map[types.UID]Ballot
+	writes   []func()
+	cache    map[types.UID]*corev1.Pod
+}
+
+type field struct {
+	value string
+	stamp int
+}
+
+const nodeField = "spec.nodeName"
+
+func newSim(t *rapid.T, n int, cpu string) *sim {
+	s := &sim{t: t, now: time.Unix(1e9, 0), spec: map[types.UID]*corev1.Pod{}}
+	for i := range n {
+		s.nodes = append(s.nodes, &simNode{name: fmt.Sprintf("n%d", i+1), disk: map[types.UID]map[string]field{}, promises: map[types.UID]Ballot{}})
+	}
+	for _, m := range s.nodes {
+		s.restart(m)
+	}
+	return s
+}
+
+func (s *sim) restart(m *simNode) {
+	m.inc++
+	m.up = true
+	m.writes = nil
+	m.x = NewExchange(Identity{m.name, m.inc}, m.promises, s.now)
+	s.look(m)
+}
+
+func (m *simNode) pod(s *sim, uid types.UID) *corev1.Pod {
+	d, ok := m.disk[uid]
+	if !ok {
+		return nil
+	}
+	if p, ok := m.cache[uid]; ok {
+		return p
+	}
+	p := s.spec[uid].DeepCopy()
+	p.Annotations = map[string]string{}
+	for k, f := range d {
+		if k == nodeField {
+			p.Spec.NodeName = f.value
+		} else if f.value != "" {
+			p.Annotations[k] = f.value
+		}
+	}
+	if m.cache == nil {
+		m.cache = map[types.UID]*corev1.Pod{}
+	}
+	m.cache[uid] = p
+	return p
+}
+
+// edit writes what changed.
+func (s *sim) edit(m *simNode, uid types.UID, change func(*corev1.Pod) error) (*corev1.Pod, error) {
+	if m.disk[uid] == nil {
+		return nil, errors.New("no such pod")
+	}
+	p := m.pod(s, uid).DeepCopy()
+	if err := change(p); err != nil {
+		return nil, err
+	}
+	s.stamp++
+	set := func(k, v string) {
+		if m.disk[uid][k].value != v {
+			m.disk[uid][k] = field{v, s.stamp}
+		}
+	}
+	set(nodeField, p.Spec.NodeName)
+	for k := range m.disk[uid] {
+		if _, ok := p.Annotations[k]; !ok && k != nodeField {
+			set(k, "")
+		}
+	}
+	for k, v := range p.Annotations {
+		set(k, v)
+	}
+	delete(m.cache, uid)
+	return m.pod(s, uid), nil
+}
+
+func (s *sim) gossip(from, to *simNode) {
+	for uid, d := range from.disk {
+		if to.disk[uid] == nil {
+			to.disk[uid] = map[string]field{}
+		}
+		for k, f := range d {
+			if f.stamp > to.disk[uid][k].stamp {
+				to.disk[uid][k] = f
+				delete(to.cache, uid)
+			}
+		}
+	}
+}
+
+func (s *sim) look(m *simNode) {
+	w := &World{RTT: func(string) time.Duration { return 0 }, Ready: func(*corev1.Pod) bool { return true }}
+	for _, o := range s.nodes {
+		n := testNode(o.name, "1", "8Gi")
+		n.Annotations = map[string]string{IncarnationAnnotation: fmt.Sprint(o.inc)}
+		w.Nodes = append(w.Nodes, n)
+		if o.up {
+			w.Alive = append(w.Alive, o.name)
+		}
+	}
+	view := maps.Clone(m.disk)
+	w.Pod = func(_, name string) *corev1.Pod { return m.pod(s, types.UID(name)) }
+	w.All = func(yield func(*corev1.Pod) bool) {
+		for uid := range view {
+			if !yield(m.pod(s, uid)) {
+				return
+			}
+		}
+	}
+	for _, uid := range slices.Sorted(maps.Keys(view)) {
+		p := m.pod(s, uid)
+		if Holds(p, m.name) {
+			w.Mine = append(w.Mine, p)
+		} else if wanted(p) {
+			w.Pending = append(w.Pending, p)
+		}
+	}
+	m.x.Look(s.now, w)
+	s.drain(m)
+}
+
+// drain carries out a machine's output: messages go to the inbox, writes wait for their turn.
+func (s *sim) drain(m *simNode) {
+	out := m.x.Ready()
+	if out.Promises != nil {
+		m.promises = maps.Clone(out.Promises)
+	}
+	s.inbox = append(s.inbox, out.Send...)
+	for _, c := range out.Claims {
+		m.writes = append(m.writes, func() {
+			p, err := s.edit(m, c.UID, func(p *corev1.Pod) error {
+				return applyClaim(p, c, m.name, func(n string) bool { return s.node(n).up })
+			})
+			m.x.Claimed(s.now, c, p, err)
+		})
+	}
+	for _, t := range out.Takeovers {
+		m.writes = append(m.writes, func() {
+			_, err := s.edit(m, t.UID, func(p *corev1.Pod) error { return applyTakeover(p, t) })
+			m.x.TookOver(t, err)
+		})
+	}
+}
+
+func (s *sim) node(name string) *simNode {
+	return s.nodes[slices.IndexFunc(s.nodes, func(m *simNode) bool { return m.name == name })]
+}
+
+func (s *sim) deliver(i int, keep bool) {
+	m := s.inbox[i]
+	if !keep {
+		s.inbox = slices.Delete(s.inbox, i, i+1)
+	}
+	if to := s.node(m.To.Node); to.up {
+		to.x.Step(s.now, m)
+		s.drain(to)
+	}
+}
+
+// check holds the laws: no node promises more than it has, no pod has two runners.
+func (s *sim) check() {
+	runners := map[types.UID][]string{}
+	for _, m := range s.nodes {
+		l := NewLedger(testNode(m.name, "1", "8Gi"))
+		for uid := range m.disk {
+			p := m.pod(s, uid)
+			if Holds(p, m.name) {
+				l.Add(p)
+				if m.up && MayStart(p, Identity{m.name, m.inc}) {
+					runners[uid] = append(runners[uid], m.name)
+				}
+			}
+		}
+		if over := l.Overcommitted(); len(over) > 0 {
+			s.t.Fatalf("%s is overcommitted: %v", m.name, over)
+		}
+	}
+	for uid, nodes := range runners {
+		if len(nodes) > 1 {
+			s.t.Fatalf("%s runs on %v", uid, nodes)
+		}
+	}
+}
+
+func TestLaws(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := newSim(t, rapid.IntRange(1, 4).Draw(t, "nodes"), "1")
+		crashes := 0
+		for range rapid.IntRange(10, 300).Draw(t, "steps") {
+			m := s.nodes[rapid.IntRange(0, len(s.nodes)-1).Draw(t, "node")]
+			switch what := rapid.IntRange(0, 19).Draw(t, "what"); {
+			case what == 0 && m.up && len(s.spec) < 8:
+				uid := types.UID(fmt.Sprintf("p%d", len(s.spec)))
+				p := testPod(string(uid), requests(rapid.SampledFrom([]string{"100m", "400m", "600m"}).Draw(t, "cpu"), ""))
+				p.UID = uid
+				s.spec[uid] = p
+				m.disk[uid] = map[string]field{}
+				s.stamp++
+				for k, v := range m.x.self.annotations(1) {
+					m.disk[uid][k] = field{v, s.stamp}
+				}
+			case what == 1 && m.up && crashes < 4:
+				crashes++
+				m.up = false
+			case what == 2 && !m.up:
+				s.restart(m)
+			case what <= 5 && m.up:
+				s.look(m)
+			case what <= 7 && m.up:
+				if o := s.nodes[rapid.IntRange(0, len(s.nodes)-1).Draw(t, "to")]; o.up {
+					s.gossip(m, o)
+				}
+			case what <= 9 && m.up && len(m.writes) > 0:
+				i := rapid.IntRange(0, len(m.writes)-1).Draw(t, "write")
+				w := m.writes[i]
+				m.writes = slices.Delete(m.writes, i, i+1)
+				w()
+				s.drain(m)
+			case what == 10:
+				s.now = s.now.Add(time.Duration(rapid.IntRange(1, 700).Draw(t, "ms")) * time.Millisecond)
+			case what == 11 && m.up:
+				m.x.Tick(s.now)
+				s.drain(m)
+			case what == 12 && len(s.inbox) > 0:
+				s.inbox = slices.Delete(s.inbox, 0, 1)
+			case len(s.inbox) > 0:
+				s.deliver(rapid.IntRange(0, len(s.inbox)-1).Draw(t, "message"), what == 13)
+			}
+			s.check()
+		}
+		s.settle()
+	})
+}
+
+// settle lets everything happen in order, until all pods that fit are placed.
+func (s *sim) settle() {
+	for _, m := range s.nodes {
+		if !m.up {
+			s.restart(m)
+		}
+	}
+	for range 120 {
+		s.now = s.now.Add(250 * time.Millisecond)
+		for _, m := range s.nodes {
+			for _, o := range s.nodes {
+				s.gossip(m, o)
+			}
+			s.look(m)
+		}
+		for range 5000 {
+			for _, m := range s.nodes {
+				for len(m.writes) > 0 {
+					w := m.writes[0]
+					m.writes = m.writes[1:]
+					w()
+					s.drain(m)
+				}
+			}
+			s.check()
+			if len(s.inbox) == 0 {
+				break
+			}
+			s.deliver(0, false)
+		}
+	}
+	first := s.nodes[0]
+	for uid := range s.spec {
+		p := first.pod(s, uid)
+		if p == nil {
+			continue // created on a node that died before it told anyone; it told now, or never had it
+		}
+		if claimed(p) {
+			if n := len(Claims(p)); n != 1 || p.Spec.NodeName != Claims(p)[0].Node {
+				s.t.Fatalf("%s ends with %d claims, bound to %s: %v", uid, n, p.Spec.NodeName, p.Annotations)
+			}
+			continue
+		}
+		for _, m := range s.nodes {
+			l := NewLedger(testNode(m.name, "1", "8Gi"))
+			for uid := range m.disk {
+				if q := m.pod(s, uid); Holds(q, m.name) {
+					l.Add(q)
+				}
+			}
+			if l.Check(p) == nil {
+				s.t.Fatalf("%s is pending although %s has room: %v", uid, m.name, p.Annotations)
+			}
+		}
+	}
+}
+
+func FuzzReadMessage(f *testing.F) {
+	var b bytes.Buffer
+	if err := writeMessage(&b, Message{Kind: Offer, From: Identity{"n1", 1}, To: Identity{Node: "n2"}, Pod: testPod("a"), Count: 2}); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b.Bytes())
+	f.Add([]byte{0, 0, 0, 1, wireVersion})
+	f.Add([]byte{255, 255, 255, 255, wireVersion, '{'})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		m, err := readMessage(bytes.NewReader(in))
+		if err != nil {
+			return
+		}
+		now := time.Unix(1e9, 0)
+		x := NewExchange(Identity{"n2", 1}, nil, now)
+		x.Look(now, &World{Nodes: []*corev1.Node{testNode("n2", "1", "1Gi")}, Alive: []string{"n1", "n2"},
+			Pod: func(string, string) *corev1.Pod { return nil }, All: func(func(*corev1.Pod) bool) {}})
+		m.To.Node = "n2"
+		x.Step(now, m)
+		x.Ready()
+	})
+}
