@@ -79,6 +79,9 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	if n.lock, err = lock(cfg.DataDir); err != nil {
 		return nil, err
 	}
+	if err := ports(cfg); err != nil {
+		return nil, errors.Join(err, n.lock.Close())
+	}
 	if n.id, err = admitted(ctx, cfg); err != nil {
 		return nil, errors.Join(err, n.lock.Close())
 	}
@@ -105,6 +108,9 @@ func admitted(ctx context.Context, cfg Config) (*identity, error) {
 			}
 		}
 		return id, cfg.Cluster.differs(id.Cluster.Settings)
+	}
+	if store := filepath.Join(cfg.DataDir, "store"); exists(store) {
+		return nil, fmt.Errorf("%s holds the state of a cluster, but %s, which says of which, is gone: restore it from a backup, or remove %s to begin anew", store, identityFile(cfg.DataDir), cfg.DataDir)
 	}
 	id = &identity{NodeID: uuid.NewString(), NodeName: cfg.NodeName}
 	if cfg.Join == "" {

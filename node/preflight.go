@@ -3,6 +3,9 @@ package node
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,6 +38,42 @@ func preflight(c Config) error {
 		}
 	}
 	return nil
+}
+
+// ports says which of the node's ports another program has, before the node becomes anything: a node that found out
+// later would have founded or joined a cluster already.
+func ports(c Config) error {
+	own := func(p uint16) string { return netip.AddrPortFrom(c.NodeIP, p).String() }
+	for _, p := range []struct{ network, address, flag string }{
+		{"tcp", fmt.Sprint(":", c.HTTPSPort), "--https-listen-port"},
+		{"tcp", own(c.GossipPort), "--gossip-port"},
+		{"udp", own(c.GossipPort), "--gossip-port"},
+		{"tcp", own(c.StreamPort), "--stream-port"},
+	} {
+		var l io.Closer
+		var err error
+		if p.network == "udp" {
+			l, err = net.ListenPacket(p.network, p.address)
+		} else {
+			l, err = net.Listen(p.network, p.address)
+		}
+		switch {
+		case err == nil:
+			_ = l.Close()
+		case errors.Is(err, syscall.EADDRINUSE):
+			return fmt.Errorf("another program listens on %s port %s: stop it, or give another %s", p.network, p.address, p.flag)
+		case errors.Is(err, syscall.EADDRNOTAVAIL):
+			return fmt.Errorf("%s is not an address of this machine: give one that is with --node-ip", c.NodeIP)
+		default:
+			return fmt.Errorf("try %s: %w", p.flag, err)
+		}
+	}
+	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // lock keeps a second daemon off the data directory until the file is closed.

@@ -3,8 +3,10 @@ package main
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -170,6 +172,7 @@ func tokenCommand() *cobra.Command {
 		return err
 	}
 	c := &cobra.Command{Use: "token", Short: "Make tokens that admit machines to the cluster"}
+	onlyWords(c)
 	c.AddCommand(create)
 	return c
 }
@@ -226,6 +229,7 @@ func imagesCommand() *cobra.Command {
 		return err
 	}
 	c := &cobra.Command{Use: "images", Short: "Load images without a registry"}
+	onlyWords(c)
 	c.AddCommand(load)
 	return c
 }
@@ -246,10 +250,23 @@ func kubectlCommand() *cobra.Command {
 			}
 			env := os.Environ()
 			if os.Getenv("KUBECONFIG") == "" {
-				dir := cmp.Or(os.Getenv("MURMUR_CONFIG_DIR"), "/etc/murmur")
-				env = append(env, "KUBECONFIG="+filepath.Join(dir, "murmur.yaml"))
+				config := filepath.Join(cmp.Or(os.Getenv("MURMUR_CONFIG_DIR"), "/etc/murmur"), "murmur.yaml")
+				if _, err := os.Stat(config); errors.Is(err, fs.ErrNotExist) && !offline(args) {
+					return fmt.Errorf("%w: its credentials would be in %s; or set KUBECONFIG", node.ErrNoDaemon, config)
+				}
+				env = append(env, "KUBECONFIG="+config)
 			}
 			return syscall.Exec(kubectl, append([]string{"kubectl"}, args...), env)
 		},
 	}
+}
+
+// offline tells whether kubectl needs no credentials of ours for what it is asked.
+func offline(args []string) bool {
+	if len(args) == 0 || slices.Contains([]string{"help", "completion", "config", "kustomize", "options", "plugin", "version"}, args[0]) {
+		return true
+	}
+	return slices.ContainsFunc(args, func(a string) bool {
+		return a == "-h" || a == "--help" || a == "-s" || strings.HasPrefix(a, "--server") || strings.HasPrefix(a, "--kubeconfig")
+	})
 }

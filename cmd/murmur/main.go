@@ -1,4 +1,7 @@
 // Command murmur is Kubernetes without a control plane: the daemon of a node, and the words to speak to it.
+//
+// There is no logic here. up.go turns flags, environment and config files into a node.Config; the other words are
+// questions to the daemon at its socket. What goes wrong is one line on stderr that says what to do, and exit code 1.
 package main
 
 import (
@@ -14,14 +17,17 @@ import (
 // version is set by the build.
 var version = "dev"
 
-func main() {
+func main() { os.Exit(run()) }
+
+// run is the program; it returns its exit code.
+func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := root().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "murmur:", err)
-		stop()
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 func root() *cobra.Command {
@@ -38,9 +44,24 @@ of them, and each side of a partition keeps working.
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w; `%s --help` lists the flags", err, c.CommandPath())
+	})
+	onlyWords(c)
 	c.AddCommand(upCommand(), joinCommand(), leaveCommand(), membersCommand(), statusCommand(), tokenCommand(),
 		kubectlCommand(), explainCommand(), imagesCommand(), versionCommand())
 	return c
+}
+
+// onlyWords makes a command of commands refuse a word that it does not know.
+func onlyWords(c *cobra.Command) {
+	c.Args = func(c *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return fmt.Errorf("there is no command %q; `%s --help` lists them", args[0], c.CommandPath())
+		}
+		return nil
+	}
+	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 }
 
 func versionCommand() *cobra.Command {

@@ -42,7 +42,12 @@ func joinCommand() *cobra.Command {
 		Long: `Start a node on an empty data directory as a member of the cluster that HOST belongs to, and stay in the
 foreground. HOST is any live member; "murmur token create" there prints the whole line. A node that is a member already
 goes on as what it was.`,
-		Args: cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return errors.New("join: name one member; `murmur token create` there prints the whole line")
+			}
+			return nil
+		},
 	}
 	up := nodeFlags(c.Flags())
 	c.RunE = func(c *cobra.Command, args []string) error { return up.run(c.Context(), c.Flags(), args[0]) }
@@ -169,7 +174,10 @@ func (f *flags) config(join string) (node.Config, error) {
 	c.NodeLabels = map[string]string{}
 	for _, l := range f.labels {
 		k, v, ok := strings.Cut(l, "=")
-		if msgs := append(validation.IsQualifiedName(k), validation.IsValidLabelValue(v)...); !ok || len(msgs) > 0 {
+		if !ok {
+			return c, fmt.Errorf("--node-label %q: want key=value", l)
+		}
+		if msgs := append(validation.IsQualifiedName(k), validation.IsValidLabelValue(v)...); len(msgs) > 0 {
 			return c, fmt.Errorf("--node-label %q: want key=value: %s", l, strings.Join(msgs, "; "))
 		}
 		c.NodeLabels[k] = v
