@@ -1,0 +1,277 @@
+package control_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+
+	"murmur/crdt"
+	"murmur/httpapi"
+	"murmur/node/control"
+)
+
+func TestMain(m *testing.M) {
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
+	os.Exit(m.Run())
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sides is a View that a test changes.
+type sides struct {
+	mu      sync.Mutex
+	alive   []string
+	changed chan struct{}
+}
+
+func (s *sides) Alive() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.alive)
+}
+func (s *sides) Changed() <-chan struct{} { return s.changed }
+func (s *sides) set(alive ...string) {
+	s.mu.Lock()
+	s.alive = alive
+	s.mu.Unlock()
+	s.changed <- struct{}{}
+}
+
+var resources = []string{"pods", "services", "endpoints", "configmaps", "secrets", "serviceaccounts", "events",
+	"apps/replicasets", "apps/deployments", "discovery.k8s.io/endpointslices", "coordination.k8s.io/leases",
+	"rbac.authorization.k8s.io/roles", "rbac.authorization.k8s.io/rolebindings", "namespaces", "nodes"}
+
+// cluster is one node's store, API and controllers, with kubelets that say that all pods run.
+type cluster struct {
+	t     *testing.T
+	ctx   context.Context
+	store *crdt.Store
+	api   *httpapi.Server
+	admin *httpapi.Client
+	view  *sides
+}
+
+func start(t *testing.T, nodes ...string) *cluster {
+	t.Helper()
+	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	check(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	stop, stopStore := context.WithCancel(context.Background())
+	var wg, disk sync.WaitGroup
+	disk.Go(func() { _ = store.Run(stop) })
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	check(t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	api, err := httpapi.New(httpapi.Config{Store: store, Node: nodes[0], Listener: l, ServiceAccountKey: key, TLS: &tls.Config{}, Log: slog.New(slog.DiscardHandler)})
+	check(t, err)
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+		l.Close()
+		stopStore()
+		disk.Wait()
+		check(t, store.Close())
+	})
+	check(t, api.Bootstrap(ctx))
+	c := &cluster{t: t, ctx: ctx, store: store, api: api, admin: api.As("admin", "system:masters"),
+		view: &sides{alive: nodes, changed: make(chan struct{}, 1)}}
+	for _, n := range nodes {
+		_, err := store.Commit(ctx, crdt.Write{Key: crdt.Key{Resource: "nodes", Name: n}, Object: &corev1.Node{
+			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: n},
+			Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
+		}})
+		check(t, err)
+	}
+	controllers, err := control.New(control.Config{
+		Store: store, Node: nodes[0], View: onlySelf{c.view, nodes[0]}, CACert: []byte("bundle"), Resources: resources,
+		Settle: 50 * time.Millisecond,
+		API: func(user string) control.API {
+			return api.As(user, "system:serviceaccounts", "system:serviceaccounts:kube-system")
+		},
+		Log: slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
+	check(t, err)
+	wg.Go(func() { _ = controllers.Run(ctx) })
+	wg.Go(c.kubelets)
+	return c
+}
+
+// onlySelf makes one node the controller of record of everything: the others of the test have no controllers.
+type onlySelf struct {
+	*sides
+	self string
+}
+
+type testLog struct{ t *testing.T }
+
+func (l testLog) Write(b []byte) (int, error) { l.t.Logf("%s", b); return len(b), nil }
+
+// kubelets binds pods to nodes in sight in turn, runs them, and ends them when told.
+func (c *cluster) kubelets() {
+	wake := c.store.Subscribe("pods")
+	defer wake.Close()
+	turn := 0
+	for {
+		alive := c.view.Alive()
+		for e := range c.store.Snapshot().Range("pods", "", "") {
+			p, err := crdt.As[corev1.Pod](e)
+			if err != nil || p.Spec.NodeName != "" && !slices.Contains(alive, p.Spec.NodeName) {
+				continue
+			}
+			w := crdt.Write{Key: e.Key, Base: e}
+			if p.DeletionTimestamp == nil {
+				if p.Status.Phase == corev1.PodRunning || p.Status.Phase == corev1.PodFailed {
+					continue
+				}
+				next := p.DeepCopy()
+				next.Spec.NodeName = alive[turn%len(alive)]
+				turn++
+				now := metav1.Now()
+				next.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.42.0.9", StartTime: &now,
+					PodIPs:     []corev1.PodIP{{IP: "10.42.0.9"}},
+					Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: now}}}
+				w.Object = next
+			}
+			if _, err := c.store.Commit(c.ctx, w); err != nil && !errors.Is(err, crdt.ErrConflict) && !errors.Is(err, crdt.ErrNotFound) && c.ctx.Err() == nil {
+				c.t.Errorf("kubelet: %v", err)
+			}
+		}
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-wake.C:
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// eventually waits for what must come true.
+func (c *cluster) eventually(what string, ok func(*crdt.Snapshot) bool) {
+	c.t.Helper()
+	for range 1000 {
+		if ok(c.store.Snapshot()) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, p := range crdt.List[corev1.Pod](c.store.Snapshot(), "pods", "default") {
+		c.t.Logf("pod %s on %s: %s deleted %v %v", p.Name, p.Spec.NodeName, p.Status.Phase, p.DeletionTimestamp, p.Annotations)
+	}
+	for _, rs := range crdt.List[appsv1.ReplicaSet](c.store.Snapshot(), "apps/replicasets", "default") {
+		c.t.Logf("rs %s: %d %+v", rs.Name, *rs.Spec.Replicas, rs.Status)
+	}
+	for _, d := range crdt.List[appsv1.Deployment](c.store.Snapshot(), "apps/deployments", "default") {
+		c.t.Logf("deployment %s: %+v", d.Name, d.Status)
+	}
+	c.t.Fatalf("never: %s", what)
+}
+
+func web(image string, replicas int32) *appsv1.Deployment {
+	grace := int64(0)
+	return &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default"},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web"}},
+				Spec: corev1.PodSpec{TerminationGracePeriodSeconds: &grace, Containers: []corev1.Container{{Name: "web", Image: image}}}},
+		},
+	}
+}
+
+func (c *cluster) deployment() *appsv1.Deployment {
+	d, ok := crdt.Get[appsv1.Deployment](c.store.Snapshot(), crdt.Key{Resource: "apps/deployments", Namespace: "default", Name: "web"})
+	if !ok {
+		c.t.Fatal("no deployment")
+	}
+	return d.DeepCopy()
+}
+
+func complete(replicas int32, revision string) func(*crdt.Snapshot) bool {
+	return func(s *crdt.Snapshot) bool {
+		d, ok := crdt.Get[appsv1.Deployment](s, crdt.Key{Resource: "apps/deployments", Namespace: "default", Name: "web"})
+		if !ok || d.Status.ObservedGeneration != d.Generation || d.Status.UpdatedReplicas != replicas || d.Status.Replicas != replicas ||
+			d.Status.AvailableReplicas != replicas || d.Annotations["deployment.kubernetes.io/revision"] != revision {
+			return false
+		}
+		for _, cond := range d.Status.Conditions {
+			if cond.Type == appsv1.DeploymentProgressing {
+				return cond.Reason == "NewReplicaSetAvailable" && len(crdt.List[corev1.Pod](s, "pods", "default")) == int(replicas)
+			}
+		}
+		return false
+	}
+}
+
+// TestDeployment: the whole path through the real API: rollout, scale, rolling update, undo, deletion.
+func TestDeployment(t *testing.T) {
+	c := start(t, "n1")
+	c.eventually("the default account", func(s *crdt.Snapshot) bool {
+		_, a := s.Get(crdt.Key{Resource: "serviceaccounts", Namespace: "default", Name: "default"})
+		_, b := s.Get(crdt.Key{Resource: "configmaps", Namespace: "default", Name: "kube-root-ca.crt"})
+		return a && b
+	})
+	_, err := c.admin.Create(c.ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default"},
+		Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "web"}, Ports: []corev1.ServicePort{{Name: "http", Port: 80}}}})
+	check(t, err)
+	_, err = c.admin.Create(c.ctx, web("nginx:1", 3))
+	check(t, err)
+	c.eventually("rolled out", complete(3, "1"))
+	d := c.deployment()
+	d.Spec.Replicas = new(int32)
+	*d.Spec.Replicas = 5
+	_, err = c.admin.Update(c.ctx, d)
+	check(t, err)
+	c.eventually("scaled", complete(5, "1"))
+	d = c.deployment()
+	d.Spec.Template.Spec.Containers[0].Image = "nginx:2"
+	_, err = c.admin.Update(c.ctx, d)
+	check(t, err)
+	c.eventually("updated", complete(5, "2"))
+	d = c.deployment()
+	d.Spec.Template.Spec.Containers[0].Image = "nginx:1"
+	_, err = c.admin.Update(c.ctx, d)
+	check(t, err)
+	c.eventually("undone", complete(5, "3"))
+	c.eventually("endpoints", func(s *crdt.Snapshot) bool {
+		e, ok := crdt.Get[corev1.Endpoints](s, crdt.Key{Resource: "endpoints", Namespace: "default", Name: "web"})
+		return ok && len(e.Subsets) == 1
+	})
+	if n := len(crdt.List[appsv1.ReplicaSet](c.store.Snapshot(), "apps/replicasets", "default")); n != 2 {
+		t.Errorf("%d ReplicaSets", n)
+	}
+	quiet(c)
+}
+
+// quiet: once everything is as wanted, nothing is written.
+func quiet(c *cluster) {
+	c.t.Helper()
+	time.Sleep(300 * time.Millisecond)
+	before := c.store.Snapshot().Version()
+	time.Sleep(500 * time.Millisecond)
+	if after := c.store.Snapshot().Version(); after != before {
+		c.t.Errorf("%d writes without a cause", after-before)
+	}
+}

@@ -1,0 +1,152 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/record"
+
+	"murmur/crdt"
+)
+
+// API writes as one user, with that user's permissions and with defaulting, admission and validation. Objects come
+// back as stored. Errors are upstream's Status errors.
+type API interface {
+	Create(ctx context.Context, obj runtime.Object) (runtime.Object, error)
+	Update(ctx context.Context, obj runtime.Object) (runtime.Object, error)
+	UpdateStatus(ctx context.Context, obj runtime.Object) (runtime.Object, error)
+	Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOptions) error
+	Finalize(ctx context.Context, namespace *corev1.Namespace) (*corev1.Namespace, error)
+}
+
+// View is which nodes this node can reach.
+type View interface {
+	// Alive lists the registered nodes that can be reached, this one included.
+	Alive() []string
+	// Changed gets a value when Alive may have changed.
+	Changed() <-chan struct{}
+}
+
+// Brake says what a node does when more than half of the nodes vanish at once: it is likelier that it is cut off
+// itself than that all of them died.
+type Brake string
+
+const (
+	// Available covers lost pods all the same, after four times as long.
+	Available Brake = "available"
+	// Careful covers nothing until half of the nodes or more are in sight again. Two nodes are not affected: the one that
+	// is left is half.
+	Careful Brake = "careful"
+)
+
+// Config is what controllers are made from.
+type Config struct {
+	Store *crdt.Store
+	// Node is this node's name.
+	Node string
+	View View
+	// API gives the client of a user, who is a ServiceAccount of kube-system.
+	API func(user string) API
+	// Recorder writes events; nil means none.
+	Recorder record.EventRecorder
+	// CACert is the PEM bundle that pods verify the API with.
+	CACert []byte
+	// Resources lists what is stored, as in crdt.Key.Resource. Namespaces are emptied of, and owners are looked for
+	// among, these.
+	Resources []string
+	// Brake is Available if empty.
+	Brake Brake
+	// Settle is how long a node must have been in sight before the readiness of its pods is believed enough to withdraw
+	// others for it; 0 means 2 s. A node that comes back from a crash shows its pods as they were until its kubelet has
+	// looked.
+	Settle time.Duration
+	// TerminatedPods is how many finished pods are kept; 0 means 12500.
+	TerminatedPods int
+	Log            *slog.Logger
+}
+
+// Controllers are all controllers of one node. See the package comment.
+type Controllers struct {
+	cfg  Config
+	rows []row
+
+	// writing bounds how many writes are under way at once; those that are share one fsync.
+	writing chan struct{}
+
+	// mu guards since.
+	mu sync.Mutex
+	// since is when a node in sight came in sight.
+	since map[string]time.Time
+}
+
+// New makes the controllers. It starts nothing.
+func New(cfg Config) (*Controllers, error) {
+	if cfg.Store == nil || cfg.Node == "" || cfg.View == nil || cfg.API == nil {
+		return nil, errors.New("control: Store, Node, View and API are required")
+	}
+	switch cfg.Brake {
+	case "":
+		cfg.Brake = Available
+	case Available, Careful:
+	default:
+		return nil, errors.New("control: the brake is " + string(Available) + " or " + string(Careful) + ", not " + string(cfg.Brake))
+	}
+	if cfg.Settle == 0 {
+		cfg.Settle = 2 * time.Second
+	}
+	if cfg.TerminatedPods == 0 {
+		cfg.TerminatedPods = 12500
+	}
+	if cfg.Recorder == nil {
+		cfg.Recorder = &record.FakeRecorder{}
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Controllers{cfg: cfg, rows: table(cfg), writing: make(chan struct{}, 32), since: map[string]time.Time{}}, nil
+}
+
+// Run runs the controllers until the context ends. The store must be past its barrier: a controller acts on what it
+// sees and on what it does not.
+func (c *Controllers) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wakes := make([]chan struct{}, len(c.rows))
+	for i := range c.rows {
+		wakes[i] = make(chan struct{}, 1)
+		wg.Go(func() { c.loop(ctx, &c.rows[i], wakes[i]) })
+	}
+	changed := c.cfg.View.Changed()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+			for _, w := range wakes {
+				select {
+				case w <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}
+}
+
+// table lists the controllers.
+func table(cfg Config) []row {
+	pods, nodes := "pods", "nodes"
+	return []row{
+		{name: "deployment-controller", owners: []string{deployments}, watches: []string{replicaSets, pods}, decide: deployment},
+		{name: "replicaset-controller", owners: []string{replicaSets}, watches: []string{pods, nodes}, decide: replicaSet},
+		{name: "endpointslice-controller", owners: []string{"services"}, watches: []string{pods, nodes, endpointSlices}, decide: endpointSlice},
+		{name: "endpoint-controller", owners: []string{"services"}, watches: []string{pods, "endpoints"}, decide: endpoints},
+		{name: "service-account-controller", owners: []string{"namespaces"}, watches: []string{"serviceaccounts"}, decide: serviceAccount},
+		{name: "root-ca-cert-publisher", owners: []string{"namespaces"}, watches: []string{"configmaps"}, decide: rootCA(string(cfg.CACert))},
+	}
+}

@@ -1,0 +1,2 @@
+// Package control is the controllers.
+package control

@@ -1,0 +1,375 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"murmur/crdt"
+)
+
+// row is one controller.
+type row struct {
+	// name is that of the ServiceAccount it writes as, and of the component in its events.
+	name string
+	// owners are the resources that it decides about, watches what else it looks at.
+	owners, watches []string
+	// prepare, if there is one, sees the world once before any owner is decided.
+	prepare func(*world)
+	// decide says what to write for one owner. It is called only on the owner's controller of record.
+	decide func(*world, *crdt.Entry) plan
+}
+
+// plan is what a controller decided for one owner.
+type plan struct {
+	// writes happen in order, but for neighbours of the same verb among create and delete: they happen together.
+	writes []write
+	// wake is when time alone may change the decision; zero means never.
+	wake time.Time
+}
+
+// at brings the wake-up forward.
+func (p *plan) at(t time.Time) {
+	if !t.IsZero() && (p.wake.IsZero() || t.Before(p.wake)) {
+		p.wake = t
+	}
+}
+
+type verb string
+
+const (
+	create   verb = "create"
+	update   verb = "update"
+	status   verb = "status"
+	remove   verb = "delete"
+	finalize verb = "finalize"
+	// commit writes past the API: for fields that no user's permission covers, and where nothing is to be defaulted.
+	commit verb = "commit"
+)
+
+// write is one thing to do.
+type write struct {
+	verb verb
+	// obj is the object wanted. Updates carry the resourceVersion they were decided from.
+	obj runtime.Object
+	// key and opts say what to delete; key and base what to commit.
+	key  crdt.Key
+	opts metav1.DeleteOptions
+	base *crdt.Entry
+	// done and failed are events about the owner for either outcome.
+	done, failed *event
+}
+
+// event is what is recorded. In message, "%s" stands for the object's name, or for the error.
+type event struct {
+	about                 runtime.Object
+	kind, reason, message string
+}
+
+// failure is what went wrong last when an owner's children were created or deleted.
+type failure struct {
+	reason, message string
+}
+
+// world is what a decision is made from.
+type world struct {
+	snap   *crdt.Snapshot
+	now    time.Time
+	self   string
+	alive  []string
+	nodes  map[string]sight
+	brake  Brake
+	settle time.Duration
+	kept   int
+	// failures are by owner.
+	failures map[types.UID]failure
+
+	children map[string]map[types.UID][]*crdt.Entry
+}
+
+// of lists the entries of a resource in a namespace that are controlled by uid, or ("") by nothing.
+func of[T any](w *world, resource, namespace string, uid types.UID) []*T {
+	if w.children == nil {
+		w.children = map[string]map[types.UID][]*crdt.Entry{}
+	}
+	index := w.children[resource]
+	if index == nil {
+		index = map[types.UID][]*crdt.Entry{}
+		for e := range w.snap.Range(resource, "", "") {
+			t, err := crdt.As[T](e)
+			if err != nil {
+				continue
+			}
+			m, err := meta.Accessor(t)
+			if err != nil {
+				continue
+			}
+			var owner types.UID
+			if ref := metav1.GetControllerOfNoCopy(m); ref != nil {
+				owner = ref.UID
+			}
+			index[owner] = append(index[owner], e)
+		}
+		w.children[resource] = index
+	}
+	var out []*T
+	for _, e := range index[uid] {
+		if e.Key.Namespace == namespace {
+			if t, err := crdt.As[T](e); err == nil {
+				out = append(out, t)
+			}
+		}
+	}
+	return out
+}
+
+// look takes the world as it is now.
+func (c *Controllers) look() *world {
+	snap, now, alive := c.cfg.Store.Snapshot(), time.Now(), c.cfg.View.Alive()
+	slices.Sort(alive)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for n := range c.since {
+		if !slices.Contains(alive, n) {
+			delete(c.since, n)
+		}
+	}
+	for _, n := range alive {
+		if _, ok := c.since[n]; !ok {
+			c.since[n] = now
+		}
+	}
+	return &world{
+		snap: snap, now: now, self: c.cfg.Node, alive: alive, brake: c.cfg.Brake, settle: c.cfg.Settle, kept: c.cfg.TerminatedPods,
+		nodes: sights(crdt.List[corev1.Node](snap, "nodes", ""), alive, c.since, now),
+	}
+}
+
+// Bounds of the pause after a failure, per owner.
+const (
+	minPause = 100 * time.Millisecond
+	maxPause = time.Minute
+	// gather is how long a wake-up waits for more of its kind.
+	gather = 5 * time.Millisecond
+)
+
+// pause keeps an owner from being tried again at once.
+type pause struct {
+	length time.Duration
+	until  time.Time
+}
+
+// loop runs one controller: look, decide, write, wait.
+func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
+	wake := c.cfg.Store.Subscribe(append(slices.Clone(r.owners), r.watches...)...)
+	defer wake.Close()
+	api := c.cfg.API("system:serviceaccount:kube-system:" + r.name)
+	pauses := map[types.UID]pause{}
+	failures := map[types.UID]failure{}
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		w := c.look()
+		w.failures = failures
+		if r.prepare != nil {
+			r.prepare(w)
+		}
+		next := plan{}
+		type job struct {
+			uid types.UID
+			key crdt.Key
+			plan
+		}
+		var jobs []job
+		present := map[types.UID]bool{}
+		for _, resource := range r.owners {
+			for e := range w.snap.Range(resource, "", "") {
+				if rendezvous(string(e.UID), w.alive) != w.self {
+					continue
+				}
+				present[e.UID] = true
+				if p := pauses[e.UID]; w.now.Before(p.until) {
+					next.at(p.until)
+					continue
+				}
+				p := r.decide(w, e)
+				next.at(p.wake)
+				if len(p.writes) > 0 {
+					jobs = append(jobs, job{e.UID, e.Key, p})
+				}
+			}
+		}
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for _, j := range jobs {
+			c.writing <- struct{}{}
+			wg.Go(func() {
+				failed, err := c.apply(ctx, api, r.name, j.writes, func() { <-c.writing })
+				mu.Lock()
+				defer mu.Unlock()
+				if failed != nil {
+					failures[j.uid] = *failed
+				} else if err == nil {
+					delete(failures, j.uid)
+				}
+				if err == nil || ctx.Err() != nil {
+					delete(pauses, j.uid)
+					return
+				}
+				p := pauses[j.uid]
+				p.length = min(max(2*p.length, minPause), maxPause)
+				p.until = time.Now().Add(p.length)
+				pauses[j.uid] = p
+				next.at(p.until)
+				if !apierrors.IsConflict(err) && !errors.Is(err, crdt.ErrConflict) {
+					c.cfg.Log.Warn("controller could not write", "controller", r.name, "owner", j.key, "again in", p.length, "err", err)
+				}
+			})
+		}
+		wg.Wait()
+		for uid := range pauses {
+			if !present[uid] {
+				delete(pauses, uid)
+			}
+		}
+		for uid := range failures {
+			if !present[uid] {
+				delete(failures, uid)
+			}
+		}
+		wait := time.Minute
+		if !next.wake.IsZero() {
+			wait = min(max(time.Until(next.wake), time.Millisecond), wait)
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			continue
+		case <-wake.C:
+		case <-view:
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(gather):
+		}
+	}
+}
+
+// apply does the writes of one plan. release gives back the slot that the plan was started with.
+func (c *Controllers) apply(ctx context.Context, api API, component string, writes []write, release func()) (failed *failure, err error) {
+	release()
+	for len(writes) > 0 {
+		n := 1
+		for n < len(writes) && writes[n].verb == writes[0].verb && (writes[0].verb == create || writes[0].verb == remove) {
+			n++
+		}
+		group := writes[:n]
+		writes = writes[n:]
+		errs := make([]error, len(group))
+		var wg sync.WaitGroup
+		for i, w := range group {
+			wg.Go(func() {
+				c.writing <- struct{}{}
+				defer func() { <-c.writing }()
+				errs[i] = c.write(ctx, api, w)
+			})
+		}
+		wg.Wait()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		for i, w := range group {
+			switch e := errs[i]; {
+			case e == nil:
+				c.record(w, w.done, "")
+			case apierrors.HasStatusCause(e, corev1.NamespaceTerminatingCause):
+				// The namespace controller takes it from here.
+				err = e
+			case apierrors.IsConflict(e) || errors.Is(e, crdt.ErrConflict) || apierrors.IsAlreadyExists(e) || errors.Is(e, crdt.ErrExists):
+				err = e
+			default:
+				err = e
+				if w.failed != nil {
+					failed = &failure{w.failed.reason, e.Error()}
+				}
+				c.record(w, w.failed, e.Error())
+			}
+		}
+		if err != nil {
+			// What has been decided about the status holds; the rest was meant to follow what failed.
+			writes = slices.DeleteFunc(slices.Clone(writes), func(w write) bool { return w.verb != status })
+		}
+	}
+	return failed, err
+}
+
+func (c *Controllers) record(w write, e *event, err string) {
+	if e == nil {
+		return
+	}
+	message := e.message
+	if strings.Contains(message, "%s") {
+		what := err
+		if what == "" {
+			what = w.name()
+		}
+		message = fmt.Sprintf(message, what)
+	}
+	c.cfg.Recorder.Event(e.about, e.kind, e.reason, message)
+}
+
+// name is that of the object written.
+func (w write) name() string {
+	if w.obj == nil {
+		return w.key.Name
+	}
+	m, err := meta.Accessor(w.obj)
+	if err != nil {
+		return ""
+	}
+	return m.GetName()
+}
+
+// write does one write. What is already so is no error.
+func (c *Controllers) write(ctx context.Context, api API, w write) error {
+	var err error
+	switch w.verb {
+	case create:
+		_, err = api.Create(ctx, w.obj)
+	case update:
+		_, err = api.Update(ctx, w.obj)
+	case status:
+		_, err = api.UpdateStatus(ctx, w.obj)
+	case finalize:
+		_, err = api.Finalize(ctx, w.obj.(*corev1.Namespace))
+	case remove:
+		err = api.Delete(ctx, w.key, w.opts)
+	case commit:
+		_, err = c.cfg.Store.Commit(ctx, crdt.Write{Key: w.key, Object: w.obj, Base: w.base})
+	}
+	if w.verb != create && (apierrors.IsNotFound(err) || errors.Is(err, crdt.ErrNotFound)) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", w.verb, w.name(), err)
+	}
+	return nil
+}
+
+// deletion deletes exactly the object that was looked at.
+func deletion(key crdt.Key, uid types.UID) write {
+	return write{verb: remove, key: key, opts: metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}}}
+}
