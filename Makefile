@@ -1,0 +1,54 @@
+# What people run is at the top of the README. Everything is built into bin/.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+KUBE    := v1.37.2
+STATIC  := $(GO) build
+STRIP   := -s -w
+
+# The same for builds and tests, so that nothing is compiled twice.
+export CGO_ENABLED := 0
+export GOFLAGS     := $(GOFLAGS) -trimpath
+
+CNI := $(addprefix github.com/containernetworking/plugins/plugins/,main/bridge main/loopback ipam/host-local meta/portmap)
+
+.PHONY: build up down test e2e bench lint fuzz deps vagrant-check clean
+
+build:
+	@mkdir -p bin/cni
+	$(STATIC) -ldflags '$(STRIP) -X main.version=$(VERSION)' -o bin/ ./cmd/murmur ./cmd/murmur-lab ./cmd/pause
+	$(STATIC) -ldflags '$(STRIP)' -o bin/ github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+	$(STATIC) -ldflags '$(STRIP)' -o bin/cni/ $(CNI)
+	$(STATIC) -ldflags '$(STRIP) -X k8s.io/component-base/version.gitVersion=$(KUBE) -X k8s.io/client-go/pkg/version.gitVersion=$(KUBE)' -o bin/kubectl k8s.io/kubernetes/cmd/kubectl
+
+# deps installs what the host lacks: the programs a node uses, and those the tests use.
+deps:
+	@scripts/deps.sh
+
+# up starts a cluster of three nodes on this machine with an example on it; down removes all of it.
+up: deps build
+	@scripts/up.sh
+
+down:
+	@bin/murmur-lab down
+
+test: deps build lint
+	$(GO) test -timeout 20m ./...
+
+# e2e runs the scenarios on real nodes alone.
+e2e: deps build
+	$(GO) test -count=1 -v -timeout 30m ./test/e2e
+
+bench: deps build
+	@scripts/bench.sh
+
+lint:
+	@out=$$(gofmt -l cmd crdt examples gossip httpapi node sched test); [ -z "$$out" ] || { echo "not gofmt-ed:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+
+FUZZTIME ?= 30s
+fuzz:
+	$(GO) test -run '^$$' -fuzz FuzzDecodeDelta -fuzztime $(FUZZTIME) ./crdt
+
+clean:
+	rm -rf bin
