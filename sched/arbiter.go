@@ -83,7 +83,8 @@ const (
 	sampleSmall    = 8
 	sampleLarge    = 4
 	bidTimeout     = 10 * time.Millisecond
-	patientTimeout = 150 * time.Millisecond
+	patientTimeout = 400 * time.Millisecond
+	lateTimeout    = 100 * time.Millisecond
 	// patientNodes is up to how many feasible nodes each bid counts so much that it is worth waiting for.
 	patientNodes = 8
 	maxRounds    = 4
@@ -91,6 +92,8 @@ const (
 	maxBackoff   = 10 * time.Second
 	// changeBackoff is how soon after a failure a change of the world leads to another try.
 	changeBackoff = 200 * time.Millisecond
+	// confirmAfter is how long an acknowledged claim may take to reach this node's store.
+	confirmAfter = 5 * time.Second
 )
 
 func (a *arbiter) look(now time.Time) {
@@ -117,8 +120,8 @@ func (a *arbiter) look(now time.Time) {
 			a.take(pod, epoch)
 		}
 	}
-	for uid, p := range a.pods {
-		if !mine[uid] {
+	for _, uid := range sorted(a.pods) {
+		if p := a.pods[uid]; !mine[uid] {
 			// Claimed, deleted, or another's: the store has the last word.
 			if pod := a.world.Pod(p.pod.Namespace, p.pod.Name); pod != nil && pod.UID == uid && claimed(pod) {
 				a.log.outcome(p.pod, "bound to "+Winner(pod, a.world.alive))
@@ -127,17 +130,17 @@ func (a *arbiter) look(now time.Time) {
 			delete(a.pods, uid)
 		}
 	}
-	for uid, p := range a.pods {
-		holder := ""
+	for _, uid := range sorted(a.pods) {
+		p := a.pods[uid]
 		switch p.phase {
 		case awarded, acked:
-			if !a.world.alive(p.to.Node) {
+			if !a.world.alive(p.to.Node) && a.claimant(placementOf(p.pod)) == "" {
 				a.requeue(uid, p)
 			}
 		case waiting:
-			if holder = a.claimant(placementOf(p.pod)); holder != "" {
+			if holder := a.claimant(placementOf(p.pod)); holder != "" {
 				a.leave(uid, p)
-				p.phase, p.to = acked, Identity{Node: holder}
+				p.held(now, holder)
 			}
 		}
 	}
@@ -197,6 +200,11 @@ func (a *arbiter) drop(c *class) {
 	if len(c.members) == 0 && c.round == nil && a.classes[c.key] == c {
 		delete(a.classes, c.key)
 	}
+}
+
+// held is for a pod that a node is said to have. No award led there, so none is repeated: the confirmation names no incarnation.
+func (p *pending) held(now time.Time, node string) {
+	p.phase, p.to, p.round, p.sentAt = acked, Identity{Node: node}, 0, now
 }
 
 // requeue makes a pod wait again.
@@ -290,7 +298,10 @@ func (a *arbiter) start(now time.Time, c *class) {
 	wait := bidTimeout
 	for _, node := range feasible {
 		limit := bidTimeout
-		if patient && !a.silent[node] {
+		switch {
+		case patient && a.silent[node]:
+			limit = lateTimeout
+		case patient:
 			limit = patientTimeout
 		}
 		if a.world.RTT != nil {
@@ -339,7 +350,7 @@ func (a *arbiter) fill(now time.Time, r *round) {
 			continue
 		}
 		if holder := a.claimant(placementOf(p.pod)); holder != "" {
-			p.phase, p.to = acked, Identity{Node: holder}
+			p.held(now, holder)
 			continue
 		}
 		best := ""
@@ -451,20 +462,28 @@ func unschedulable(nodes int, tried map[string]*Refusal) string {
 func (a *arbiter) answer(now time.Time, m Message) {
 	for _, place := range m.Pods {
 		p, ok := a.pods[place.UID]
-		if !ok || p.phase != awarded || p.round != m.Round || p.to.Node != m.From.Node {
+		if !ok || p.phase != awarded && p.phase != acked || p.round != m.Round || p.to.Node != m.From.Node {
 			continue
 		}
 		if m.Kind == Ack {
-			p.phase = acked
+			p.phase, p.sentAt = acked, now
 			a.note(now, place.UID, m.From.Node)
 			a.log.outcome(p.pod, "bound to "+m.From.Node)
 			continue
 		}
 		a.log.nack(p.pod, m.From.Node, place.Refusal)
+		if b := (Ballot{place.Epoch, place.Arbiter}); b.Arbiter != (Identity{}) && (Ballot{p.epoch, a.self}).less(b) {
+			a.fencer.promise(place.UID, b)
+			delete(a.pods, place.UID) // overtaken: the next look leaves it to the other, for a while
+			continue
+		}
 		if place.Node != "" && place.Node != m.From.Node && a.world.alive(place.Node) {
 			a.note(now, place.UID, place.Node)
-			p.phase, p.to = acked, Identity{Node: place.Node}
+			p.held(now, place.Node)
 			continue
+		}
+		if a.known[place.UID].node == m.From.Node {
+			delete(a.known, place.UID)
 		}
 		a.requeue(place.UID, p)
 	}
@@ -479,8 +498,12 @@ func (a *arbiter) resend(now time.Time) {
 	}
 	again := map[target]*Message{}
 	var order []target
-	for _, p := range a.pods {
-		if p.phase != awarded || now.Before(p.sentAt.Add(resendAfter<<min(p.resent, 2))) {
+	for _, uid := range sorted(a.pods) {
+		p := a.pods[uid]
+		due := p.phase == awarded && !now.Before(p.sentAt.Add(resendAfter<<min(p.resent, 2)))
+		// A claim that does not show up in the store is asked for: who has it says so, who has not will not take it.
+		due = due || p.phase == acked && now.Sub(p.sentAt) >= confirmAfter
+		if !due {
 			continue
 		}
 		p.sentAt = now

@@ -111,7 +111,8 @@ func sameNodes(a, b []*corev1.Node) bool {
 
 // tick starts the commits of admitted pods that have reached the store, and gives up those that do not come.
 func (c *candidate) tick(now time.Time) {
-	for uid, a := range c.admitted {
+	for _, uid := range sorted(c.admitted) {
+		a := c.admitted[uid]
 		if a.writing || a.done {
 			continue
 		}
@@ -178,11 +179,8 @@ func (c *candidate) awardOne(now time.Time, m Message, p Placement) {
 		switch {
 		case a.done:
 			c.answer(Ack, p, m.Round, m.From, nil)
-		case a.attempt == at && a.arbiter == m.From:
-			// In the making; the answer follows.
 		default:
-			p.Node = c.self.Node
-			c.answer(Nack, p, m.Round, m.From, nil)
+			// In the making: what comes of it is the answer to this award or to its next copy.
 		}
 		return
 	}
@@ -198,7 +196,10 @@ func (c *candidate) awardOne(now time.Time, m Message, p Placement) {
 		no("Incarnation", c.self.Node+" has restarted since it bid")
 		return
 	case by.less(c.promises[p.UID]):
-		no("Fence", "the pod is promised to "+c.promises[p.UID].Arbiter.String())
+		// The arbiter hears to whom, to try above it should nothing come of that.
+		to := c.promises[p.UID]
+		p.Arbiter, p.Epoch = to.Arbiter, to.Epoch
+		no("Fence", "the pod is promised to "+to.Arbiter.String())
 		return
 	case pod != nil && !wanted(pod):
 		no("Pod", "the pod is not to be placed any more")

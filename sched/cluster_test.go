@@ -13,12 +13,14 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"k8s.io/client-go/tools/record"
+
 	"murmur/crdt"
 )
 
 // cluster is nodes in one process: a store and a scheduler each, pipes between them, and deltas exchanged all the time.
 type cluster struct {
-	t     *testing.T
+	t     testing.TB
 	mu    sync.Mutex
 	nodes map[string]*member
 	// changed is closed when the view changes.
@@ -35,6 +37,7 @@ type member struct {
 	dir       string
 	store     *crdt.Store
 	sched     *Scheduler
+	events    *record.FakeRecorder
 	listener  *pipeListener
 	stop      func()
 	stopStore func()
@@ -91,7 +94,7 @@ type pipeConn struct {
 
 func (c pipeConn) RemoteAddr() net.Addr { return nodeAddr(c.peer) }
 
-func newCluster(t *testing.T, n int) *cluster {
+func newCluster(t testing.TB, n int) *cluster {
 	c := &cluster{t: t, nodes: map[string]*member{}, changed: make(chan struct{}), cut: map[[2]string]bool{}}
 	for i := range n {
 		name := fmt.Sprintf("n%d", i+1)
@@ -192,7 +195,8 @@ func (c *cluster) viewChanged(change func()) {
 // start begins another life of a node's scheduler.
 func (m *member) start() {
 	m.listener = &pipeListener{conns: make(chan net.Conn, 16), done: make(chan struct{})}
-	s, err := New(Config{Store: m.store, Node: m.name, Dir: m.dir, View: m, Dial: m.dial, Listener: m.listener})
+	m.events = record.NewFakeRecorder(1000)
+	s, err := New(Config{Store: m.store, Node: m.name, Dir: m.dir, View: m, Dial: m.dial, Listener: m.listener, Events: m.events})
 	if err != nil {
 		m.c.t.Fatal(err)
 	}
@@ -281,7 +285,7 @@ func (m *member) pod(name string) *corev1.Pod {
 	return p
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		if ok() {
@@ -331,11 +335,31 @@ func TestOneNodeBindsItsOwnPods(t *testing.T) {
 	if got, want := scheduled(n1.pod("big")).Message, "0/1 nodes are available: 1 Insufficient cpu."; got != want {
 		t.Errorf("message %q, want %q", got, want)
 	}
+	for _, want := range []string{"Normal Scheduled Successfully assigned default/a to n1", "Warning FailedScheduling 0/1 nodes are available: 1 Insufficient cpu."} {
+		if got := <-n1.events.Events; got != want {
+			t.Errorf("event %q, want %q", got, want)
+		}
+	}
+	e, ok := n1.sched.Explain("default", "big")
+	if !ok || e.Arbiter != "n1/1" || len(e.Declined) != 1 || e.Declined[0].Plugin != "NodeResourcesFit" {
+		t.Errorf("explanation %+v", e)
+	}
+	if e, ok := n1.sched.Explain("default", "a"); !ok || len(e.Rounds) != 1 || e.Rounds[0].Bids[0].Awarded != 1 || e.Outcome != "bound to n1" {
+		t.Errorf("explanation %+v", e)
+	}
+	// Pods that are not ours to place.
+	n1.create(testPod("gated", func(p *corev1.Pod) { p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/wait"}} }))
+	n1.create(testPod("foreign", func(p *corev1.Pod) { p.Spec.SchedulerName = "other" }))
 	// A pod that nobody stamped is placed too.
 	p := testPod("orphan")
 	p.Annotations = map[string]string{"x": "y"}
 	n1.create(p)
 	eventually(t, "orphan bound", func() bool { return n1.pod("orphan").Spec.NodeName == "n1" })
+	for _, name := range []string{"gated", "foreign"} {
+		if p := n1.pod(name); claimed(p) || scheduled(p) != nil {
+			t.Errorf("%s was touched: %v", name, p.Status.Conditions)
+		}
+	}
 }
 
 func TestSixtyPodsAtOnceOnThreeNodes(t *testing.T) {
@@ -413,6 +437,9 @@ func TestPodsOfADeadArbiterAreTakenOver(t *testing.T) {
 	// No node has what the pod wants while n1 lives.
 	pod := testPod("a", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} })
 	n1.create(pod)
+	if e, ok := n2.sched.Explain("default", "a"); ok && e.Arbiter != "n1/1" {
+		t.Errorf("explanation from afar %+v", e)
+	}
 	eventually(t, "n1 says why it is pending", func() bool {
 		cond := scheduled(n2.pod("a"))
 		return cond != nil && cond.Message == "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector."
@@ -537,5 +564,49 @@ func (m *member) setReady(name string) {
 		return nil
 	}); err != nil {
 		m.c.t.Fatal(err)
+	}
+}
+
+func TestRoomThatBecomesFreeIsTakenSoon(t *testing.T) {
+	c := newCluster(t, 1)
+	n1 := c.nodes["n1"]
+	n1.create(testPod("a", requests("3", "")))
+	eventually(t, "a bound", func() bool { return n1.pod("a").Spec.NodeName == "n1" })
+	n1.create(testPod("b", requests("3", "")))
+	eventually(t, "b pending", func() bool { return scheduled(n1.pod("b")) != nil })
+	time.Sleep(2500 * time.Millisecond) // two more failures: the back-off is 4 s now
+	e, _ := n1.store.Snapshot().Get(podKey("default", "a"))
+	if _, err := n1.store.Commit(t.Context(), crdt.Write{Key: podKey("default", "a"), Base: e}); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	eventually(t, "b bound", func() bool { return n1.pod("b").Spec.NodeName == "n1" })
+	if d := time.Since(start); d > time.Second {
+		t.Errorf("took %v", d)
+	}
+}
+
+func BenchmarkBind(b *testing.B) {
+	for _, n := range []int{1, 3} {
+		b.Run(fmt.Sprintf("nodes=%d", n), func(b *testing.B) {
+			c := newCluster(b, n)
+			n1 := c.nodes["n1"]
+			wake := n1.store.Subscribe("pods")
+			defer wake.Close()
+			i := 0
+			for b.Loop() {
+				name := fmt.Sprintf("p%d", i)
+				i++
+				n1.create(testPod(name))
+				for n1.pod(name).Spec.NodeName == "" {
+					<-wake.C
+				}
+				for e, _ := n1.store.Snapshot().Get(podKey("default", name)); ; e, _ = n1.store.Snapshot().Get(podKey("default", name)) {
+					if _, err := n1.store.Commit(b.Context(), crdt.Write{Key: podKey("default", name), Base: e}); err == nil {
+						break
+					}
+				}
+			}
+		})
 	}
 }

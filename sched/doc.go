@@ -46,8 +46,8 @@
 // Pods that placement cannot tell apart are one class and are offered together: eight at a time, or a sixteenth of them
 // if that is more. A class has one wave under way; the next is offered in the same breath as the last is awarded, and because
 // streams keep their order each candidate bids with the last wave in its ledger. So a burst spreads evenly without a timer between
-// waves. With at most eight feasible nodes a wave waits 150 ms for a slow one, except for one that was already late; in larger
-// clusters 10 ms or three round trips.
+// waves. With at most eight feasible nodes each bid counts for evenness, and a wave waits 400 ms for a slow one, 100 ms if it was already
+// late; in larger clusters it waits 10 ms or three round trips.
 //
 // # The loop
 //

@@ -1,7 +1,9 @@
 package sched
 
 import (
+	"cmp"
 	"iter"
+	"maps"
 	"slices"
 	"time"
 
@@ -22,6 +24,8 @@ type World struct {
 	RTT   func(node string) time.Duration
 	// Freed grows when a pod that took room somewhere is gone.
 	Freed uint64
+	// active are the pods that take room somewhere.
+	active []types.UID
 	// Ready tells whether a pod is ready on this node.
 	Ready func(*corev1.Pod) bool
 }
@@ -273,3 +277,6 @@ func (x *Exchange) forget(now time.Time) {
 
 // maxPromises is from when on promises for pods that are not pending any more are dropped.
 const maxPromises = 4096
+
+// sorted are a map's keys in order: what machines put out does not depend on the order of maps.
+func sorted[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -324,7 +325,7 @@ func (s *sim) settle() {
 				}
 			}
 			if l.Check(p) == nil {
-				s.t.Fatalf("%s is pending although %s has room: %v", uid, m.name, p.Annotations)
+				s.t.Fatalf("%s is pending although %s has room: %v\n%s", uid, m.name, p.Annotations, s.state(uid))
 			}
 		}
 	}
@@ -351,4 +352,18 @@ func FuzzReadMessage(f *testing.F) {
 		x.Step(now, m)
 		x.Ready()
 	})
+}
+
+// state is what every machine has in mind about a pod.
+func (s *sim) state(uid types.UID) string {
+	var b strings.Builder
+	for _, m := range s.nodes {
+		x := m.x
+		fmt.Fprintf(&b, "%s: known %+v, promised %v, refused %v, admitted %+v, fence %+v", x.self, x.known[uid], x.promises[uid], x.candidate.refused[uid], x.candidate.admitted[uid], x.fencer.fences[uid])
+		if p, ok := x.arbiter.pods[uid]; ok {
+			fmt.Fprintf(&b, ", arbiter: phase %d to %v round %d, class %d waiting, in round %v, retry in %v, tried %v", p.phase, p.to, p.round, len(p.class.members), p.class.round != nil, p.class.retryAt.Sub(s.now), p.class.tried)
+		}
+		fmt.Fprintln(&b)
+	}
+	return b.String()
 }

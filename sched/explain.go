@@ -117,6 +117,33 @@ func (j *journal) failed(pod *corev1.Pod, arbiter Identity, epoch uint64, text s
 	sort.Slice(e.Declined, func(a, b int) bool { return e.Declined[a].Node < e.Declined[b].Node })
 }
 
+// explain is what a node that is not the arbiter can tell: from the pod's record and condition, and from ledgers made of its own store.
+func explain(pod *corev1.Pod, w *World) Explanation {
+	record, epoch := Record(pod)
+	e := Explanation{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, Arbiter: record.String(), Epoch: epoch}
+	if claimed(pod) {
+		e.Outcome = "bound to " + Winner(pod, w.alive)
+		return e
+	}
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodScheduled {
+			e.Outcome = c.Message
+		}
+	}
+	for _, n := range w.Nodes {
+		l := NewLedger(n)
+		for p := range w.All {
+			if !finished(p) && Holds(p, n.Name) {
+				l.Add(p)
+			}
+		}
+		if r := l.Check(pod); r != nil {
+			e.Declined = append(e.Declined, Decline{n.Name, *r})
+		}
+	}
+	return e
+}
+
 // copy is an explanation that does not change any more.
 func (e *Explanation) copy() Explanation {
 	c := *e

@@ -115,7 +115,8 @@ const maxFenced = 1000
 // tick asks who has not answered, and takes over what everyone alive has promised.
 func (f *fencer) tick(now time.Time) {
 	ask := map[string][]Placement{}
-	for _, fe := range f.fences {
+	for _, uid := range sorted(f.fences) {
+		fe := f.fences[uid]
 		if fe.writing || now.Before(fe.until) || f.claimant(fe.Placement) != "" {
 			continue
 		}
@@ -148,8 +149,8 @@ func (f *fencer) tick(now time.Time) {
 			f.out.Takeovers = append(f.out.Takeovers, Takeover{Placement: fe.Placement, From: fe.from, To: f.self})
 		}
 	}
-	for node, pods := range ask {
-		f.send(Message{Kind: Fence, To: Identity{Node: node}, Pods: pods})
+	for _, node := range sorted(ask) {
+		f.send(Message{Kind: Fence, To: Identity{Node: node}, Pods: ask[node]})
 	}
 }
 
@@ -216,7 +217,7 @@ func (f *fencer) asked(m Message) {
 func (f *fencer) answer(now time.Time, m Message) {
 	for _, p := range m.Pods {
 		if p.Node != "" {
-			f.known[p.UID] = report{node: p.Node, at: now, durable: true}
+			f.known[p.UID] = report{node: p.Node, at: now, durable: p.Node != m.From.Node}
 		}
 		fe, ok := f.fences[p.UID]
 		switch {

@@ -66,7 +66,7 @@ type Placement struct {
 	Epoch     uint64    `json:"epoch,omitempty"`
 	// Node has the pod: in a Nack, Fenced or Reclaimed. Empty: nobody that the sender knows of.
 	Node string `json:"node,omitempty"`
-	// Arbiter, in a Fenced, is who has the higher ballot.
+	// Arbiter, in a Fenced or Nack, is who has a higher ballot, with Epoch.
 	Arbiter Identity `json:"arbiter,omitzero"`
 	// Refusal says why a node that had bid does not take it after all.
 	Refusal *Refusal `json:"refusal,omitempty"`

@@ -44,11 +44,6 @@ func (p *peers) run(ctx context.Context) error {
 	wg.Go(func() {
 		<-ctx.Done()
 		_ = p.listener.Close()
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		for _, c := range p.heard {
-			_ = c.Close()
-		}
 	})
 	for {
 		c, err := p.listener.Accept()
@@ -73,6 +68,7 @@ func (p *peers) run(ctx context.Context) error {
 // listen reads one peer's stream. A newer stream of the same peer replaces it.
 func (p *peers) listen(ctx context.Context, c net.Conn) {
 	defer c.Close()
+	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
 	node := c.RemoteAddr().String()
 	p.mu.Lock()
 	if old, ok := p.heard[node]; ok {

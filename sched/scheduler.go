@@ -62,8 +62,11 @@ type Scheduler struct {
 	inbox   chan Message
 	results chan func(now time.Time)
 	commits chan struct{}
-	active  map[types.UID]bool
-	freed   uint64
+
+	// The loop's own.
+	active     map[types.UID]bool
+	freed      uint64
+	publishing bool
 
 	// mu guards what follows. It is held for a step of the machine, never over I/O.
 	mu       sync.Mutex
@@ -126,15 +129,29 @@ func MayStart(pod *corev1.Pod, self Identity) bool {
 	return Holds(pod, self.Node)
 }
 
-// Explain is what is known here about how a pod was placed. Only its arbiter knows.
+// Explain is what is known here about how a pod was placed. Its arbiter has the bids; any other node tells from its store
+// who the arbiter is, what came out, and what each node would say now.
 func (s *Scheduler) Explain(namespace, name string) (Explanation, bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	e, ok := s.exchange.arbiter.log.byName[namespace+"/"+name]
-	if !ok {
+	if ok {
+		defer s.mu.Unlock()
+		return e.copy(), true
+	}
+	s.mu.Unlock()
+	w := s.world()
+	pod := w.Pod(namespace, name)
+	if pod == nil {
 		return Explanation{}, false
 	}
-	return e.copy(), true
+	return explain(pod, w), true
+}
+
+// Waiting is how many pods this node is arbiter of and has not placed yet.
+func (s *Scheduler) Waiting() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.exchange.arbiter.pods)
 }
 
 // Explanations are those of the last pods that this node was arbiter of, oldest first.
@@ -215,12 +232,13 @@ func (s *Scheduler) Run(ctx context.Context) error {
 // look shows the machine the store and the view.
 func (s *Scheduler) look(ctx context.Context, wg *sync.WaitGroup, now time.Time) {
 	w := s.world()
+	s.count(w)
 	s.peers.keep(w.alive)
 	s.publish(ctx, wg, w)
 	s.do(ctx, wg, now, func(x *Exchange) { x.Look(now, w) })
 }
 
-// world reads one snapshot.
+// world reads one snapshot. It is safe for concurrent use.
 func (s *Scheduler) world() *World {
 	snap := s.config.Store.Snapshot()
 	w := &World{
@@ -240,18 +258,26 @@ func (s *Scheduler) world() *World {
 			}
 		},
 	}
-	active := make(map[types.UID]bool, len(s.active))
 	for pod := range w.All {
 		switch {
 		case finished(pod):
 		case claimed(pod):
-			active[pod.UID] = true
+			w.active = append(w.active, pod.UID)
 			if Holds(pod, s.config.Node) {
 				w.Mine = append(w.Mine, pod)
 			}
 		case wanted(pod):
 			w.Pending = append(w.Pending, pod)
 		}
+	}
+	return w
+}
+
+// count notes in the world how many pods are gone that took room somewhere.
+func (s *Scheduler) count(w *World) {
+	active := make(map[types.UID]bool, len(w.active))
+	for _, uid := range w.active {
+		active[uid] = true
 	}
 	for uid := range s.active {
 		if !active[uid] {
@@ -260,15 +286,15 @@ func (s *Scheduler) world() *World {
 	}
 	s.active = active
 	w.Freed = s.freed
-	return w
 }
 
 // publish writes this life into the Node object.
 func (s *Scheduler) publish(ctx context.Context, wg *sync.WaitGroup, w *World) {
 	for _, n := range w.Nodes {
-		if n.Name != s.config.Node || incarnationOf(n) == s.self.Incarnation {
+		if n.Name != s.config.Node || incarnationOf(n) == s.self.Incarnation || s.publishing {
 			continue
 		}
+		s.publishing = true
 		s.commit(ctx, wg, func() {
 			err := edit(ctx, s.config.Store, crdt.Key{Resource: "nodes", Name: n.Name}, func(n *corev1.Node) error {
 				n.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}
@@ -278,7 +304,7 @@ func (s *Scheduler) publish(ctx context.Context, wg *sync.WaitGroup, w *World) {
 			if err != nil && ctx.Err() == nil {
 				s.config.Log.Warn("publish this node's incarnation", "err", err)
 			}
-		}, nil)
+		}, func(time.Time) { s.publishing = false })
 	}
 }
 
