@@ -269,3 +269,14 @@ var requestInfo = &request.RequestInfoFactory{
 	APIPrefixes:          sets.NewString("api", "apis"),
 	GrouplessAPIPrefixes: sets.NewString("api"),
 }
+
+// Resources lists what is stored, as in crdt.Key.Resource.
+func (s *Server) Resources() []string {
+	var out []string
+	for _, k := range kinds() {
+		if k.decode != nil {
+			out = append(out, k.key())
+		}
+	}
+	return out
+}

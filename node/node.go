@@ -27,6 +27,7 @@ import (
 	"murmur/gossip"
 	"murmur/httpapi"
 	"murmur/node/containerd"
+	"murmur/node/control"
 	"murmur/node/dns"
 	"murmur/node/iptables"
 	"murmur/node/network"
@@ -60,6 +61,7 @@ type Node struct {
 	rules    *iptables.Loop
 	names    *dns.Server
 	sched    *sched.Scheduler
+	control  *control.Controllers
 	kubelet  *pod.Kubelet
 	register *registration
 	leaving  chan struct{}
@@ -216,6 +218,15 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	}); err != nil {
 		return err
 	}
+	if n.control, err = control.New(control.Config{
+		Store: n.store, Node: name, View: n.view, Recorder: n.recorder("controllermanager"),
+		API: func(account string) control.API {
+			return n.api.As(account, "system:serviceaccounts", "system:serviceaccounts:kube-system")
+		},
+		CACert: n.id.Cluster.CACert, Resources: n.api.Resources(), Log: n.log.With("part", "control"),
+	}); err != nil {
+		return err
+	}
 	if n.network, err = network.New(network.Config{
 		Store: n.store, Node: name, NodeIP: cfg.NodeIP, ServiceCIDR: settings.ServiceCIDR,
 		ConfDir: dir("cni", "net.d"), DataDir: dir("cni", "addresses"), Log: n.log.With("part", "network"),
@@ -357,6 +368,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		return err
 	}
 	acting.run("sched", n.sched.Run, failed)
+	acting.run("control", n.control.Run, failed)
 	acting.run("kubelet", n.runPods, failed)
 	n.log.Info("node is up", "name", n.id.NodeName, "address", n.cfg.NodeIP, "cluster", n.id.Cluster.ID)
 

@@ -29,7 +29,7 @@ type API interface {
 type View interface {
 	// Alive lists the registered nodes that can be reached, this one included.
 	Alive() []string
-	// Changed gets a value when Alive may have changed.
+	// Changed is closed when Alive may have changed; ask again for the next change.
 	Changed() <-chan struct{}
 }
 
@@ -122,8 +122,8 @@ func (c *Controllers) Run(ctx context.Context) error {
 		wakes[i] = make(chan struct{}, 1)
 		wg.Go(func() { c.loop(ctx, &c.rows[i], wakes[i]) })
 	}
-	changed := c.cfg.View.Changed()
 	for {
+		changed := c.cfg.View.Changed()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -140,7 +140,8 @@ func (c *Controllers) Run(ctx context.Context) error {
 
 // table lists the controllers.
 func table(cfg Config) []row {
-	pods, nodes := "pods", "nodes"
+	const pods, nodes = "pods", "nodes"
+	collector, lost, evicted := newGarbage(cfg.Resources), newStrays(), newEviction()
 	return []row{
 		{name: "deployment-controller", owners: []string{deployments}, watches: []string{replicaSets, pods}, decide: deployment},
 		{name: "replicaset-controller", owners: []string{replicaSets}, watches: []string{pods, nodes}, decide: replicaSet},
@@ -148,5 +149,10 @@ func table(cfg Config) []row {
 		{name: "endpoint-controller", owners: []string{"services"}, watches: []string{pods, "endpoints"}, decide: endpoints},
 		{name: "service-account-controller", owners: []string{"namespaces"}, watches: []string{"serviceaccounts"}, decide: serviceAccount},
 		{name: "root-ca-cert-publisher", owners: []string{"namespaces"}, watches: []string{"configmaps"}, decide: rootCA(string(cfg.CACert))},
+		{name: "namespace-controller", owners: []string{"namespaces"}, watches: cfg.Resources, decide: namespace(cfg.Resources)},
+		{name: "generic-garbage-collector", owners: cfg.Resources, watches: []string{nodes}, prepare: collector.prepare, decide: collector.decide},
+		{name: "pod-garbage-collector", owners: []string{pods}, watches: []string{nodes}, prepare: lost.prepare, decide: lost.decide},
+		{name: "node-controller", owners: []string{pods}, watches: []string{nodes}, prepare: evicted.prepare, decide: evicted.decide},
+		{name: "token-cleaner", owners: []string{"secrets"}, decide: token},
 	}
 }
