@@ -387,6 +387,29 @@ func TestSixtyPodsAtOnceOnThreeNodes(t *testing.T) {
 	}
 }
 
+func TestReplicasSpreadOverUnequalNodes(t *testing.T) {
+	c := newCluster(t, 3)
+	n1 := c.nodes["n1"]
+	n1.create(testPod("load", requests("1500m", "2Gi"), func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"kubernetes.io/hostname": "n1"} }))
+	eventually(t, "load bound", func() bool { return sum(bound(n1.pods())) == 1 })
+	for i := range 6 {
+		// One after the other, as a rolling update makes them, and on different nodes.
+		m := c.nodes[fmt.Sprintf("n%d", i%3+1)]
+		m.create(testPod(fmt.Sprintf("p%d", i), requests("50m", "16Mi"), ownedBy("rs")))
+		eventually(t, "bound and seen by all", func() bool {
+			for _, m := range c.nodes {
+				if sum(bound(m.pods())) != i+2 {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	if got := bound(n1.pods()); got["n1"] != 3 || got["n2"] != 2 || got["n3"] != 2 {
+		t.Errorf("replicas beside the load: %v", got)
+	}
+}
+
 // placedOnce waits until all stores agree, and checks that each pod has one claim and no node more than it can hold.
 func (c *cluster) placedOnce() {
 	c.t.Helper()

@@ -23,7 +23,7 @@ var scores = []Score{
 	{"ImageLocality", 1, imageLocality},
 	{"TaintToleration", 3, preferNoSchedule},
 	{"NodeAffinity", 2, preferredAffinity},
-	{"SelectorSpread", 1, selectorSpread},
+	{"SelectorSpread", 2, selectorSpread},
 }
 
 // PluginScore is one line of a bid's explanation: the weighted score of one plugin.
@@ -144,7 +144,7 @@ func preferredAffinity(p *counted, l *Ledger) float64 {
 	return 100 * float64(preferred.Score(l.node)) / float64(all)
 }
 
-// selectorSpread keeps the pods of one controller apart. Each that is already here costs a quarter, without end, so that
+// selectorSpread keeps the pods of one controller apart. Each that is already here costs a quarter, twice over by its weight and without end, so that
 // the hundredth replica is placed as evenly as the second.
 func selectorSpread(p *counted, l *Ledger) float64 {
 	if p.controller == "" {

@@ -6,7 +6,6 @@ import (
 	"testing"
 )
 
-// explore runs with small bounds, or with MURMUR_MODEL=full with those of the design.
 func explore(t *testing.T, r Rules, b Bounds) Result {
 	t.Helper()
 	res := Model{Rules: r, Bounds: b}.Explore()
@@ -14,6 +13,8 @@ func explore(t *testing.T, r Rules, b Bounds) Result {
 	return res
 }
 
+// With MURMUR_MODEL=full the bounds are those of the design, as far as the first 20 million states of each; that takes minutes
+// and some GB.
 func TestNeverTwoRunners(t *testing.T) {
 	bounds := []Bounds{
 		{Nodes: 2, Crashes: 2, Restarts: 2, Attempts: 1, Epochs: 2},
@@ -21,11 +22,11 @@ func TestNeverTwoRunners(t *testing.T) {
 	}
 	if os.Getenv("MURMUR_MODEL") == "full" {
 		bounds = append(bounds,
-			Bounds{Nodes: 3, Crashes: 3, Restarts: 2, Attempts: 2, Epochs: 3},
-			Bounds{Nodes: 4, Crashes: 2, Restarts: 1, Attempts: 2, Epochs: 2})
+			Bounds{Nodes: 3, Crashes: 3, Restarts: 2, Attempts: 2, Epochs: 3, States: 20e6},
+			Bounds{Nodes: 4, Crashes: 2, Restarts: 1, Attempts: 2, Epochs: 2, States: 20e6})
 	}
 	for _, b := range bounds {
-		if res := explore(t, Rules{}, b); len(res.Trace) > 0 || !res.Complete {
+		if res := explore(t, Rules{}, b); len(res.Trace) > 0 || !res.Complete && b.States == 0 {
 			t.Fatalf("%+v: complete %v, two runners:\n%s", b, res.Complete, strings.Join(res.Trace, "\n"))
 		}
 	}
