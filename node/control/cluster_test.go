@@ -263,6 +263,58 @@ func TestDeployment(t *testing.T) {
 		t.Errorf("%d ReplicaSets", n)
 	}
 	quiet(c)
+	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "apps/deployments", Namespace: "default", Name: "web"}, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationBackground)}))
+	c.eventually("deleted with all it owned", empty("default"))
+}
+
+func policy(p metav1.DeletionPropagation) *metav1.DeletionPropagation { return &p }
+
+func empty(namespace string) func(*crdt.Snapshot) bool {
+	return func(s *crdt.Snapshot) bool {
+		return len(crdt.List[corev1.Pod](s, "pods", namespace)) == 0 && len(crdt.List[appsv1.ReplicaSet](s, "apps/replicasets", namespace)) == 0 &&
+			len(crdt.List[appsv1.Deployment](s, "apps/deployments", namespace)) == 0
+	}
+}
+
+// TestCascade: foreground deletion waits for dependents, orphaning leaves them, a namespace takes all of its own with it.
+func TestCascade(t *testing.T) {
+	c := start(t, "n1")
+	make := func() {
+		_, err := c.admin.Create(c.ctx, web("nginx:1", 2))
+		check(t, err)
+		c.eventually("rolled out", complete(2, "1"))
+	}
+	key := crdt.Key{Resource: "apps/deployments", Namespace: "default", Name: "web"}
+	make()
+	check(t, c.admin.Delete(c.ctx, key, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationForeground)}))
+	c.eventually("deleted in the foreground", empty("default"))
+	make()
+	check(t, c.admin.Delete(c.ctx, key, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationOrphan)}))
+	c.eventually("orphaned", func(s *crdt.Snapshot) bool {
+		sets := crdt.List[appsv1.ReplicaSet](s, "apps/replicasets", "default")
+		_, ok := s.Get(key)
+		return !ok && len(sets) == 1 && len(sets[0].OwnerReferences) == 0 && len(crdt.List[corev1.Pod](s, "pods", "default")) == 2
+	})
+	_, err := c.admin.Create(c.ctx, web("nginx:1", 2))
+	check(t, err)
+	c.eventually("adopted", complete(2, "1"))
+
+	_, err = c.admin.Create(c.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "going"}})
+	check(t, err)
+	c.eventually("account", func(s *crdt.Snapshot) bool {
+		_, ok := s.Get(crdt.Key{Resource: "serviceaccounts", Namespace: "going", Name: "default"})
+		return ok
+	})
+	d := web("nginx:1", 2)
+	d.Namespace = "going"
+	_, err = c.admin.Create(c.ctx, d)
+	check(t, err)
+	c.eventually("pods", func(s *crdt.Snapshot) bool { return len(crdt.List[corev1.Pod](s, "pods", "going")) == 2 })
+	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "namespaces", Name: "going"}, metav1.DeleteOptions{}))
+	c.eventually("the namespace gone", func(s *crdt.Snapshot) bool {
+		_, ok := s.Get(crdt.Key{Resource: "namespaces", Name: "going"})
+		return !ok && empty("going")(s)
+	})
 }
 
 // quiet: once everything is as wanted, nothing is written.

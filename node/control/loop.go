@@ -213,9 +213,8 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 		var mu sync.Mutex
 		var wg sync.WaitGroup
 		for _, j := range jobs {
-			c.writing <- struct{}{}
 			wg.Go(func() {
-				failed, err := c.apply(ctx, api, r.name, j.writes, func() { <-c.writing })
+				failed, err := c.apply(ctx, api, j.writes)
 				mu.Lock()
 				defer mu.Unlock()
 				if failed != nil {
@@ -268,9 +267,8 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 	}
 }
 
-// apply does the writes of one plan. release gives back the slot that the plan was started with.
-func (c *Controllers) apply(ctx context.Context, api API, component string, writes []write, release func()) (failed *failure, err error) {
-	release()
+// apply does the writes of one plan.
+func (c *Controllers) apply(ctx context.Context, api API, writes []write) (failed *failure, err error) {
 	for len(writes) > 0 {
 		n := 1
 		for n < len(writes) && writes[n].verb == writes[0].verb && (writes[0].verb == create || writes[0].verb == remove) {
@@ -282,6 +280,7 @@ func (c *Controllers) apply(ctx context.Context, api API, component string, writ
 		var wg sync.WaitGroup
 		for i, w := range group {
 			wg.Go(func() {
+				// The bound is for all controllers together.
 				c.writing <- struct{}{}
 				defer func() { <-c.writing }()
 				errs[i] = c.write(ctx, api, w)
