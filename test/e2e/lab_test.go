@@ -28,7 +28,7 @@ var repo = func() string {
 }()
 
 // requestsOf makes this test binary a client: it asks the URL that the variable names until its input ends.
-const requestsOf = "MURMUR_E2E_REQUESTS"
+const requestsOf = "E2E_REQUESTS"
 
 func TestMain(m *testing.M) {
 	if url := os.Getenv(requestsOf); url != "" {
