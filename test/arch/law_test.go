@@ -1,0 +1,148 @@
+package arch
+
+// room is one package: what it may import of ours. Names are below the module; a trailing /... means all below.
+type room struct {
+	pkg string
+	may []string
+	// tests lists what only its tests may import.
+	tests []string
+}
+
+// rooms are all packages. Data flows one way, from the API through the store to those who act; so crdt and gossip know
+// nobody, the parts know the store, drivers know whom they drive for, and only node knows all.
+var rooms = []room{
+	{pkg: "crdt"},
+	{pkg: "gossip"},
+	{pkg: "sched", may: []string{"crdt"}},
+	{pkg: "httpapi", may: []string{"crdt"}},
+
+	{pkg: "node/pod", may: []string{"crdt"}, tests: []string{"node/pod/podtest"}},
+	{pkg: "node/pod/podtest", may: []string{"crdt", "node/pod"}},
+	{pkg: "node/volume", may: []string{"node/pod"}},
+	{pkg: "node/containerd", may: []string{"node/pod"}, tests: []string{"node/pod/podtest", "node/volume"}},
+	{pkg: "node/network", may: []string{"crdt"}},
+	{pkg: "node/proxy"},
+	{pkg: "node/iptables", may: []string{"crdt", "node/proxy"}},
+	{pkg: "node/dns", may: []string{"crdt"}},
+	{pkg: "node/control", may: []string{"crdt"}, tests: []string{"httpapi"}},
+	{pkg: "node", may: []string{
+		"crdt", "gossip", "sched", "httpapi", "node/pod", "node/volume", "node/containerd", "node/network", "node/proxy",
+		"node/iptables", "node/dns", "node/control",
+	}},
+
+	{pkg: "cmd/murmur", may: []string{"node"}},
+	{pkg: "cmd/murmur-lab", may: []string{"node/containerd"}}, // its archive format, to pack images
+	{pkg: "cmd/pause"},
+	{pkg: "examples/..."},
+
+	// Tests of the whole use programs and pure parts, and nobody uses them.
+	{pkg: "test/...", may: []string{"crdt", "gossip", "sched", "httpapi", "node/...", "test/..."}},
+}
+
+// module is one dependency and where it may be imported outside tests.
+type module struct {
+	path string
+	// in lists packages of ours; "..." is any. Empty: in tests only.
+	in []string
+}
+
+// modules are all that we import directly. Those with one home are hidden behind the package that is their home.
+var modules = []module{
+	// One home each: what these are could be replaced without any other package noticing.
+	{"github.com/dgraph-io/badger/v4", []string{"crdt"}},
+	{"github.com/google/btree", []string{"crdt"}},
+	{"github.com/hashicorp/memberlist", []string{"gossip"}},
+	{"github.com/hashicorp/serf", []string{"gossip"}},
+	{"github.com/hashicorp/yamux", []string{"gossip"}},
+	{"github.com/klauspost/compress", []string{"gossip"}},
+	{"github.com/labstack/echo/v4", []string{"httpapi"}},
+	{"github.com/emicklei/go-restful/v3", []string{"httpapi"}}, // upstream's route descriptions, not a router
+	{"github.com/containerd/containerd/v2", []string{"node/containerd"}},
+	{"github.com/distribution/reference", []string{"node/containerd"}},
+	{"google.golang.org/grpc", []string{"node/containerd"}},
+	{"k8s.io/cri-api", []string{"node/containerd"}},
+	{"k8s.io/cri-client", []string{"node/containerd"}},
+	{"github.com/coreos/go-iptables", []string{"node/iptables"}},
+	{"github.com/miekg/dns", []string{"node/dns"}},
+	{"k8s.io/mount-utils", []string{"node/volume"}},
+	{"k8s.io/kube-openapi", []string{"httpapi"}},
+	{"k8s.io/streaming", []string{"httpapi"}},
+	{"k8s.io/endpointslice", []string{"node/control"}},
+
+	// The kernel's network.
+	{"github.com/vishvananda/netlink", []string{"node/network", "node/iptables", "node/dns", "cmd/murmur-lab"}},
+	{"github.com/vishvananda/netns", []string{"cmd/murmur-lab"}},
+
+	// Kubernetes. Its types are everywhere; its server's code is httpapi's (and node's, for the names of users).
+	{"k8s.io/kubernetes", []string{"httpapi", "..."}}, // elsewhere only what kubernetes lists below
+	{"k8s.io/apiserver", []string{"httpapi", "node"}},
+	{"sigs.k8s.io/structured-merge-diff/v6", []string{"crdt", "httpapi"}},
+	{"k8s.io/client-go", []string{"crdt", "httpapi", "node", "node/pod", "node/control", "sched"}},
+	{"k8s.io/component-helpers", []string{"httpapi", "node/pod", "node/control", "sched"}},
+	{"k8s.io/api", []string{"..."}},
+	{"k8s.io/apimachinery", []string{"..."}},
+	{"k8s.io/utils", []string{"..."}},
+	{"k8s.io/klog/v2", []string{"cmd/murmur", "sched", "node/control"}}, // where upstream's signatures want it
+	{"github.com/go-logr/logr", []string{"node/control"}},
+	{"sigs.k8s.io/yaml", []string{"cmd/murmur"}},
+
+	// The language's surroundings.
+	{"golang.org/x/sync", []string{"..."}},
+	{"golang.org/x/sys", []string{"..."}},
+	{"github.com/google/uuid", []string{"crdt", "node"}},
+	{"github.com/spf13/cobra", []string{"cmd/murmur", "cmd/murmur-lab"}},
+	{"github.com/spf13/pflag", []string{"cmd/murmur", "httpapi"}},
+	{"github.com/prometheus/client_golang", []string{"httpapi", "node"}},
+
+	// Tests.
+	{path: "github.com/anishathalye/porcupine"},
+	{path: "github.com/cockroachdb/datadriven"},
+	{path: "github.com/rogpeppe/go-internal"},
+	{path: "go.uber.org/goleak"},
+	{path: "k8s.io/cri-streaming"},
+	{path: "pgregory.net/rapid"},
+}
+
+// kubernetes lists the single packages of k8s.io/kubernetes that packages other than httpapi may import: each holds a
+// semantic of the kubelet or a controller that would otherwise be written again.
+var kubernetes = map[string][]string{
+	"node/pod": {
+		"pkg/api/v1/pod",              // conditions of a pod, names of its ports
+		"pkg/api/v1/resource",         // resource field selectors
+		"pkg/apis/core/v1/helper/qos", // quality of service classes
+		"pkg/credentialprovider",      // which pull secret is for which registry
+		"pkg/fieldpath",               // downward API fields
+		"pkg/kubelet/envvars",         // service environment variables
+		"pkg/probe",                   // probes: results and the three network kinds
+		"pkg/probe/grpc",
+		"pkg/probe/http",
+		"pkg/probe/tcp",
+		"pkg/util/parsers",                    // image names
+		"third_party/forked/golang/expansion", // $(VAR)
+	},
+	"node/control": {
+		"pkg/api/v1/endpoints",           // repacking subsets
+		"pkg/api/v1/pod",                 // when a pod is available
+		"pkg/controller",                 // expectations of a ReplicaSet on its pods, their ranking
+		"pkg/controller/deployment/util", // the arithmetic of a rollout
+		"pkg/util/labels",                // selectors of a template hash
+	},
+	"node/containerd": {
+		"pkg/securitycontext", // what a container's and its pod's contexts mean together
+	},
+	"node/volume": {
+		"pkg/api/v1/resource",
+		"pkg/volume/util",          // atomic writer
+		"pkg/volume/util/hostutil", // types of host paths
+		"pkg/volume/util/subpath",  // subPath that cannot escape
+	},
+}
+
+// banned are names under which packages collect what has no home.
+var banned = []string{"util", "utils", "common", "helper", "helpers", "pkg", "misc", "shared"}
+
+// maxLines is how long a file may be.
+const maxLines = 1000
+
+// long lists longer files, and why they are.
+var long = map[string]string{}
