@@ -51,19 +51,24 @@ func (s *sides) Alive() []string {
 	defer s.mu.Unlock()
 	return slices.Clone(s.alive)
 }
-func (s *sides) Changed() <-chan struct{} { return s.changed }
+func (s *sides) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
+}
 func (s *sides) set(alive ...string) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.alive = alive
-	s.mu.Unlock()
-	s.changed <- struct{}{}
+	close(s.changed)
+	s.changed = make(chan struct{})
 }
 
 var resources = []string{"pods", "services", "endpoints", "configmaps", "secrets", "serviceaccounts", "events",
 	"apps/replicasets", "apps/deployments", "discovery.k8s.io/endpointslices", "coordination.k8s.io/leases",
 	"rbac.authorization.k8s.io/roles", "rbac.authorization.k8s.io/rolebindings", "namespaces", "nodes"}
 
-// cluster is one node's store, API and controllers, with kubelets that say that all pods run.
+// cluster is the controllers of some nodes over one store and API, with kubelets that say that all pods run.
 type cluster struct {
 	t     *testing.T
 	ctx   context.Context
@@ -97,7 +102,7 @@ func start(t *testing.T, nodes ...string) *cluster {
 	})
 	check(t, api.Bootstrap(ctx))
 	c := &cluster{t: t, ctx: ctx, store: store, api: api, admin: api.As("admin", "system:masters"),
-		view: &sides{alive: nodes, changed: make(chan struct{}, 1)}}
+		view: &sides{alive: nodes, changed: make(chan struct{})}}
 	for _, n := range nodes {
 		_, err := store.Commit(ctx, crdt.Write{Key: crdt.Key{Resource: "nodes", Name: n}, Object: &corev1.Node{
 			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: n},
@@ -105,24 +110,19 @@ func start(t *testing.T, nodes ...string) *cluster {
 		}})
 		check(t, err)
 	}
-	controllers, err := control.New(control.Config{
-		Store: store, Node: nodes[0], View: onlySelf{c.view, nodes[0]}, CACert: []byte("bundle"), Resources: resources,
-		Settle: 50 * time.Millisecond,
-		API: func(user string) control.API {
-			return api.As(user, "system:serviceaccounts", "system:serviceaccounts:kube-system")
-		},
-		Log: slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	})
-	check(t, err)
-	wg.Go(func() { _ = controllers.Run(ctx) })
+	for _, n := range nodes {
+		controllers, err := control.New(control.Config{
+			Store: store, Node: n, View: c.view, CACert: []byte("bundle"), Resources: resources, Settle: 50 * time.Millisecond,
+			API: func(user string) control.API {
+				return api.As(user, "system:serviceaccounts", "system:serviceaccounts:kube-system")
+			},
+			Log: slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		})
+		check(t, err)
+		wg.Go(func() { _ = controllers.Run(ctx) })
+	}
 	wg.Go(c.kubelets)
 	return c
-}
-
-// onlySelf makes one node the controller of record of everything: the others of the test have no controllers.
-type onlySelf struct {
-	*sides
-	self string
 }
 
 type testLog struct{ t *testing.T }
@@ -147,8 +147,9 @@ func (c *cluster) kubelets() {
 					continue
 				}
 				next := p.DeepCopy()
-				next.Spec.NodeName = alive[turn%len(alive)]
-				turn++
+				if next.Spec.NodeName = c.place(alive, &turn); next.Spec.NodeName == "" {
+					continue
+				}
 				now := metav1.Now()
 				next.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.42.0.9", StartTime: &now,
 					PodIPs:     []corev1.PodIP{{IP: "10.42.0.9"}},
@@ -166,6 +167,18 @@ func (c *cluster) kubelets() {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// place is the next node in sight without a taint.
+func (c *cluster) place(alive []string, turn *int) string {
+	for range alive {
+		*turn++
+		name := alive[*turn%len(alive)]
+		if n, ok := crdt.Get[corev1.Node](c.store.Snapshot(), crdt.Key{Resource: "nodes", Name: name}); ok && len(n.Spec.Taints) == 0 {
+			return name
+		}
+	}
+	return ""
 }
 
 // eventually waits for what must come true.
@@ -326,4 +339,148 @@ func quiet(c *cluster) {
 	if after := c.store.Snapshot().Version(); after != before {
 		c.t.Errorf("%d writes without a cause", after-before)
 	}
+}
+
+// sight makes nodes reachable, or not since a moment, as the node's view does.
+func (c *cluster) sight(out map[string]time.Time) {
+	c.t.Helper()
+	var alive []string
+	for e := range c.store.Snapshot().Range("nodes", "", "") {
+		stored, _ := c.store.Snapshot().Stored(e.Key)
+		n, err := crdt.As[corev1.Node](stored)
+		check(c.t, err)
+		n = n.DeepCopy()
+		if at, ok := out[n.Name]; ok {
+			n.Status.Conditions[0].Status = corev1.ConditionUnknown
+			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute, TimeAdded: &metav1.Time{Time: at}})
+		} else {
+			alive = append(alive, n.Name)
+		}
+		check(c.t, c.store.Derive(c.ctx, e.Key, n))
+	}
+	c.view.set(alive...)
+}
+
+func uids(s *crdt.Snapshot) []string {
+	var out []string
+	for _, p := range crdt.List[corev1.Pod](s, "pods", "default") {
+		out = append(out, string(p.UID))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// TestPartition: nothing is deleted, what is lost is covered, and after the heal the covers go and the rest is as before.
+func TestPartition(t *testing.T) {
+	c := start(t, "n1", "n2", "n3")
+	_, err := c.admin.Create(c.ctx, web("nginx:1", 6))
+	check(t, err)
+	c.eventually("rolled out", complete(6, "1"))
+	before := uids(c.store.Snapshot())
+
+	c.sight(map[string]time.Time{"n3": time.Now()})
+	time.Sleep(300 * time.Millisecond)
+	if now := uids(c.store.Snapshot()); !slices.Equal(now, before) {
+		t.Fatalf("losing sight changed the pods: %v, %v", before, now)
+	}
+	c.sight(map[string]time.Time{"n3": time.Now().Add(-20 * time.Second)})
+	c.eventually("covered", func(s *crdt.Snapshot) bool {
+		covers, here := 0, 0
+		for _, p := range crdt.List[corev1.Pod](s, "pods", "default") {
+			if p.Annotations[control.CoversAnnotation] != "" {
+				covers++
+			}
+			if p.Spec.NodeName != "n3" && p.Status.Phase == corev1.PodRunning {
+				here++
+			}
+		}
+		d := c.deployment()
+		return covers == 2 && here == 6 && d.Status.AvailableReplicas == 6
+	})
+	c.sight(nil)
+	c.eventually("as before", func(s *crdt.Snapshot) bool { return slices.Equal(uids(s), before) })
+	quiet(c)
+
+	// A node that leaves takes its pods with it.
+	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "nodes", Name: "n3"}, metav1.DeleteOptions{}))
+	c.view.set("n1", "n2")
+	c.eventually("replaced", func(s *crdt.Snapshot) bool {
+		pods := crdt.List[corev1.Pod](s, "pods", "default")
+		for _, p := range pods {
+			if p.Spec.NodeName == "n3" || p.Status.Phase != corev1.PodRunning {
+				return false
+			}
+		}
+		return len(pods) == 6
+	})
+}
+
+// TestBurst: many pods at once.
+func TestBurst(t *testing.T) {
+	c := start(t, "n1")
+	began := time.Now()
+	_, err := c.admin.Create(c.ctx, web("nginx:1", 60))
+	check(t, err)
+	c.eventually("60 pods", func(s *crdt.Snapshot) bool { return len(uids(s)) == 60 })
+	t.Logf("60 pods in %v", time.Since(began))
+	c.eventually("rolled out", complete(60, "1"))
+}
+
+// TestFailedCreate: what cannot be made is told, tried again, and forgotten when it works.
+func TestFailedCreate(t *testing.T) {
+	c := start(t, "n1")
+	d := web("nginx:1", 1)
+	d.Spec.Template.Spec.ServiceAccountName = "later"
+	_, err := c.admin.Create(c.ctx, d)
+	check(t, err)
+	failing := func(s *crdt.Snapshot) bool {
+		for _, cond := range c.deployment().Status.Conditions {
+			if cond.Type == appsv1.DeploymentReplicaFailure {
+				return cond.Reason == "FailedCreate"
+			}
+		}
+		return false
+	}
+	c.eventually("told", failing)
+	_, err = c.admin.Create(c.ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "later", Namespace: "default"}})
+	check(t, err)
+	c.eventually("works", complete(1, "1"))
+	c.eventually("forgotten", func(s *crdt.Snapshot) bool { return !failing(s) })
+}
+
+// TestTaints: a taint that a pod does not tolerate ends it, and only it.
+func TestTaints(t *testing.T) {
+	c := start(t, "n1", "n2")
+	_, err := c.admin.Create(c.ctx, web("nginx:1", 4))
+	check(t, err)
+	c.eventually("rolled out", complete(4, "1"))
+	n, _ := crdt.Get[corev1.Node](c.store.Snapshot(), crdt.Key{Resource: "nodes", Name: "n2"})
+	n = n.DeepCopy()
+	n.Spec.Taints = []corev1.Taint{{Key: "out", Effect: corev1.TaintEffectNoExecute}}
+	before := uids(c.store.Snapshot())
+	_, err = c.admin.Update(c.ctx, n)
+	check(t, err)
+	c.eventually("moved", func(s *crdt.Snapshot) bool {
+		same := 0
+		for _, uid := range uids(s) {
+			if slices.Contains(before, uid) {
+				same++
+			}
+		}
+		return same == 2
+	})
+}
+
+// TestToken: an expired bootstrap token goes, another stays.
+func TestToken(t *testing.T) {
+	c := start(t, "n1")
+	for name, at := range map[string]time.Time{"old": time.Now().Add(-time.Hour), "soon": time.Now().Add(time.Second), "new": time.Now().Add(time.Hour)} {
+		_, err := c.admin.Create(c.ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "bootstrap-token-" + name, Namespace: "kube-system"},
+			Type: "bootstrap.kubernetes.io/token", Data: map[string][]byte{"expiration": []byte(at.UTC().Format(time.RFC3339))}})
+		check(t, err)
+	}
+	c.eventually("expired tokens gone", func(s *crdt.Snapshot) bool {
+		left := crdt.List[corev1.Secret](s, "secrets", "kube-system")
+		return len(left) == 1 && left[0].Name == "bootstrap-token-new"
+	})
 }

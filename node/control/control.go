@@ -117,22 +117,24 @@ func New(cfg Config) (*Controllers, error) {
 func (c *Controllers) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	changed := c.cfg.View.Changed()
 	wakes := make([]chan struct{}, len(c.rows))
 	for i := range c.rows {
 		wakes[i] = make(chan struct{}, 1)
 		wg.Go(func() { c.loop(ctx, &c.rows[i], wakes[i]) })
 	}
 	for {
-		changed := c.cfg.View.Changed()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
-			for _, w := range wakes {
-				select {
-				case w <- struct{}{}:
-				default:
-				}
+		}
+		// Asked for before anyone looks, so that no change falls between.
+		changed = c.cfg.View.Changed()
+		for _, w := range wakes {
+			select {
+			case w <- struct{}{}:
+			default:
 			}
 		}
 	}

@@ -300,6 +300,11 @@ func (r *replicas) withdraw(p *plan, c census) {
 			}
 			continue
 		}
+		// A node that has just come in sight has not told everything: what it runs may be ready by now.
+		if at := r.nodes[s.pod.Spec.NodeName].since.Add(r.settle); s.assigned && r.now.Before(at) {
+			p.at(at)
+			continue
+		}
 		w := deletion(crdt.Key{Resource: "pods", Namespace: s.pod.Namespace, Name: s.pod.Name}, s.pod.UID)
 		w.done = &event{r.set, corev1.EventTypeNormal, controller.SuccessfulDeletePodReason, "Deleted pod: %s"}
 		w.failed = &event{r.set, corev1.EventTypeWarning, controller.FailedDeletePodReason, "Error deleting: %s"}
