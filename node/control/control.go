@@ -76,9 +76,6 @@ type Controllers struct {
 	cfg  Config
 	rows []row
 
-	// writing bounds how many writes are under way at once; those that are share one fsync.
-	writing chan struct{}
-
 	// mu guards since.
 	mu sync.Mutex
 	// since is when a node in sight came in sight.
@@ -109,7 +106,7 @@ func New(cfg Config) (*Controllers, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Controllers{cfg: cfg, rows: table(cfg), writing: make(chan struct{}, 32), since: map[string]time.Time{}}, nil
+	return &Controllers{cfg: cfg, rows: table(cfg), since: map[string]time.Time{}}, nil
 }
 
 // Run runs the controllers until the context ends. The store must be past its barrier: a controller acts on what it

@@ -162,6 +162,8 @@ const (
 	maxPause = time.Minute
 	// gather is how long a wake-up waits for more of its kind.
 	gather = 5 * time.Millisecond
+	// maxWriting is how many writes of a controller are under way at once; those that are share one fsync.
+	maxWriting = 32
 )
 
 // pause keeps an owner from being tried again at once.
@@ -177,6 +179,8 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 	api := c.cfg.API("system:serviceaccount:kube-system:" + r.name)
 	pauses := map[types.UID]pause{}
 	failures := map[types.UID]failure{}
+	// Bounded for each controller: one whose writes are slow must not hold up another, which it may be waiting for.
+	writing := make(chan struct{}, maxWriting)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for ctx.Err() == nil {
@@ -214,7 +218,7 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 		var wg sync.WaitGroup
 		for _, j := range jobs {
 			wg.Go(func() {
-				failed, err := c.apply(ctx, api, j.writes)
+				failed, err := c.apply(ctx, api, j.writes, writing)
 				mu.Lock()
 				defer mu.Unlock()
 				if failed != nil {
@@ -267,11 +271,18 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 	}
 }
 
-// apply does the writes of one plan.
-func (c *Controllers) apply(ctx context.Context, api API, writes []write) (failed *failure, err error) {
+// apply does the writes of one plan. Writes that may happen together do so in groups of twice the size of the last:
+// if one cannot be done, most likely none can, and few have tried.
+func (c *Controllers) apply(ctx context.Context, api API, writes []write, writing chan struct{}) (failed *failure, err error) {
+	size := 1
+	var last verb
 	for len(writes) > 0 {
+		if size *= 2; writes[0].verb != last {
+			size = 1
+		}
+		last = writes[0].verb
 		n := 1
-		for n < len(writes) && writes[n].verb == writes[0].verb && (writes[0].verb == create || writes[0].verb == remove) {
+		for n < len(writes) && n < size && writes[n].verb == last && (last == create || last == remove) {
 			n++
 		}
 		group := writes[:n]
@@ -280,9 +291,8 @@ func (c *Controllers) apply(ctx context.Context, api API, writes []write) (faile
 		var wg sync.WaitGroup
 		for i, w := range group {
 			wg.Go(func() {
-				// The bound is for all controllers together.
-				c.writing <- struct{}{}
-				defer func() { <-c.writing }()
+				writing <- struct{}{}
+				defer func() { <-writing }()
 				errs[i] = c.write(ctx, api, w)
 			})
 		}
