@@ -213,6 +213,7 @@ func (s *Store) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.disk.collect(ctx) })
+	wg.Go(func() { builtin() }) // takes longer than a first write should
 	defer close(s.done)
 	for {
 		select {

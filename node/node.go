@@ -40,7 +40,7 @@ import (
 // The services on the streams between members: requests to the API that are relayed, and placement.
 const (
 	serviceAPI   = "api"
-	serviceSched = "sched"
+	serviceSched = sched.Service
 )
 
 // Node is one daemon.
@@ -171,7 +171,8 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	if n.sched, err = sched.New(sched.Config{
 		Store: n.store, Node: name, Dir: filepath.Join(cfg.DataDir, "placement"), View: n.view,
 		Dial:     func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceSched) },
-		Listener: n.agent.Listen(serviceSched), Events: n.recorder("default-scheduler"), Log: n.log.With("part", "sched"),
+		Listener: n.agent.Listen(serviceSched), Events: n.recorder("default-scheduler"),
+		Ready: func(p *corev1.Pod) bool { return n.kubelet.PodReady(p) }, Log: n.log.With("part", "sched"),
 	}); err != nil {
 		return err
 	}
@@ -190,7 +191,7 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	volumes := volume.New(volume.Config{Dir: dir("pods"), Tokens: n.podToken})
 	n.kubelet = pod.New(pod.Config{
 		Store: n.store, Node: name, MayStart: n.sched.MayStart,
-		Holds:   func(p *corev1.Pod) bool { return sched.Holds(p, name) },
+		Holds: func(p *corev1.Pod) bool { return sched.Holds(p, name) }, Admit: n.admit,
 		Runtime: n.runtime, Volumes: volumes, Recorder: n.recorder("kubelet"),
 		HostIPs: []string{cfg.NodeIP.String()}, ClusterDNS: []string{settings.ClusterDNS.String()},
 		ClusterDomain: settings.ClusterDomain, LogDir: dir("logs"), DataDir: cfg.DataDir, Log: n.log.With("part", "pod"),
@@ -275,6 +276,31 @@ func (n *Node) taken(req joinRequest) error {
 		}
 	}
 	return nil
+}
+
+// admit decides on a pod that was bound to this node past the exchange: by its creator, or by a binding.
+func (n *Node) admit(p *corev1.Pod) (reason, message string) {
+	name := n.id.NodeName
+	if _, claimed := sched.ClaimOf(p, name); claimed {
+		return "", ""
+	}
+	snap := n.store.Snapshot()
+	self, ok := crdt.Get[corev1.Node](snap, nodeKey(name))
+	if !ok {
+		return "", ""
+	}
+	var admitted []*corev1.Pod
+	for _, o := range crdt.List[corev1.Pod](snap, "pods", "") {
+		ended := o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed
+		_, claimed := sched.ClaimOf(o, name)
+		if o.UID != p.UID && !ended && sched.Holds(o, name) && (claimed || o.Status.StartTime != nil) {
+			admitted = append(admitted, o)
+		}
+	}
+	if r := sched.Admit(p, self, admitted); r != nil {
+		return r.Reason, r.Message
+	}
+	return "", ""
 }
 
 // stage runs parts that start and stop together.

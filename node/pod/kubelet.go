@@ -70,6 +70,10 @@ type Config struct {
 	// MayStart is asked before a pod that does not run is started; by default it may. It is asked again soon.
 	MayStart func(*corev1.Pod) bool
 
+	// Admit is asked before a pod is started for the first time; a reason refuses it, and the pod fails with it. By
+	// default every pod that is bound here is admitted.
+	Admit func(*corev1.Pod) (reason, message string)
+
 	Ready         <-chan struct{} // nothing is done before it is closed; nil: at once
 	HostIPs       []string        // this node's addresses, the first one primary
 	ClusterDNS    []string
@@ -90,6 +94,9 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	if c.Holds == nil {
 		c.Holds = func(p *corev1.Pod) bool { return p.Spec.NodeName == c.Node }
+	}
+	if c.Admit == nil {
+		c.Admit = func(*corev1.Pod) (string, string) { return "", "" }
 	}
 	if c.MayStart == nil {
 		c.MayStart = func(*corev1.Pod) bool { return true }
@@ -361,4 +368,18 @@ func (k *Kubelet) event(p *corev1.Pod, container, kind, reason, format string, a
 		ref.FieldPath = "spec." + list + "{" + container + "}"
 	}
 	k.cfg.Recorder.Eventf(ref, kind, reason, format, args...)
+}
+
+// PodReady tells whether a pod's containers are ready here, whatever its status in the store says: after a partition that
+// may be the word of another node.
+func (k *Kubelet) PodReady(p *corev1.Pod) bool {
+	k.mu.Lock()
+	w := k.workers[p.UID]
+	k.mu.Unlock()
+	if w == nil {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ready
 }

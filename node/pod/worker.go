@@ -26,6 +26,7 @@ type worker struct {
 	// What the loop alone touches.
 	op       *operation
 	prepared bool // volumes are mounted
+	admitted bool // the node agreed to run the pod
 	cleaned  bool // nothing is left but, perhaps, the object
 	again    time.Time
 	shown    map[string]string // by container: the waiting reason of which an event was made
@@ -39,6 +40,7 @@ type worker struct {
 	restarts map[string]bool
 	hooks    map[string]bool // by container id: its post-start hook has not ended
 	spec     *corev1.PodSpec // as last looked at
+	ready    bool            // by what was last seen here
 	doing    string
 	since    time.Time
 }
@@ -212,6 +214,18 @@ func (w *worker) turn(ctx context.Context) time.Time {
 	w.mu.Unlock()
 
 	d := Step(p, seen, now)
+	w.mu.Lock()
+	w.ready = slices.ContainsFunc(d.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+	w.mu.Unlock()
+	if p != nil && !w.admitted && len(sandboxes) == 0 && p.Status.Phase == corev1.PodPending && p.DeletionTimestamp == nil {
+		if reason, message := w.k.cfg.Admit(p); reason != "" {
+			w.refuse(ctx, entry, p, reason, message)
+			return now.Add(relist)
+		}
+		w.admitted = true
+	}
 	if p != nil && p.Spec.NodeName == w.k.cfg.Node {
 		w.publish(ctx, entry, p, d.Status)
 		w.announce(p, d.Status)
@@ -325,6 +339,14 @@ func (w *worker) publish(ctx context.Context, e *crdt.Entry, p *corev1.Pod, stat
 		w.k.cfg.Log.Error("cannot write the status of a pod", "pod", w.ref, "err", err)
 		time.AfterFunc(time.Second, w.poke)
 	}
+}
+
+// refuse ends a pod that this node was given but cannot run.
+func (w *worker) refuse(ctx context.Context, e *crdt.Entry, p *corev1.Pod, reason, message string) {
+	w.k.event(p, "", corev1.EventTypeWarning, reason, "%s", message)
+	status := *p.Status.DeepCopy()
+	status.Phase, status.Reason, status.Message = corev1.PodFailed, reason, message
+	w.publish(ctx, e, p, status)
 }
 
 // announce makes an event of each container that began to wait for its back-off.
