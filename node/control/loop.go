@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,8 @@ type row struct {
 	name string
 	// owners are the resources that it decides about, watches what else it looks at.
 	owners, watches []string
+	// pace is how long a wake-up waits for more of its kind; 0 means gather.
+	pace time.Duration
 	// prepare, if there is one, sees the world once before any owner is decided.
 	prepare func(*world)
 	// decide says what to write for one owner. It is called only on the owner's controller of record.
@@ -160,7 +163,7 @@ func (c *Controllers) look() *world {
 const (
 	minPause = 100 * time.Millisecond
 	maxPause = time.Minute
-	// gather is how long a wake-up waits for more of its kind.
+	// gather is the pace of a controller whose work is small or urgent.
 	gather = 5 * time.Millisecond
 	// maxWriting is how many writes of a controller are under way at once; those that are share one fsync.
 	maxWriting = 32
@@ -266,7 +269,7 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(gather):
+		case <-time.After(cmp.Or(r.pace, gather)):
 		}
 	}
 }

@@ -1,0 +1,128 @@
+package control
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"murmur/crdt"
+)
+
+// TestLateOwner: an owner that has not arrived costs no child; one that was seen to go does at once; one that nobody
+// has seen does after 30 s in which every node was in sight.
+func TestLateOwner(t *testing.T) {
+	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = store.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done; store.Close() })
+	put := func(name string, owner types.UID) *crdt.Entry {
+		t.Helper()
+		o := &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}}
+		if owner != "" {
+			o.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "owner", UID: owner}}
+		}
+		e, err := store.Commit(ctx, crdt.Write{Key: crdt.Key{Resource: "configmaps", Namespace: "default", Name: name}, Object: o})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	key := crdt.Key{Resource: "configmaps", Namespace: "default", Name: "owner"}
+	child := put("child", store.Snapshot().NextUID(key))
+	g := newGarbage([]string{"configmaps"})
+	whole := map[string]sight{"n1": {reachable: true}, "n2": {reachable: true}}
+	cut := map[string]sight{"n1": {reachable: true}, "n2": {}}
+	decide := func(at int, nodes map[string]sight) bool {
+		t.Helper()
+		w := &world{snap: store.Snapshot(), now: second(at), nodes: nodes}
+		g.prepare(w)
+		return len(g.decide(w, child).writes) > 0
+	}
+	if decide(0, whole) || decide(29, whole) {
+		t.Error("collected for an owner that is late")
+	}
+	if decide(31, cut) || decide(32, whole) || decide(61, whole) {
+		t.Error("time out of sight was counted")
+	}
+	if !decide(62, whole) {
+		t.Error("an owner that never came counts for ever")
+	}
+	owner := put("owner", "")
+	if decide(100, whole) {
+		t.Error("collected though the owner is there")
+	}
+	if _, err := store.Commit(ctx, crdt.Write{Key: key, Base: owner}); err != nil {
+		t.Fatal(err)
+	}
+	if !decide(101, cut) {
+		t.Error("the owner was seen to go, and the child stays")
+	}
+}
+
+// TestSlices: what slices hold, and that order of pods does not matter.
+func TestSlices(t *testing.T) {
+	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: "svc", Labels: map[string]string{"app": "web"}},
+		Spec: corev1.ServiceSpec{ClusterIP: "10.43.0.9", Selector: map[string]string{"app": "web"},
+			Ports: []corev1.ServicePort{{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromString("web")}}}}
+	var pods []*corev1.Pod
+	for i := range 250 {
+		p := testPod("web-"+string(rune('a'+i/26))+string(rune('a'+i%26)), i, "n1")
+		setReady(p, i != 1, epoch)
+		p.Status.PodIP = "10.42.0.1"
+		p.Spec.Containers = []corev1.Container{{Ports: []corev1.ContainerPort{{Name: "web", ContainerPort: 8080, Protocol: corev1.ProtocolTCP}}}}
+		pods = append(pods, p)
+	}
+	pods[2].DeletionTimestamp = &metav1.Time{Time: time.Now()}
+	zone := func(string) string { return "z1" }
+	a := slicesOf(svc, pods, zone)
+	pods[0], pods[9] = pods[9], pods[0]
+	b := slicesOf(svc, pods, zone)
+	if len(a) != 3 || len(b) != 3 {
+		t.Fatalf("%d and %d slices of 250 endpoints", len(a), len(b))
+	}
+	byPod := map[string]discoveryv1.Endpoint{}
+	for name, s := range a {
+		if len(s.Endpoints) > maxSlice || len(s.Endpoints) != len(b[name].Endpoints) || s.Endpoints[0].TargetRef.Name != b[name].Endpoints[0].TargetRef.Name {
+			t.Errorf("slice %s: %d endpoints", name, len(s.Endpoints))
+		}
+		if *s.Ports[0].Port != 8080 || *s.Ports[0].Name != "http" || s.Labels[discoveryv1.LabelServiceName] != "web" || s.Labels["app"] != "web" {
+			t.Errorf("slice %s: %+v %v", name, s.Ports, s.Labels)
+		}
+		for _, e := range s.Endpoints {
+			byPod[e.TargetRef.Name] = e
+		}
+	}
+	if c := byPod["web-ab"].Conditions; *c.Ready || *c.Serving || *c.Terminating {
+		t.Errorf("not ready: %+v", c)
+	}
+	if c := byPod["web-ac"].Conditions; *c.Ready || !*c.Serving || !*c.Terminating {
+		t.Errorf("terminating: %+v", c)
+	}
+	if e := byPod["web-ad"]; !*e.Conditions.Ready || *e.Zone != "z1" || *e.NodeName != "n1" || e.Addresses[0] != "10.42.0.1" {
+		t.Errorf("ready: %+v", e)
+	}
+	if empty := slicesOf(svc, nil, zone); len(empty) != 1 {
+		t.Errorf("%d slices of none", len(empty))
+	}
+	var many []*corev1.Pod
+	for i := range 1100 {
+		p := pods[i%250].DeepCopy()
+		p.DeletionTimestamp = nil
+		p.Status.PodIP = "10.42." + string(rune('0'+i/250)) + "." + string(rune('0'+i%10))
+		p.Name += string(rune('a' + i/250))
+		many = append(many, p)
+	}
+	if e := endpointsOf(svc, many); e.Labels[managedBy] != endpointsManager || len(e.Subsets) == 0 {
+		t.Errorf("endpoints: %+v", e.ObjectMeta)
+	}
+}
