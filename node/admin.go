@@ -157,7 +157,7 @@ func (n *Node) createToken(ctx context.Context, req TokenRequest) (TokenReply, e
 	return TokenReply{Token: t, Command: fmt.Sprintf("murmur join %s --token %s", host, t)}, nil
 }
 
-// depart ends this node's membership: its pods are stopped, its Node object deleted, its state removed.
+// depart ends this node's membership: its pods are stopped, its Node object deleted.
 func (n *Node) depart(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
@@ -174,9 +174,13 @@ func (n *Node) depart(ctx context.Context) error {
 			}
 		}
 	}
-	err = errors.Join(err, n.rules.Cleanup(ctx), n.names.Cleanup(), n.network.Cleanup(), n.agent.Leave())
-	return errors.Join(err, os.Remove(identityFile(n.cfg.DataDir)), os.RemoveAll(filepath.Join(n.cfg.DataDir, "store.left")),
-		os.Rename(filepath.Join(n.cfg.DataDir, "store"), filepath.Join(n.cfg.DataDir, "store.left")))
+	return errors.Join(err, n.rules.Cleanup(ctx), n.names.Cleanup(), n.network.Cleanup(), n.agent.Leave())
+}
+
+// discard puts the state of a node that has left aside, so that the next start is that of a new one. The store is closed.
+func (n *Node) discard() error {
+	store, left := filepath.Join(n.cfg.DataDir, "store"), filepath.Join(n.cfg.DataDir, "store.left")
+	return errors.Join(os.Remove(identityFile(n.cfg.DataDir)), os.RemoveAll(left), os.Rename(store, left))
 }
 
 func (n *Node) listenAdmin() (net.Listener, error) {

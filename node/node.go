@@ -347,7 +347,14 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	}
 	defer n.lock.Close()
 	disk := newStage(ctx)
-	defer func() { disk.stop(); err = errors.Join(err, n.runtime.Close(), n.store.Close()) }()
+	var left bool
+	defer func() {
+		disk.stop()
+		err = errors.Join(err, n.runtime.Close(), n.store.Close())
+		if left {
+			err = errors.Join(err, n.discard())
+		}
+	}()
 	disk.run("store", n.store.Run, failed)
 
 	peers := newStage(ctx)
@@ -403,6 +410,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	case <-n.leaving:
 		serving.stop()
 		acting.stop()
+		left = true
 		return n.depart(disk.ctx)
 	}
 	return cause()
