@@ -357,6 +357,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	}()
 	disk.run("store", n.store.Run, failed)
 
+	if err := n.register.unready(ctx); err != nil {
+		return fmt.Errorf("write this node's state: %w", err)
+	}
 	peers := newStage(ctx)
 	defer peers.stop()
 	if err := n.agent.Start(peers.ctx); err != nil {

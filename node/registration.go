@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
 	"murmur/node/network"
@@ -92,6 +93,31 @@ func (r *registration) ensure(ctx context.Context) error {
 			r.log.Warn("another node owns this node's block of pod addresses; took another", "old", stored.Spec.PodCIDR, "new", n.Spec.PodCIDR)
 		}
 		if !errors.Is(err, crdt.ErrConflict) && !errors.Is(err, crdt.ErrExists) && !errors.Is(err, crdt.ErrNotFound) {
+			return err
+		}
+	}
+}
+
+// unready makes this node's own word that it is Ready untrue until its kubelet says it anew: what the store says of the
+// node and its pods may be from before a crash, and others must not rely on it when they see the node again.
+func (r *registration) unready(ctx context.Context) error {
+	for {
+		base, ok := r.store.Snapshot().Get(nodeKey(r.fresh().Name))
+		if !ok {
+			return nil
+		}
+		n := &corev1.Node{}
+		if err := base.Into(n); err != nil {
+			return err
+		}
+		n.APIVersion, n.Kind = "v1", "Node"
+		for i := range n.Status.Conditions {
+			if c := &n.Status.Conditions[i]; c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
+				c.Status, c.Reason, c.Message = corev1.ConditionFalse, "KubeletNotReady", "the node has just started"
+				c.LastTransitionTime = metav1.Now()
+			}
+		}
+		if _, err := r.store.Commit(ctx, crdt.Write{Key: base.Key, Object: n, Base: base}); !errors.Is(err, crdt.ErrConflict) {
 			return err
 		}
 	}

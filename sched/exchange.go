@@ -182,8 +182,9 @@ func (x *Exchange) Step(now time.Time, m Message) {
 // Tick does what is due.
 func (x *Exchange) Tick(now time.Time) {
 	x.now = now
-	if peers := x.world.others(x.self.Node); len(peers) > 0 && now.Sub(x.pinged) >= pingEvery {
+	if now.Sub(x.pinged) >= pingEvery {
 		x.pinged = now
+		peers := x.world.others(x.self.Node)
 		slices.Sort(peers)
 		// The next few in a ring, so that everyone is asked by as many.
 		i, _ := slices.BinarySearch(peers, x.self.Node)

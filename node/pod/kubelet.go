@@ -140,9 +140,10 @@ type Kubelet struct {
 	pulls chan struct{}
 	facts facts
 
-	mu      sync.Mutex // guards workers
-	workers map[types.UID]*worker
-	ended   chan types.UID
+	mu       sync.Mutex // guards what follows
+	workers  map[types.UID]*worker
+	assigned bool // every pod bound here when this process began has its worker
+	ended    chan types.UID
 }
 
 // New prepares a Kubelet; Run starts it.
@@ -221,6 +222,7 @@ func (k *Kubelet) assign(ctx context.Context, group *errgroup.Group) map[types.U
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.assigned = true
 	for uid, w := range k.workers {
 		if !bound[uid] {
 			w.notice(0, "")
@@ -368,6 +370,22 @@ func (k *Kubelet) event(p *corev1.Pod, container, kind, reason, format string, a
 		ref.FieldPath = "spec." + list + "{" + container + "}"
 	}
 	k.cfg.Recorder.Eventf(ref, kind, reason, format, args...)
+}
+
+// looked tells whether every pod of this node was looked at since the start. Before, what the store says of them may be
+// from before a crash, and the node does not vouch for it.
+func (k *Kubelet) looked() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, w := range k.workers {
+		w.mu.Lock()
+		looked := w.looked
+		w.mu.Unlock()
+		if !looked {
+			return false
+		}
+	}
+	return k.assigned
 }
 
 // PodReady tells whether a pod's containers are ready here, whatever its status in the store says: after a partition that

@@ -223,11 +223,14 @@ func (k *Kubelet) reportNode(ctx context.Context) error {
 	key := crdt.Key{Resource: "nodes", Name: k.cfg.Node}
 	wake := k.cfg.Store.Subscribe("nodes")
 	defer wake.Close()
-	ready := false
+	ready, looked := false, false
 	for {
 		r := k.read(ctx)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if looked = looked || k.looked(); !looked && r.NotReady == "" {
+			r.NotReady = "the pods of this node are being looked at after a start"
 		}
 		snap := k.cfg.Store.Snapshot()
 		if e, ok := snap.Get(key); ok {
@@ -249,7 +252,7 @@ func (k *Kubelet) reportNode(ctx context.Context) error {
 		ready = r.NotReady == ""
 		every := reportEvery
 		if !ready {
-			every = 250 * time.Millisecond // a node that starts becomes ready as soon as it is
+			every = 100 * time.Millisecond // a node that starts becomes ready as soon as it is
 		}
 		select {
 		case <-ctx.Done():

@@ -41,6 +41,7 @@ type worker struct {
 	hooks    map[string]bool // by container id: its post-start hook has not ended
 	spec     *corev1.PodSpec // as last looked at
 	ready    bool            // by what was last seen here
+	looked   bool            // the runtime was seen and the status written at least once
 	doing    string
 	since    time.Time
 }
@@ -230,6 +231,9 @@ func (w *worker) turn(ctx context.Context) time.Time {
 		w.publish(ctx, entry, p, d.Status)
 		w.announce(p, d.Status)
 	}
+	w.mu.Lock()
+	w.looked = true
+	w.mu.Unlock()
 	if w.op != nil {
 		if w.overtaken(p, d) {
 			w.op.cancel()
