@@ -7,14 +7,24 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
+	"golang.org/x/sys/unix"
 )
 
 // ErrOtherCluster is returned by Open for a directory that holds another cluster's state.
 var ErrOtherCluster = errors.New("data directory belongs to another cluster")
+
+// ErrFull is returned for writes, and by Open, while the file system of the store is full.
+var ErrFull = errors.New("the disk is full")
+
+// headroom is what must be free before anything is written. Badger writes through memory maps of files that are longer
+// than what the disk holds of them: where there is no room for a page the kernel kills the process, and no error says so. A
+// memtable and the table that it becomes fit in here.
+const headroom = 16 << 20
 
 // The keys on disk. A document's record is its version (8 bytes) and its encoding.
 const (
@@ -57,7 +67,25 @@ func decodeMeta(b []byte) (*meta, error) {
 }
 
 // disk is Badger, sized for the edge.
-type disk struct{ db *badger.DB }
+type disk struct {
+	db  *badger.DB
+	dir string // empty: in memory
+}
+
+// room says whether there is headroom.
+func (d *disk) room() error {
+	if d.dir == "" {
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(d.dir, &st); err != nil {
+		return fmt.Errorf("ask for the free space of %s: %w", d.dir, err)
+	}
+	if free := st.Bavail * uint64(st.Bsize); free < headroom {
+		return fmt.Errorf("%w: %.1f MiB are free for %s and %d MiB are needed; make room there, and writes go on", ErrFull, float64(free)/(1<<20), d.dir, headroom>>20)
+	}
+	return nil
+}
 
 func openDisk(dir string, log *slog.Logger) (*disk, error) {
 	o := badger.DefaultOptions(dir).
@@ -80,11 +108,30 @@ func openDisk(dir string, log *slog.Logger) (*disk, error) {
 	if dir == "" {
 		o = o.WithInMemory(true).WithSyncWrites(false)
 	}
+	d := &disk{dir: dir}
+	if dir != "" {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make the store's directory: %w", err)
+		}
+		if err := d.room(); err != nil {
+			return nil, fmt.Errorf("open store: %w", err)
+		}
+	}
 	db, err := badger.Open(o)
 	if err != nil {
 		return nil, fmt.Errorf("open store in %s: %w", dir, err)
 	}
-	return &disk{db}, nil
+	d.db = db
+	return d, nil
+}
+
+// close flushes what is in memory and closes the files. On a full disk it leaves both to the end of the process: what was
+// acknowledged is in the log, and the next open reads it from there.
+func (d *disk) close() error {
+	if err := d.room(); err != nil {
+		return fmt.Errorf("close store: %w", err)
+	}
+	return d.db.Close()
 }
 
 // load reads everything. A record that is not whole is an error: nothing is ever half written.
@@ -125,6 +172,9 @@ func (d *disk) load(each func(*document, Version)) (*meta, error) {
 
 // write makes documents and meta durable together.
 func (d *disk) write(docs []*document, versions []Version, m *meta) error {
+	if err := d.room(); err != nil {
+		return err
+	}
 	wb := d.db.NewTransaction(true)
 	defer wb.Discard()
 	for i, doc := range docs {
@@ -148,7 +198,8 @@ func (d *disk) collect(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			for d.db.RunValueLogGC(0.5) == nil && ctx.Err() == nil {
+			// Collecting writes before it deletes.
+			for d.room() == nil && d.db.RunValueLogGC(0.5) == nil && ctx.Err() == nil {
 			}
 		}
 	}

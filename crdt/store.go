@@ -124,7 +124,7 @@ func Open(c Config) (*Store, error) {
 		held: map[Key]Stamp{},
 	}
 	if err := s.load(c); err != nil {
-		return nil, errors.Join(err, d.db.Close())
+		return nil, errors.Join(err, d.close())
 	}
 	return s, nil
 }
@@ -198,7 +198,7 @@ func (s *Store) Cluster() string { return s.current.Load().meta.cluster }
 func (s *Store) Origin() Origin { return s.current.Load().meta.origin }
 
 // Close closes the disk. Call it after Run has returned.
-func (s *Store) Close() error { return s.disk.db.Close() }
+func (s *Store) Close() error { return s.disk.close() }
 
 // Bounds of one group commit. Badger refuses transactions of more than 15 % of a memtable.
 const (
