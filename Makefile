@@ -46,6 +46,11 @@ lint:
 	@out=$$(gofmt -l cmd crdt examples gossip httpapi node sched test); [ -z "$$out" ] || { echo "not gofmt-ed:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 
+# vagrant-check validates the Vagrantfile; no VM is started.
+vagrant-check:
+	@command -v vagrant >/dev/null || apt-get install -y -qq --no-install-recommends vagrant >/dev/null
+	$(GO) test -count=1 -run Vagrantfile ./test/vagrant
+
 FUZZTIME ?= 30s
 fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzDecodeDelta -fuzztime $(FUZZTIME) ./crdt
