@@ -527,7 +527,8 @@ func TestStrangersAreRefused(t *testing.T) {
 	if out, err := l.try("exec", "n1", "--", "curl", "-sS", "-k", "--cert", cert, "--key", key, "--max-time", "5", "https://127.0.0.1:6443/api/v1/secrets"); err == nil && !strings.Contains(out, "Unauthorized") {
 		t.Errorf("a foreign certificate at the API: %s", out)
 	}
-	if out, err := l.try("exec", "n1", "--", "curl", "-sS", "-k", "--cert", cert, "--key", key, "--max-time", "5", "https://10.77.0.1:7947/"); err == nil || !strings.Contains(err.Error(), "alert") {
+	if out, err := l.try("exec", "n1", "--", "curl", "-sS", "-k", "--cert", cert, "--key", key, "--max-time", "5", "https://10.77.0.1:7947/"); err == nil || strings.Contains(err.Error(), "exit status 28") {
+		// Exit status 28 is a time-out: then the connection was let stand.
 		t.Errorf("a foreign certificate at the streams was not refused: %v %s", err, out)
 	}
 	// A wrong token, and one of another cluster.
