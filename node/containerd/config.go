@@ -1,7 +1,6 @@
 package containerd
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"text/template"
 )
 
 // Config of a Driver. Root, State and BinDir are needed unless External is set.
@@ -75,26 +73,27 @@ var disabledPlugins = []string{
 	"io.containerd.tracing.processor.v1.otlp",
 }
 
-var configTemplate = template.Must(template.New("config.toml").Parse(`# Written by murmur at every start; changes are lost.
+// configText is filled in by os.Expand: with text/template in the program, the linker keeps every method of every type, which is
+// a quarter of it.
+const configText = `# Written by murmur at every start; changes are lost.
 version = 4
-root = {{.Root}}
-state = {{.State}}
+root = ${Root}
+state = ${State}
 imports = []
-disabled_plugins = [{{range .Disabled}}
-  {{.}},{{end}}
+disabled_plugins = [${Disabled}
 ]
 
 [debug]
   level = 'warn'
 
 [plugins.'io.containerd.server.v1.grpc']
-  address = {{.Socket}}
+  address = ${Socket}
 
 [plugins.'io.containerd.server.v1.ttrpc']
-  address = {{.TTRPC}}
+  address = ${TTRPC}
 
 [plugins.'io.containerd.shim.v1.manager']
-  socket_dir = {{.Shims}}
+  socket_dir = ${Shims}
 
 [plugins.'io.containerd.nri.v1.nri']
   disable = true
@@ -103,60 +102,59 @@ disabled_plugins = [{{range .Disabled}}
   snapshotter = 'overlayfs'
   max_concurrent_downloads = 3
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
-    sandbox = {{.Pause}}
+    sandbox = ${Pause}
   [plugins.'io.containerd.cri.v1.images'.registry]
-    config_path = {{.Registries}}
+    config_path = ${Registries}
 
 [plugins.'io.containerd.cri.v1.runtime']
-  restrict_oom_score_adj = {{.RestrictOOM}}
+  restrict_oom_score_adj = ${RestrictOOM}
   netns_mounts_under_state_dir = true
   enable_criu = false
-  disable_apparmor = {{.NoAppArmor}}
+  disable_apparmor = ${NoAppArmor}
   [plugins.'io.containerd.cri.v1.runtime'.containerd]
     default_runtime_name = 'runc'
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
       runtime_type = 'io.containerd.runc.v2'
       [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
-        BinaryName = {{.Runc}}
-        Root = {{.RuncRoot}}
+        BinaryName = ${Runc}
+        Root = ${RuncRoot}
         SystemdCgroup = false
   [plugins.'io.containerd.cri.v1.runtime'.cni]
-    bin_dirs = [{{.CNIBin}}]
-    conf_dir = {{.CNIConf}}
+    bin_dirs = [${CNIBin}]
+    conf_dir = ${CNIConf}
     use_internal_loopback = true
 
 [plugins.'io.containerd.grpc.v1.cri']
   disable_tcp_service = true
-  stream_server_address = {{.StreamAddress}}
+  stream_server_address = ${StreamAddress}
   stream_server_port = '0'
-`))
+`
 
 // toml renders the configuration of containerd.
-func (c Config) toml() ([]byte, error) {
-	quoted := make([]string, len(disabledPlugins))
-	for i, p := range disabledPlugins {
-		quoted[i] = strconv.Quote(p)
+func (c Config) toml() []byte {
+	var disabled strings.Builder
+	for _, p := range disabledPlugins {
+		fmt.Fprintf(&disabled, "\n  %q,", p)
 	}
 	_, apparmor := os.Stat("/sys/kernel/security/apparmor")
-	var b bytes.Buffer
-	err := configTemplate.Execute(&b, map[string]any{
+	fill := map[string]string{
 		"Root":          strconv.Quote(filepath.Join(c.Root, "root")),
 		"State":         strconv.Quote(filepath.Join(c.State, "run")),
 		"Socket":        strconv.Quote(c.Socket),
 		"TTRPC":         strconv.Quote(c.Socket + ".ttrpc"),
 		"Shims":         strconv.Quote(c.shimDir()),
-		"Disabled":      quoted,
+		"Disabled":      disabled.String(),
 		"Pause":         strconv.Quote(PauseImage),
 		"Registries":    strconv.Quote(c.RegistryDir),
-		"RestrictOOM":   !canSetOOMScore(),
-		"NoAppArmor":    apparmor != nil,
+		"RestrictOOM":   strconv.FormatBool(!canSetOOMScore()),
+		"NoAppArmor":    strconv.FormatBool(apparmor != nil),
 		"Runc":          strconv.Quote(c.Runc),
 		"RuncRoot":      strconv.Quote(filepath.Join(c.State, "runc")),
 		"CNIBin":        strconv.Quote(c.CNIBinDir),
 		"CNIConf":       strconv.Quote(c.CNIConfDir),
 		"StreamAddress": strconv.Quote(c.StreamAddress),
-	})
-	return b.Bytes(), err
+	}
+	return []byte(os.Expand(configText, func(name string) string { return fill[name] }))
 }
 
 // Limits of a unix socket's path: the kernel's, and what a shim's socket is called below its directory.

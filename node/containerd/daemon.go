@@ -45,10 +45,7 @@ func (d *Driver) supervise(ctx context.Context, up func(context.Context) error) 
 
 // superviseOnce adopts or starts a containerd and returns when that one ended.
 func (d *Driver) superviseOnce(ctx context.Context, up func(context.Context) error) error {
-	config, err := d.cfg.toml()
-	if err != nil {
-		return err
-	}
+	config := d.cfg.toml()
 	for _, dir := range []string{d.cfg.Root, d.cfg.State, d.cfg.CNIConfDir, filepath.Dir(d.cfg.Socket), d.cfg.shimDir()} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return fmt.Errorf("make containerd's directories: %w", err)
@@ -68,6 +65,7 @@ func (d *Driver) superviseOnce(ctx context.Context, up func(context.Context) err
 		if err := os.WriteFile(d.configPath(), config, 0o600); err != nil {
 			return fmt.Errorf("write containerd's configuration: %w", err)
 		}
+		var err error
 		if pid, err = d.start(); err != nil {
 			return err
 		}
