@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -114,8 +115,14 @@ func (f *flags) run(ctx context.Context, fs *pflag.FlagSet, join string) error {
 	if err != nil {
 		return err
 	}
+	// What starting left behind would otherwise stay until the heap has grown by half.
+	settled := time.AfterFunc(settle, debug.FreeOSMemory)
+	defer settled.Stop()
 	return n.Run(ctx)
 }
+
+// settle is how long after its start a node has read its disk, met its peers and installed its kinds.
+const settle = 15 * time.Second
 
 // config is what the flags say, checked as far as they can be without looking at the machine.
 func (f *flags) config(join string) (node.Config, error) {
