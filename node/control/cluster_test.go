@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -18,6 +19,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 
@@ -483,4 +485,34 @@ func TestToken(t *testing.T) {
 		left := crdt.List[corev1.Secret](s, "secrets", "kube-system")
 		return len(left) == 1 && left[0].Name == "bootstrap-token-new"
 	})
+}
+
+func TestClusterRolesAreMadeOfThoseTheySelect(t *testing.T) {
+	c := start(t, "n1")
+	rule := func(resource string) []rbacv1.PolicyRule {
+		return []rbacv1.PolicyRule{{APIGroups: []string{"example.com"}, Resources: []string{resource}, Verbs: []string{"get"}}}
+	}
+	viewed := func(want ...string) {
+		t.Helper()
+		c.eventually(fmt.Sprint("view has the rules of ", want), func(s *crdt.Snapshot) bool {
+			role, ok := crdt.Get[rbacv1.ClusterRole](s, crdt.Key{Resource: "rbac.authorization.k8s.io/clusterroles", Name: "view"})
+			var have []string
+			for _, r := range role.Rules {
+				if r.APIGroups[0] == "example.com" {
+					have = append(have, r.Resources...)
+				}
+			}
+			return ok && len(role.Rules) > len(have) && slices.Equal(have, want)
+		})
+	}
+	part := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "gadgets", Labels: map[string]string{"rbac.authorization.k8s.io/aggregate-to-view": "true"}}, Rules: rule("gadgets")}
+	_, err := c.admin.Create(c.ctx, part)
+	check(t, err)
+	viewed("gadgets")
+	part.Rules = rule("widgets")
+	_, err = c.admin.Update(c.ctx, part)
+	check(t, err)
+	viewed("widgets")
+	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "rbac.authorization.k8s.io/clusterroles", Name: "gadgets"}, metav1.DeleteOptions{}))
+	viewed()
 }

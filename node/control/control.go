@@ -153,6 +153,7 @@ func table(cfg Config) []row {
 			prepare: collector.prepare, decide: collector.decide},
 		{name: "pod-garbage-collector", owners: []string{pods}, watches: []string{nodes}, prepare: lost.prepare, decide: lost.decide},
 		{name: "node-controller", owners: []string{pods}, watches: []string{nodes}, prepare: evicted.prepare, decide: evicted.decide},
+		{name: "clusterrole-aggregation-controller", owners: []string{clusterRoles}, decide: clusterRole},
 		{name: "token-cleaner", owners: []string{"secrets"}, decide: token},
 	}
 }
