@@ -216,6 +216,8 @@ func (a *Agent) refresh() {
 	a.mux.wake()
 	close(a.changed)
 	a.changed = make(chan struct{})
+	// A member to which no stream comes about is not reachable after a while: look again then.
+	time.AfterFunc(streamless, a.announce)
 }
 
 // Members lists all members by name, this node included.
@@ -254,16 +256,36 @@ func (a *Agent) member(name string) (Member, bool) {
 	return Member{}, false
 }
 
-// Reachable tells whether a node is this one or a member that answers probes.
+// streamless is how long a member may be without a stream to it and still count as reachable.
+const streamless = 3 * time.Second
+
+// Reachable tells whether packets of this node reach another: it is alive, and there is a stream to it or was a moment
+// ago. A member whose direct link is cut stays alive as long as others vouch for it, but its pods cannot be reached from here.
 func (a *Agent) Reachable(name string) bool {
 	if name == a.config.Name {
 		return true
 	}
-	_, ok := a.member(name)
-	return ok
+	m, ok := a.member(name)
+	if !ok {
+		return false
+	}
+	connected, lost := a.mux.connected(name)
+	since := m.Since
+	if lost.After(since) {
+		since = lost
+	}
+	return connected || time.Since(since) < streamless
 }
 
-// Changed is closed at the next change of the member list; ask again for the one after.
+// announce wakes those who wait for a change.
+func (a *Agent) announce() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+// Changed is closed at the next change of the member list or of what is reachable; ask again for the one after.
 func (a *Agent) Changed() <-chan struct{} {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -34,8 +34,9 @@ type mux struct {
 
 	// mu guards what follows.
 	mu       sync.Mutex
-	sessions map[string]*session // by node name
-	changed  chan struct{}       // closed and replaced when sessions changes
+	sessions map[string]*session  // by node name
+	lost     map[string]time.Time // by node name: when the last session ended
+	changed  chan struct{}        // closed and replaced when sessions changes
 	services map[string]*service
 }
 
@@ -48,7 +49,7 @@ type session struct {
 
 func newMux(a *Agent) *mux {
 	return &mux{
-		agent: a, kick: make(chan struct{}, 1), sessions: map[string]*session{}, changed: make(chan struct{}),
+		agent: a, kick: make(chan struct{}, 1), sessions: map[string]*session{}, lost: map[string]time.Time{}, changed: make(chan struct{}),
 		services: map[string]*service{},
 	}
 }
@@ -260,6 +261,7 @@ func (x *mux) serve(ctx context.Context, name string, conn net.Conn, client bool
 	close(x.changed)
 	x.changed = make(chan struct{})
 	x.mu.Unlock()
+	x.agent.announce()
 	x.agent.log.Info("connected", "peer", name, "address", conn.RemoteAddr())
 	var wg sync.WaitGroup
 	stop := context.AfterFunc(ctx, func() { _ = ym.Close() })
@@ -278,10 +280,12 @@ func (x *mux) serve(ctx context.Context, name string, conn net.Conn, client bool
 	x.mu.Lock()
 	if x.sessions[name] == s {
 		delete(x.sessions, name)
+		x.lost[name] = time.Now()
 		close(x.changed)
 		x.changed = make(chan struct{})
 	}
 	x.mu.Unlock()
+	time.AfterFunc(streamless, x.agent.announce)
 	wg.Wait()
 	x.agent.log.Info("disconnected", "peer", name)
 }
@@ -334,6 +338,13 @@ func (x *mux) session(name string) *session {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.sessions[name]
+}
+
+// connected tells whether there is a session with a node, and else when the last one ended.
+func (x *mux) connected(name string) (bool, time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.sessions[name] != nil, x.lost[name]
 }
 
 // waitSession waits for a connection to a live member.

@@ -416,6 +416,45 @@ func (l *lab) sameLists() error {
 	return nil
 }
 
+// One link of three is cut: both ends are alive to everybody, since the third vouches for them.
+func TestCutLink(t *testing.T) {
+	l := up(t, "e-link", 3)
+	l.apply("n1", deployment("web", 6, "one"))
+	l.within(time.Minute, "six pods are ready", l.wantReady("n1", "web", 6))
+	before, err := l.pods("n2", "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "http://" + l.vip("n1", "web")
+	l.do("partition", "n1", "n3")
+	took := l.within(20*time.Second, "the service leaves out on n1 what n1 cannot reach", func() error {
+		for range 20 {
+			if err := l.curl("n1", url); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	t.Logf("no request from n1 fails after %s", took)
+	l.kubectl("n1", "create", "configmap", "around")
+	took = l.within(20*time.Second, "writes find the way around", func() error {
+		_, err := l.tryKubectl("n3", "get", "configmap", "around")
+		return err
+	})
+	t.Logf("a write on n1 is seen on n3 after %s", took)
+	l.do("heal")
+	l.within(20*time.Second, "all nodes are Ready", l.allReady("n1", 3))
+	after, err := l.pods("n2", "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range before {
+		if after[name] == nil {
+			t.Errorf("%s was given up for a cut link", name)
+		}
+	}
+}
+
 func TestDaemonKilledDuringWrites(t *testing.T) {
 	l := up(t, "e-kill", 1)
 	l.apply("n1", deployment("web", 3, "one"))
