@@ -10,6 +10,8 @@ need ip iproute2
 need conntrack conntrack
 need curl curl
 need busybox busybox-static
+need openssl openssl
+need ps procps
 missing=$(echo $missing)
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
