@@ -13,12 +13,17 @@ import (
 	"murmur/node/containerd"
 )
 
-// toolbox is an image with a shell and the usual small programs: the host's static busybox.
+// toolbox is an image with a shell and the usual small programs, the host's static busybox, and with this test program:
+// static C programs cannot resolve names. It must be static too, as the Makefile builds it (CGO_ENABLED=0).
 func toolbox(t *testing.T) string {
 	t.Helper()
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		t.Fatal("busybox is missing: make deps")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
 	}
 	links := map[string]string{}
 	for _, name := range []string{"sh", "tar", "cat", "ls", "sleep", "echo", "wget", "nslookup", "id", "env", "test", "true", "nc"} {
@@ -31,7 +36,7 @@ func toolbox(t *testing.T) string {
 	}
 	defer f.Close()
 	archive := containerd.Archive{
-		Name: "example.murmur.io/toolbox:1", Files: map[string]string{"bin/busybox": busybox}, Links: links,
+		Name: "example.murmur.io/toolbox:1", Files: map[string]string{"bin/busybox": busybox, "bin/e2e": self}, Links: links,
 		Env: []string{"PATH=/bin"}, Cmd: []string{"/bin/sleep", "1000000"},
 	}
 	if err := archive.Write(f); err != nil {
