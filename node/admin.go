@@ -1,32 +1,21 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"net/url"
 	"os"
-	"path/filepath"
 	"runtime"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
-
-	"murmur/crdt"
-	"murmur/gossip"
 )
-
-// ErrNoDaemon is returned to a CLI that finds nobody at the socket.
-var ErrNoDaemon = errors.New("no murmur daemon runs here: start one with `murmur up`")
 
 // MemberStatus is one member as `murmur members` lists it.
 type MemberStatus struct {
@@ -53,7 +42,7 @@ type Status struct {
 	Address string    `json:"address"`
 	Cluster string    `json:"cluster"`
 	Started time.Time `json:"started"`
-	// Joining names the member whose state this node waits for; empty once it has it.
+	// Joining names the member that invited this node, while it waits for the state of the cluster.
 	Joining  string         `json:"joining,omitempty"`
 	Digest   string         `json:"digest"`
 	Members  []MemberStatus `json:"members"`
@@ -100,8 +89,8 @@ func (n *Node) status() Status {
 		MemoryBytes:         mem.Sys - mem.HeapReleased,
 		Store:               StoreStatus{Objects: st.Objects, Tombstones: st.Tombstones, DiskBytes: st.DiskBytes, Conflicts: len(st.Losses)},
 	}
-	if n.id.Inviter != nil {
-		out.Joining = n.id.Inviter.NodeName
+	if inv := n.joining.Load(); inv != nil {
+		out.Joining = inv.NodeName
 	}
 	for k, s := range st.Held {
 		if out.Store.Held == nil {
@@ -157,32 +146,6 @@ func (n *Node) createToken(ctx context.Context, req TokenRequest) (TokenReply, e
 	return TokenReply{Token: t, Command: fmt.Sprintf("murmur join %s --token %s", host, t)}, nil
 }
 
-// depart ends this node's membership: its pods are stopped, its Node object deleted.
-func (n *Node) depart(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	n.log.Info("leaving the cluster")
-	err := n.runtime.Shutdown(ctx)
-	if e, ok := n.store.Snapshot().Get(nodeKey(n.id.NodeName)); ok {
-		_, derr := n.store.Commit(ctx, crdt.Write{Key: e.Key, Base: e})
-		err = errors.Join(err, derr)
-	}
-	for _, m := range n.agent.Members() {
-		if m.Status == gossip.Alive && m.Name != n.id.NodeName {
-			if serr := n.agent.Sync(ctx, m.Name); serr == nil {
-				break // one that knows tells the others
-			}
-		}
-	}
-	return errors.Join(err, n.rules.Cleanup(ctx), n.names.Cleanup(), n.network.Cleanup(), n.agent.Leave())
-}
-
-// discard puts the state of a node that has left aside, so that the next start is that of a new one. The store is closed.
-func (n *Node) discard() error {
-	store, left := filepath.Join(n.cfg.DataDir, "store"), filepath.Join(n.cfg.DataDir, "store.left")
-	return errors.Join(os.Remove(identityFile(n.cfg.DataDir)), os.RemoveAll(left), os.Rename(store, left))
-}
-
 func (n *Node) listenAdmin() (net.Listener, error) {
 	if err := os.MkdirAll(n.cfg.RunDir, 0o711); err != nil {
 		return nil, fmt.Errorf("make the run directory: %w", err)
@@ -202,19 +165,7 @@ func (n *Node) listenAdmin() (net.Listener, error) {
 // serveAdmin answers the CLI. Whoever can open the socket is root here.
 func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
-	answer := func(pattern string, f func(*http.Request) (any, error)) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			v, err := f(r)
-			if err != nil {
-				http.Error(w, err.Error(), http.StatusUnprocessableEntity)
-				return
-			}
-			w.Header().Set("Content-Type", "application/json")
-			enc := json.NewEncoder(w)
-			enc.SetIndent("", "  ")
-			_ = enc.Encode(v)
-		})
-	}
+	answer := func(pattern string, f func(*http.Request) (any, error)) { mux.HandleFunc(pattern, answered(f)) }
 	answer("GET /v1/status", func(*http.Request) (any, error) { return n.status(), nil })
 	answer("GET /v1/members", func(*http.Request) (any, error) { return n.members(), nil })
 	answer("POST /v1/token", func(r *http.Request) (any, error) {
@@ -233,13 +184,24 @@ func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
 		return struct{}{}, nil
 	})
 	answer("POST /v1/images", func(r *http.Request) (any, error) { return n.runtime.Import(r.Context(), r.Body) })
-	answer("GET /v1/explain", func(r *http.Request) (any, error) {
-		namespace, name := r.FormValue("namespace"), r.FormValue("name")
-		e, ok := n.sched.Explain(namespace, name)
-		if !ok {
-			return nil, fmt.Errorf("this node has not placed pod %s/%s, or has forgotten; ask the node that created it", namespace, name)
+	answer("POST /v1/join", func(r *http.Request) (any, error) {
+		var req JoinRequest
+		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+			return nil, err
 		}
-		return e, nil
+		return n.join(r.Context(), req)
+	})
+	answer("POST /v1/forget", func(r *http.Request) (any, error) {
+		var req ForgetRequest
+		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+			return nil, err
+		}
+		return struct{}{}, n.forget(r.Context(), req.Node)
+	})
+	answer("GET /v1/reachability", func(r *http.Request) (any, error) { return n.reachability(r.Context()), nil })
+	answer("GET /v1/conflicts", func(*http.Request) (any, error) { return n.conflicts(), nil })
+	answer("GET /v1/explain", func(r *http.Request) (any, error) {
+		return n.explain(r.Context(), r.FormValue("namespace"), r.FormValue("name"))
 	})
 	answer("GET /debug/bids", func(*http.Request) (any, error) { return n.sched.Explanations(), nil })
 	answer("GET /debug/store", func(*http.Request) (any, error) { return n.store.Status(), nil })
@@ -249,7 +211,27 @@ func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	return serveHTTP(ctx, l, mux)
+}
+
+// answered makes a handler of a question whose answer is JSON.
+func answered(f func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		v, err := f(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		_ = enc.Encode(v)
+	}
+}
+
+// serveHTTP serves until the context ends.
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -257,105 +239,9 @@ func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
 		_ = srv.Close()
 	}()
 	err := srv.Serve(l)
-	if errors.Is(err, http.ErrServerClosed) {
+	if ctx.Err() != nil {
 		<-stopped
 		return nil
 	}
 	return err
-}
-
-// Admin speaks to the daemon at a socket.
-type Admin struct {
-	socket string
-	client *http.Client
-}
-
-// NewAdmin is a client of the daemon whose run directory is given.
-func NewAdmin(runDir string) *Admin {
-	socket := Socket(runDir)
-	return &Admin{socket: socket, client: &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		},
-	}}}
-}
-
-// call asks the daemon for path; body, if not nil, is posted as JSON; out, if not nil, takes the answer.
-func (a *Admin) call(ctx context.Context, path string, body, out any) error {
-	method := http.MethodGet
-	var r io.Reader
-	if body != nil {
-		b, err := json.Marshal(body)
-		if err != nil {
-			return err
-		}
-		method, r = http.MethodPost, bytes.NewReader(b)
-	}
-	return a.do(ctx, method, path, r, out)
-}
-
-func (a *Admin) do(ctx context.Context, method, path string, body io.Reader, out any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://murmur"+path, body)
-	if err != nil {
-		return err
-	}
-	resp, err := a.client.Do(req)
-	if err != nil {
-		var op *net.OpError
-		if errors.As(err, &op) && op.Op == "dial" {
-			return fmt.Errorf("%w (%s: %w)", ErrNoDaemon, a.socket, op.Err)
-		}
-		return err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return errors.New(strings.TrimSpace(string(b)))
-	}
-	if out == nil {
-		return nil
-	}
-	return json.Unmarshal(b, out)
-}
-
-// Status asks for the daemon's status.
-func (a *Admin) Status(ctx context.Context) (Status, error) {
-	var s Status
-	err := a.call(ctx, "/v1/status", nil, &s)
-	return s, err
-}
-
-// Members asks for the members as the daemon sees them.
-func (a *Admin) Members(ctx context.Context) ([]MemberStatus, error) {
-	var m []MemberStatus
-	err := a.call(ctx, "/v1/members", nil, &m)
-	return m, err
-}
-
-// CreateToken makes a join token.
-func (a *Admin) CreateToken(ctx context.Context, req TokenRequest) (TokenReply, error) {
-	var t TokenReply
-	err := a.call(ctx, "/v1/token", req, &t)
-	return t, err
-}
-
-// Leave tells the daemon to leave the cluster and end.
-func (a *Admin) Leave(ctx context.Context) error { return a.call(ctx, "/v1/leave", struct{}{}, nil) }
-
-// Import loads an image archive into the node's runtime and returns the names in it.
-func (a *Admin) Import(ctx context.Context, archive io.Reader) ([]string, error) {
-	var names []string
-	err := a.do(ctx, http.MethodPost, "/v1/images", archive, &names)
-	return names, err
-}
-
-// Explain asks why a pod is where it is, or is nowhere.
-func (a *Admin) Explain(ctx context.Context, namespace, name string) (json.RawMessage, error) {
-	var out json.RawMessage
-	err := a.call(ctx, "/v1/explain?"+url.Values{"namespace": {namespace}, "name": {name}}.Encode(), nil, &out)
-	return out, err
 }

@@ -47,8 +47,9 @@ type identity struct {
 	NodeID   string  `json:"nodeID"`
 	NodeName string  `json:"nodeName"`
 	Cluster  Cluster `json:"cluster"`
-	// Inviter is the member whose state has not been reached yet after a join; empty once it has.
-	Inviter *inviter `json:"inviter,omitempty"`
+	// Inviters are the members by which a joiner finds the cluster, first the one that invited it; empty once it has the
+	// cluster's state.
+	Inviters []inviter `json:"inviters,omitempty"`
 }
 
 const (
@@ -75,6 +76,12 @@ func loadIdentity(dataDir string) (*identity, error) {
 		return nil, fmt.Errorf("%s is damaged (%w): restore it from a backup, or remove %s and join again", identityFile(dataDir), err, dataDir)
 	}
 	return id, nil
+}
+
+// noIdentity is what is wrong with a data directory that has a store only.
+func noIdentity(dataDir string) error {
+	return fmt.Errorf("%s holds the state of a cluster, but %s, which says of which, is gone: restore it from a backup, or remove %s to begin anew",
+		filepath.Join(dataDir, "store"), identityFile(dataDir), dataDir)
 }
 
 func (id *identity) save(dataDir string) error {

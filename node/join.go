@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -55,6 +56,8 @@ type inviter struct {
 type joinReply struct {
 	Cluster Cluster `json:"cluster"`
 	Inviter inviter `json:"inviter"`
+	// Members are others that are alive, for a joiner whose inviter dies.
+	Members []inviter `json:"members,omitempty"`
 }
 
 // door admits joiners.
@@ -62,9 +65,12 @@ type door struct {
 	cluster Cluster
 	self    inviter
 	store   *crdt.Store
-	// taken says who else uses a node name or address.
-	taken func(joinRequest) error
-	log   *slog.Logger
+	// taken says who else uses a node name or address, others lists live members but this one and the joiner.
+	taken  func(joinRequest) error
+	others func(joiner string) []inviter
+	log    *slog.Logger
+	// admitted is the last joiner that was admitted since the daemon started.
+	admitted atomic.Pointer[string]
 }
 
 func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -95,9 +101,10 @@ func (d *door) join(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusConflict)
 		return
 	}
+	d.admitted.Store(&req.NodeName)
 	d.log.Info("admitted", "node", req.NodeName, "address", req.Addr)
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(joinReply{Cluster: d.cluster, Inviter: d.self})
+	_ = json.NewEncoder(w).Encode(joinReply{Cluster: d.cluster, Inviter: d.self, Members: d.others(req.NodeName)})
 }
 
 // accepts knows the cluster's own secret and the bootstrap tokens that have not expired.

@@ -64,12 +64,18 @@ type Node struct {
 	control  *control.Controllers
 	kubelet  *pod.Kubelet
 	register *registration
+	door     *door
+	volumes  *volume.Volumes
 	leaving  chan struct{}
-	started  time.Time
+	moves    chan move
+	// joining is who invited this node, while it has not reached the cluster's state.
+	joining atomic.Pointer[inviter]
+	started time.Time
 }
 
 // New makes a node from what is on its disk, joining or founding a cluster if nothing is. It starts nothing.
 func New(ctx context.Context, cfg Config) (*Node, error) {
+	named := cfg.NodeName
 	cfg, err := cfg.complete()
 	if err != nil {
 		return nil, err
@@ -77,14 +83,14 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	if err := preflight(cfg); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Log, leaving: make(chan struct{}), started: time.Now()}
+	n := &Node{cfg: cfg, log: cfg.Log, leaving: make(chan struct{}), moves: make(chan move), started: time.Now()}
 	if n.lock, err = lock(cfg.DataDir); err != nil {
 		return nil, err
 	}
 	if err := ports(cfg); err != nil {
 		return nil, errors.Join(err, n.lock.Close())
 	}
-	if n.id, err = admitted(ctx, cfg); err != nil {
+	if n.id, err = admitted(ctx, cfg, named); err != nil {
 		return nil, errors.Join(err, n.lock.Close())
 	}
 	if err := n.assemble(); err != nil {
@@ -93,8 +99,9 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	return n, nil
 }
 
-// admitted is this node's identity: the one on disk, or a new one in the cluster that is joined or founded.
-func admitted(ctx context.Context, cfg Config) (*identity, error) {
+// admitted is this node's identity: the one on disk, or a new one in the cluster that is joined or founded. named is the
+// node name that was asked for, if any was.
+func admitted(ctx context.Context, cfg Config, named string) (*identity, error) {
 	id, err := loadIdentity(cfg.DataDir)
 	if err != nil {
 		return nil, err
@@ -109,18 +116,30 @@ func admitted(ctx context.Context, cfg Config) (*identity, error) {
 				return nil, fmt.Errorf("%s holds the state of another cluster (CA %s…) than the one to join (CA %s…): remove it, or give another --data-dir", cfg.DataDir, mine[:12], theirs[:12])
 			}
 		}
+		if named != "" && named != id.NodeName {
+			return nil, fmt.Errorf("--node-name %s: %s is the disk of the node %s, and a node keeps its name: leave the flag out, or `murmur leave` first", named, cfg.DataDir, id.NodeName)
+		}
 		return id, cfg.Cluster.differs(id.Cluster.Settings)
 	}
-	if store := filepath.Join(cfg.DataDir, "store"); exists(store) {
-		return nil, fmt.Errorf("%s holds the state of a cluster, but %s, which says of which, is gone: restore it from a backup, or remove %s to begin anew", store, identityFile(cfg.DataDir), cfg.DataDir)
+	if exists(filepath.Join(cfg.DataDir, "store")) {
+		return nil, noIdentity(cfg.DataDir)
 	}
-	id = &identity{NodeID: uuid.NewString(), NodeName: cfg.NodeName}
 	if cfg.Join == "" {
+		id = &identity{NodeID: uuid.NewString(), NodeName: cfg.NodeName}
 		if id.Cluster, err = newCluster(cfg.Cluster.over(DefaultSettings()), cfg.Token); err != nil {
 			return nil, fmt.Errorf("found a cluster: %w", err)
 		}
 		return id, id.save(cfg.DataDir)
 	}
+	if id, err = invited(ctx, cfg); err != nil {
+		return nil, err
+	}
+	return id, id.save(cfg.DataDir)
+}
+
+// invited asks for admission to a cluster and is the identity of a new member of it.
+func invited(ctx context.Context, cfg Config) (*identity, error) {
+	id := &identity{NodeID: uuid.NewString(), NodeName: cfg.NodeName}
 	reply, err := askToJoin(ctx, cfg.joinAddress(), cfg.Token, joinRequest{NodeID: id.NodeID, NodeName: id.NodeName, Addr: cfg.NodeIP})
 	if err != nil {
 		return nil, err
@@ -128,8 +147,8 @@ func admitted(ctx context.Context, cfg Config) (*identity, error) {
 	if err := cfg.Cluster.differs(reply.Cluster.Settings); err != nil {
 		return nil, err
 	}
-	id.Cluster, id.Inviter = reply.Cluster, &reply.Inviter
-	return id, id.save(cfg.DataDir)
+	id.Cluster, id.Inviters = reply.Cluster, append([]inviter{reply.Inviter}, reply.Members...)
+	return id, nil
 }
 
 // assemble makes the parts, in the order in which they know of each other.
@@ -188,11 +207,11 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	if err != nil {
 		return err
 	}
-	volumes := volume.New(volume.Config{Dir: dir("pods"), Tokens: n.podToken})
+	n.volumes = volume.New(volume.Config{Dir: dir("pods"), Tokens: n.podToken})
 	n.kubelet = pod.New(pod.Config{
 		Store: n.store, Node: name, MayStart: n.sched.MayStart,
 		Holds: func(p *corev1.Pod) bool { return sched.Holds(p, name) }, Admit: n.admit,
-		Runtime: n.runtime, Volumes: volumes, Recorder: n.recorder("kubelet"),
+		Runtime: n.runtime, Volumes: n.volumes, Recorder: n.recorder("kubelet"),
 		HostIPs: []string{cfg.NodeIP.String()}, ClusterDNS: []string{settings.ClusterDNS.String()},
 		ClusterDomain: settings.ClusterDomain, LogDir: dir("logs"), DataDir: cfg.DataDir, Log: n.log.With("part", "pod"),
 	})
@@ -201,6 +220,13 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 		return err
 	}
 	serf := netip.AddrPortFrom(cfg.NodeIP, cfg.GossipPort)
+	n.door = &door{
+		cluster: n.id.Cluster, self: inviter{NodeName: name, Serf: serf}, store: n.store,
+		taken: n.taken, others: n.others, log: n.log.With("part", "join"),
+	}
+	if len(n.id.Inviters) > 0 {
+		n.joining.Store(&n.id.Inviters[0])
+	}
 	if n.api, err = httpapi.New(httpapi.Config{
 		Store: n.store, Node: name, Address: net.JoinHostPort("", strconv.Itoa(int(cfg.HTTPSPort))),
 		TLS: &tls.Config{
@@ -209,13 +235,10 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 		},
 		ServiceAccountKey: key, Issuer: "https://kubernetes.default.svc." + settings.ClusterDomain,
 		ServiceCIDR: settings.ServiceCIDR, NodePorts: ports, Port: int32(cfg.HTTPSPort),
-		Kubelet: n.kubelet, Arbiter: n.sched.ArbiterAnnotations,
+		Kubelet: n.kubelet, Arbiter: n.sched.ArbiterAnnotations, Metrics: n.metricsHandler(),
 		Relay: func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceAPI) },
-		Join: &door{
-			cluster: n.id.Cluster, self: inviter{NodeName: name, Serf: serf}, store: n.store,
-			taken: n.taken, log: n.log.With("part", "join"),
-		},
-		Log: n.log.With("part", "httpapi"),
+		Join:  n.door,
+		Log:   n.log.With("part", "httpapi"),
 	}); err != nil {
 		return err
 	}
@@ -251,7 +274,7 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 		return err
 	}
 	n.register = &registration{
-		store: n.store, id: n.id.NodeID, serf: serf, settings: settings, labels: cfg.NodeLabels, taints: cfg.NodeTaints,
+		store: n.store, id: n.id.NodeID, origin: n.store.Origin().String(), serf: serf, settings: settings, labels: cfg.NodeLabels, taints: cfg.NodeTaints,
 		fresh: n.kubelet.Node, log: n.log.With("part", "registration"),
 	}
 	return nil
@@ -276,6 +299,21 @@ func (n *Node) taken(req joinRequest) error {
 		}
 	}
 	return nil
+}
+
+// maxInviters bounds how many members a joiner is told of.
+const maxInviters = 16
+
+// others lists live members that a joiner can turn to if this node is gone.
+func (n *Node) others(joiner string) []inviter {
+	var out []inviter
+	for _, o := range crdt.List[corev1.Node](n.store.Snapshot(), "nodes", "") {
+		at, err := netip.ParseAddrPort(o.Annotations[annotationSerf])
+		if err == nil && o.Name != n.id.NodeName && o.Name != joiner && n.agent.Reachable(o.Name) && len(out) < maxInviters {
+			out = append(out, inviter{NodeName: o.Name, Serf: at})
+		}
+	}
+	return out
 }
 
 // admit decides on a pod that was bound to this node past the exchange: by its creator, or by a binding.
@@ -335,7 +373,8 @@ func (s *stage) stop() {
 	_ = s.group.Wait()
 }
 
-// Run runs the node until the context ends, it is told to leave, or a part fails.
+// Run runs the node until the context ends, it is told to leave, or a part fails. After ErrAgain a new node is to be made
+// of the same disk.
 func (n *Node) Run(ctx context.Context) (err error) {
 	ctx, failed := context.WithCancelCause(ctx)
 	defer failed(nil)
@@ -347,12 +386,20 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	}
 	defer n.lock.Close()
 	disk := newStage(ctx)
-	var left bool
+	var left, again bool
+	var next *identity
 	defer func() {
 		disk.stop()
 		err = errors.Join(err, n.runtime.Close(), n.store.Close())
 		if left {
 			err = errors.Join(err, n.discard())
+		}
+		if next != nil {
+			// What was put aside is an empty cluster.
+			err = errors.Join(err, os.RemoveAll(filepath.Join(n.cfg.DataDir, "store.left")), next.save(n.cfg.DataDir))
+		}
+		if again && err == nil {
+			err = ErrAgain
 		}
 	}()
 	disk.run("store", n.store.Run, failed)
@@ -372,8 +419,15 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	}
 	peers.run("admin socket", func(ctx context.Context) error { return n.serveAdmin(ctx, admin) }, failed)
 
-	if err := n.reachInviter(ctx); err != nil {
-		return errors.Join(cause(), err)
+	if err := n.reachState(ctx); err != nil {
+		if c := cause(); c != nil || errors.Is(err, context.Canceled) {
+			return c
+		}
+		return err
+	}
+	if n.joining.Load() != nil {
+		left = true
+		return n.depart(disk.ctx)
 	}
 	n.events.StartRecordingToSink(eventSink{ctx: disk.ctx, store: n.store})
 	defer n.events.Shutdown()
@@ -398,6 +452,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if !slices.Contains(n.cfg.Disable, "dns") {
 		acting.run("dns", n.names.Run, failed)
 	}
+	serving.run("members", n.servePeers, failed)
 	serving.run("api", n.api.Run, failed)
 	serving.run("api of peers", func(ctx context.Context) error { return n.api.ServePeers(ctx, n.agent.Listen(serviceAPI)) }, failed)
 	if err := n.bootstrap(ctx); err != nil && ctx.Err() == nil {
@@ -415,35 +470,20 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		acting.stop()
 		left = true
 		return n.depart(disk.ctx)
+	case m := <-n.moves:
+		serving.stop()
+		acting.stop()
+		again = true
+		// Nobody can write any more; until now somebody could.
+		err := n.blank()
+		m.answer <- err
+		if err != nil {
+			return nil
+		}
+		left, next = true, m.to
+		return n.depart(disk.ctx)
 	}
 	return cause()
-}
-
-// reachInviter is the barrier: a joiner waits until it holds what its inviter held.
-func (n *Node) reachInviter(ctx context.Context) error {
-	inv := n.id.Inviter
-	if inv == nil {
-		return nil
-	}
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-		err := n.agent.Join(inv.Serf)
-		if err == nil {
-			syncing, cancel := context.WithTimeout(ctx, time.Minute)
-			err = n.agent.Sync(syncing, inv.NodeName)
-			cancel()
-		}
-		if err == nil {
-			break
-		}
-		n.log.Warn("waiting for the state of the member that invited this node", "member", inv.NodeName, "err", err)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
-		}
-	}
-	n.id.Inviter = nil
-	return n.id.save(n.cfg.DataDir)
 }
 
 // runPods waits for what pods need, then runs them.

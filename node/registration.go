@@ -19,6 +19,8 @@ import (
 const (
 	annotationID   = "murmur.io/id"
 	annotationSerf = "murmur.io/serf"
+	// annotationOrigin is the origin of the node's commits, by which `murmur conflicts` names who wrote what.
+	annotationOrigin = "murmur.io/origin"
 )
 
 // registration keeps this node's Node object: that it is there, says what this node was told to be, and owns a block of
@@ -26,6 +28,7 @@ const (
 type registration struct {
 	store    *crdt.Store
 	id       string
+	origin   string
 	serf     netip.AddrPort
 	settings Settings
 	labels   map[string]string
@@ -55,6 +58,7 @@ func (r *registration) wanted(stored *corev1.Node, nodes []*corev1.Node) (*corev
 	}
 	n.Annotations[annotationID] = r.id
 	n.Annotations[annotationSerf] = r.serf.String()
+	n.Annotations[annotationOrigin] = r.origin
 	lost := n.Spec.PodCIDR == ""
 	for _, o := range nodes {
 		if o.Name != n.Name && stored != nil && network.Loser(stored, o) == stored {
@@ -143,6 +147,17 @@ func (r *registration) Run(ctx context.Context) error {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// origins maps the origin of each registered node's commits to its name.
+func origins(snap *crdt.Snapshot) map[string]string {
+	out := map[string]string{}
+	for _, n := range crdt.List[corev1.Node](snap, "nodes", "") {
+		if o := n.Annotations[annotationOrigin]; o != "" {
+			out[o] = n.Name
+		}
+	}
+	return out
 }
 
 // registered lists where the members of the cluster are to be found, from the Node objects.

@@ -183,6 +183,10 @@ func (v *view) derive(ctx context.Context, firstSeen map[types.UID]time.Time, le
 	for e := range snap.Range("nodes", "", "") {
 		stored, ok := snap.Stored(e.Key)
 		if !ok {
+			// Deleted while it was derived: there is nothing left that it could be seen of.
+			if err := put(e.Key, nil); err != nil {
+				return err
+			}
 			continue
 		}
 		n, err := crdt.As[corev1.Node](stored)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -186,7 +187,218 @@ deleted, and the daemon ends. To restart a node just stop and start its daemon.`
 		Args: cobra.NoArgs,
 	}
 	d.add(c)
-	c.RunE = func(c *cobra.Command, _ []string) error { return d.admin().Leave(c.Context()) }
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		admin := d.admin()
+		before, err := admin.Status(c.Context())
+		if err != nil {
+			return err
+		}
+		if err := admin.Leave(c.Context()); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(c.Context(), leaveLimit)
+		defer cancel()
+		for {
+			// Whoever supervises the daemon may have started it again: as a new node.
+			s, err := admin.Status(ctx)
+			if errors.Is(err, node.ErrNoDaemon) || err == nil && s.Started != before.Started {
+				_, err := fmt.Fprintf(c.OutOrStdout(), "%s has left the cluster\n", before.Node)
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("%s is leaving, but its daemon has not ended after %s: see its log", before.Node, leaveLimit)
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
+	return c
+}
+
+// leaveLimit bounds the wait for a daemon that leaves to end.
+const leaveLimit = 3 * time.Minute
+
+func forgetCommand() *cobra.Command {
+	var d daemonFlags
+	c := &cobra.Command{
+		Use: "forget NODE", Short: "End the membership of a node that is not coming back",
+		Long: `End the membership of a node that failed and is not coming back: its Node object is deleted, its pods are replaced
+at once, nobody dials it any more. A node that is alive leaves by itself, with "murmur leave" there. One that is forgotten and
+comes back all the same registers anew.`,
+		Args: cobra.ExactArgs(1),
+	}
+	d.add(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := d.admin().Forget(c.Context(), args[0]); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(c.OutOrStdout(), "%s is forgotten\n", args[0])
+		return err
+	}
+	return c
+}
+
+func reachabilityCommand() *cobra.Command {
+	var d daemonFlags
+	var o output
+	c := &cobra.Command{
+		Use: "reachability", Short: "Ask every other member for an answer, and name those that give none",
+		Long: `Ask every other member for an answer over the connection that carries the cluster's state, and name those that give
+none. The exit code is 1 if there are any.`,
+		Args: cobra.NoArgs,
+	}
+	d.add(c)
+	o.add(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := o.check(); err != nil {
+			return err
+		}
+		all, err := d.admin().Reachability(c.Context())
+		if err != nil {
+			return err
+		}
+		var silent []string
+		for _, a := range all {
+			if a.Problem != "" {
+				silent = append(silent, a.Name)
+			}
+		}
+		if o == "json" {
+			err = printJSON(c.OutOrStdout(), all)
+		} else {
+			err = printAnswers(c.OutOrStdout(), all)
+		}
+		if err == nil && len(silent) > 0 {
+			err = fmt.Errorf("%d of %d other members do not answer: %s", len(silent), len(all), strings.Join(silent, ", "))
+		}
+		return err
+	}
+	return c
+}
+
+func printAnswers(out io.Writer, all []node.Answer) error {
+	w := tabwriter.NewWriter(out, 0, 8, 3, ' ', 0)
+	fmt.Fprintln(w, "NAME\tADDRESS\tANSWER")
+	for _, a := range all {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", a.Name, cmp.Or(a.Address, "-"), cmp.Or(a.Problem, fmt.Sprintf("in %.1fms", a.Millis)))
+	}
+	return w.Flush()
+}
+
+func conflictsCommand() *cobra.Command {
+	var d daemonFlags
+	var o output
+	c := &cobra.Command{
+		Use: "conflicts", Short: "List the fields in which a concurrent write lost, with both values",
+		Long: `List the latest fields that were written on two sides at once, with the value that was kept, the one that lost, who
+wrote them and when. Each node lists the merges that it made since its daemon started.`,
+		Args: cobra.NoArgs,
+	}
+	d.add(c)
+	o.add(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := o.check(); err != nil {
+			return err
+		}
+		all, err := d.admin().Conflicts(c.Context())
+		if err != nil {
+			return err
+		}
+		if o == "json" {
+			return printJSON(c.OutOrStdout(), all)
+		}
+		return printConflicts(c.OutOrStdout(), all)
+	}
+	return c
+}
+
+func printConflicts(out io.Writer, all []node.Conflict) error {
+	w := tabwriter.NewWriter(out, 0, 8, 3, ' ', 0)
+	fmt.Fprintln(w, "OBJECT\tFIELD\tKEPT\tBY\tAT\tLOST\tBY\tAT")
+	for _, l := range all {
+		fmt.Fprintf(w, "%s\t%s", l.Object, l.Field)
+		for _, s := range []node.Side{l.Kept, l.Lost} {
+			fmt.Fprintf(w, "\t%s\t%s\t%s", short(s.Value), s.By, s.At.Format(time.RFC3339))
+		}
+		fmt.Fprintln(w)
+	}
+	return w.Flush()
+}
+
+// short is a value as a table has room for it; -o json has it whole.
+func short(v any) string {
+	if v == nil {
+		return "(none)"
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	r := []rune(string(b))
+	if len(r) > 40 {
+		return string(r[:39]) + "…"
+	}
+	return string(r)
+}
+
+func debugCommand() *cobra.Command {
+	c := &cobra.Command{Use: "debug", Short: "Print the inside of a part of the daemon as JSON"}
+	onlyWords(c)
+	for _, p := range []struct{ part, short string }{
+		{"store", "Size, vector, held writes and lost writes of the store"},
+		{"gossip", "Members and the connections to them"},
+		{"bids", "The placements that this node decided, with every bid"},
+	} {
+		var d daemonFlags
+		part := &cobra.Command{Use: p.part, Short: p.short, Args: cobra.NoArgs}
+		d.add(part)
+		part.RunE = func(c *cobra.Command, _ []string) error {
+			v, err := d.admin().Debug(c.Context(), p.part)
+			if err != nil {
+				return err
+			}
+			return printJSON(c.OutOrStdout(), v)
+		}
+		c.AddCommand(part)
+	}
+	return c
+}
+
+func checkCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "check", Short: "Look whether this machine is ready for a node, without starting one",
+		Long: `Look at everything that a node needs of this machine, without starting one: each check is ok, or says what to do. It takes
+the flags, the config file and the environment of "murmur up". The exit code is 1 if something is to be done.`,
+		Args: cobra.NoArgs,
+	}
+	up := nodeFlags(c.Flags())
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		cfg, err := up.read(c.Flags(), "")
+		if err != nil {
+			return err
+		}
+		all, err := node.Checks(c.Context(), cfg)
+		if err != nil {
+			return err
+		}
+		w := tabwriter.NewWriter(c.OutOrStdout(), 0, 8, 3, ' ', 0)
+		bad := 0
+		for _, one := range all {
+			said := "ok"
+			if one.Problem != nil {
+				said = one.Problem.Error()
+				bad++
+			}
+			fmt.Fprintf(w, "%s\t%s\n", one.Name, said)
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+		if bad > 0 {
+			return fmt.Errorf("this machine is not ready for a node: %d of %d checks say what to do", bad, len(all))
+		}
+		return nil
+	}
 	return c
 }
 

@@ -17,10 +17,10 @@ import (
 // version is set by the build.
 var version = "dev"
 
-func main() { os.Exit(run()) }
+func main() { os.Exit(execute()) }
 
-// run is the program; it returns its exit code.
-func run() int {
+// execute is the program; it returns its exit code.
+func execute() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := root().ExecuteContext(ctx); err != nil {
@@ -39,7 +39,7 @@ of them, and each side of a partition keeps working.
 
   murmur up                  start a node: the first of a new cluster, or again what was here
   murmur token create        print the line that joins another machine
-  murmur join HOST --token T start a node as a member of HOST's cluster
+  murmur join HOST --token T make this machine a member of HOST's cluster
   murmur kubectl get nodes   the bundled kubectl, with this node's credentials`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -48,8 +48,9 @@ of them, and each side of a partition keeps working.
 		return fmt.Errorf("%w; `%s --help` lists the flags", err, c.CommandPath())
 	})
 	onlyWords(c)
-	c.AddCommand(upCommand(), joinCommand(), leaveCommand(), membersCommand(), statusCommand(), tokenCommand(),
-		kubectlCommand(), explainCommand(), imagesCommand(), versionCommand())
+	c.AddCommand(upCommand(), joinCommand(), leaveCommand(), forgetCommand(), checkCommand(),
+		membersCommand(), statusCommand(), reachabilityCommand(), conflictsCommand(), explainCommand(), debugCommand(),
+		tokenCommand(), kubectlCommand(), imagesCommand(), versionCommand())
 	return c
 }
 

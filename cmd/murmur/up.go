@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,17 +34,26 @@ environment as MURMUR_NAME (MURMUR_NODE_NAME for --node-name). Flags win over th
 		Args: cobra.NoArgs,
 	}
 	up := nodeFlags(c.Flags())
-	c.RunE = func(c *cobra.Command, _ []string) error { return up.run(c.Context(), c.Flags(), "") }
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		cfg, err := up.read(c.Flags(), "")
+		if err != nil {
+			return err
+		}
+		return run(c.Context(), cfg)
+	}
 	return c
 }
 
 func joinCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "join HOST[:PORT] --token TOKEN",
-		Short: "Start a node as a member of the cluster of HOST",
-		Long: `Start a node on an empty data directory as a member of the cluster that HOST belongs to, and stay in the
-foreground. HOST is any live member; "murmur token create" there prints the whole line. A node that is a member already
-goes on as what it was.`,
+		Short: "Make this machine a member of the cluster of HOST",
+		Long: `Make this machine a member of the cluster that HOST belongs to. HOST is any live member; "murmur token create"
+there prints the whole line.
+
+If a daemon runs here that is alone in a cluster in which nobody has made anything yet, as "murmur up" leaves it, it is told
+to join, and this returns once it has. One that holds state refuses. If no daemon runs, one is started and stays in
+the foreground; a node that is a member of that cluster already goes on as what it was.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return errors.New("join: name one member; `murmur token create` there prints the whole line")
@@ -51,8 +62,60 @@ goes on as what it was.`,
 		},
 	}
 	up := nodeFlags(c.Flags())
-	c.RunE = func(c *cobra.Command, args []string) error { return up.run(c.Context(), c.Flags(), args[0]) }
+	c.RunE = func(c *cobra.Command, args []string) error {
+		given := ""
+		c.Flags().Visit(func(f *pflag.Flag) {
+			if !slices.Contains([]string{"config", "run-dir", "token", "token-file"}, f.Name) {
+				given = f.Name
+			}
+		})
+		cfg, err := up.read(c.Flags(), args[0])
+		if err != nil {
+			return err
+		}
+		admin := node.NewAdmin(cfg.RunDir)
+		s, err := admin.Status(c.Context())
+		switch {
+		case errors.Is(err, node.ErrNoDaemon):
+			return run(c.Context(), cfg)
+		case err != nil:
+			return err
+		case given != "":
+			return fmt.Errorf("--%s: the daemon of %s runs here already, with flags of its own: leave it out, or stop the daemon first", given, s.Node)
+		}
+		return tellToJoin(c.Context(), c.OutOrStdout(), admin, node.JoinRequest{Host: args[0], Token: cfg.Token})
+	}
 	return c
+}
+
+// joinLimit bounds the wait for a daemon that was admitted to have the cluster's state.
+const joinLimit = 2 * time.Minute
+
+// tellToJoin makes the daemon that runs here join, and waits until it is a member.
+func tellToJoin(ctx context.Context, out io.Writer, admin *node.Admin, req node.JoinRequest) error {
+	r, err := admin.Join(ctx, req)
+	if err != nil {
+		return err
+	}
+	if r.Already {
+		_, err := fmt.Fprintf(out, "%s is a member of that cluster already\n", r.Node)
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinLimit)
+	defer cancel()
+	for {
+		// The daemon begins anew meanwhile, and does not answer for a moment.
+		s, err := admin.Status(ctx)
+		if err == nil && s.Cluster == r.Cluster && s.Joining == "" {
+			_, err := fmt.Fprintf(out, "%s has given up the empty cluster it was alone in and is a member of the cluster of %s\n", r.Node, req.Host)
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s was admitted by %s, but has not reached the state of a member yet: see `murmur status`, or the log of the daemon", r.Node, req.Host)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // flags are the flags of a daemon.
@@ -95,15 +158,16 @@ func nodeFlags(fs *pflag.FlagSet) *flags {
 	return f
 }
 
-// run is the daemon, from flags to exit.
-func (f *flags) run(ctx context.Context, fs *pflag.FlagSet, join string) error {
+// read is what flags, environment and files say.
+func (f *flags) read(fs *pflag.FlagSet, join string) (node.Config, error) {
 	if err := applyConfig(fs, f.configFile, os.Environ()); err != nil {
-		return err
+		return node.Config{}, err
 	}
-	cfg, err := f.config(join)
-	if err != nil {
-		return err
-	}
+	return f.config(join)
+}
+
+// run is the daemon, to its end.
+func run(ctx context.Context, cfg node.Config) error {
 	// A node's heap is mostly long-lived objects: collecting at half the default growth saves a third of the memory.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
@@ -111,14 +175,21 @@ func (f *flags) run(ctx context.Context, fs *pflag.FlagSet, join string) error {
 	// What upstream's packages say on their own is noise unless it is a warning.
 	upstream := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	klog.SetSlogLogger(upstream.With("part", "upstream"))
-	n, err := node.New(ctx, cfg)
-	if err != nil {
-		return err
+	for {
+		n, err := node.New(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		// What starting left behind would otherwise stay until the heap has grown by half.
+		settled := time.AfterFunc(settle, debug.FreeOSMemory)
+		err = n.Run(ctx)
+		settled.Stop()
+		if !errors.Is(err, node.ErrAgain) {
+			return err
+		}
+		// What the node is to be is on its disk now.
+		cfg.Join, cfg.Token = "", ""
 	}
-	// What starting left behind would otherwise stay until the heap has grown by half.
-	settled := time.AfterFunc(settle, debug.FreeOSMemory)
-	defer settled.Stop()
-	return n.Run(ctx)
 }
 
 // settle is how long after its start a node has read its disk, met its peers and installed its kinds.

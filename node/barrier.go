@@ -1,0 +1,110 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"murmur/gossip"
+)
+
+// syncLimit bounds one attempt to take a member's state.
+const syncLimit = time.Minute
+
+// reachState is the barrier: a joiner waits until it holds what one member that has the cluster's state holds. That is the
+// one that invited it if it is there, or any other; those that are behind the barrier themselves are not asked. It returns
+// early if the node is told to leave.
+func (n *Node) reachState(ctx context.Context) error {
+	inviters := n.id.Inviters
+	if len(inviters) == 0 {
+		return nil
+	}
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		err := n.takeState(ctx, inviters)
+		if err == nil {
+			break
+		}
+		n.log.Warn("waiting for the state of the cluster", "invited by", inviters[0].NodeName, "err", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-n.leaving:
+			return nil
+		case <-time.After(wait):
+		}
+	}
+	n.id.Inviters = nil
+	if err := n.id.save(n.cfg.DataDir); err != nil {
+		return err
+	}
+	n.joining.Store(nil)
+	return nil
+}
+
+// takeState meets the cluster and takes the state of the first member that gives it.
+func (n *Node) takeState(ctx context.Context, inviters []inviter) error {
+	alive := map[netip.Addr]bool{}
+	for _, m := range n.agent.Members() {
+		alive[m.Addr] = m.Status == gossip.Alive
+	}
+	var errs []error
+	for _, inv := range inviters {
+		if alive[inv.Serf.Addr()] {
+			break
+		}
+		// One is enough to meet all.
+		err := n.agent.Join(inv.Serf)
+		if err == nil {
+			break
+		}
+		errs = append(errs, err)
+	}
+	for _, name := range sources(n.id.NodeName, inviters[0].NodeName, n.agent.Members()) {
+		err := n.takeStateOf(ctx, name)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", name, err))
+	}
+	if len(errs) == 0 {
+		return errors.New("no member is met yet")
+	}
+	return errors.New(strings.ReplaceAll(errors.Join(errs...).Error(), "\n", "; "))
+}
+
+// sources lists the live members whose state to ask for, the inviter first.
+func sources(self, inviter string, members []gossip.Member) []string {
+	var first, others []string
+	for _, m := range members {
+		switch {
+		case m.Name == self || m.Status != gossip.Alive:
+		case m.Name == inviter:
+			first = append(first, m.Name)
+		default:
+			others = append(others, m.Name)
+		}
+	}
+	return append(first, others...)
+}
+
+// takeStateOf reaches the vector of a member. Only one that is past its own barrier tells it.
+func (n *Node) takeStateOf(ctx context.Context, name string) error {
+	asking, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	vector, err := n.peer(name).vector(asking)
+	if err != nil {
+		return fmt.Errorf("does not say what it has: it may be joining itself: %w", err)
+	}
+	syncing, cancel := context.WithTimeout(ctx, syncLimit)
+	defer cancel()
+	if err := n.agent.Sync(syncing, name); err != nil {
+		return fmt.Errorf("take its state: %w", err)
+	}
+	if covered, err := n.store.Covers(vector); err != nil || !covered {
+		return errors.Join(err, errors.New("its state has not arrived whole"))
+	}
+	return nil
+}

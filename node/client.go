@@ -1,0 +1,161 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// ErrNoDaemon is returned to a CLI that finds nobody at the socket.
+var ErrNoDaemon = errors.New("no murmur daemon runs here: start one with `murmur up`")
+
+// Admin speaks to a daemon: to the one here at its socket, or to that of another member.
+type Admin struct {
+	socket string
+	client *http.Client
+}
+
+// over is a client of the admin service of another member.
+func over(dial func(context.Context) (net.Conn, error)) *Admin {
+	return &Admin{client: &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+	}}}
+}
+
+// NewAdmin is a client of the daemon whose run directory is given.
+func NewAdmin(runDir string) *Admin {
+	socket := Socket(runDir)
+	return &Admin{socket: socket, client: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+	}}}
+}
+
+// call asks the daemon for path; body, if not nil, is posted as JSON; out, if not nil, takes the answer.
+func (a *Admin) call(ctx context.Context, path string, body, out any) error {
+	method := http.MethodGet
+	var r io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		method, r = http.MethodPost, bytes.NewReader(b)
+	}
+	return a.do(ctx, method, path, r, out)
+}
+
+func (a *Admin) do(ctx context.Context, method, path string, body io.Reader, out any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://murmur"+path, body)
+	if err != nil {
+		return err
+	}
+	resp, err := a.client.Do(req)
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" {
+			return fmt.Errorf("%w (%s: %w)", ErrNoDaemon, a.socket, op.Err)
+		}
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(strings.TrimSpace(string(b)))
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(b, out)
+}
+
+// Status asks for the daemon's status.
+func (a *Admin) Status(ctx context.Context) (Status, error) {
+	var s Status
+	err := a.call(ctx, "/v1/status", nil, &s)
+	return s, err
+}
+
+// Members asks for the members as the daemon sees them.
+func (a *Admin) Members(ctx context.Context) ([]MemberStatus, error) {
+	var m []MemberStatus
+	err := a.call(ctx, "/v1/members", nil, &m)
+	return m, err
+}
+
+// CreateToken makes a join token.
+func (a *Admin) CreateToken(ctx context.Context, req TokenRequest) (TokenReply, error) {
+	var t TokenReply
+	err := a.call(ctx, "/v1/token", req, &t)
+	return t, err
+}
+
+// Leave tells the daemon to leave the cluster and end.
+func (a *Admin) Leave(ctx context.Context) error { return a.call(ctx, "/v1/leave", struct{}{}, nil) }
+
+// Import loads an image archive into the node's runtime and returns the names in it.
+func (a *Admin) Import(ctx context.Context, archive io.Reader) ([]string, error) {
+	var names []string
+	err := a.do(ctx, http.MethodPost, "/v1/images", archive, &names)
+	return names, err
+}
+
+// Explain asks why a pod is where it is, or is nowhere.
+func (a *Admin) Explain(ctx context.Context, namespace, name string) (json.RawMessage, error) {
+	var out json.RawMessage
+	err := a.call(ctx, "/v1/explain?"+url.Values{"namespace": {namespace}, "name": {name}}.Encode(), nil, &out)
+	return out, err
+}
+
+// Join tells a daemon with no state of its own to join the cluster of another member. When it returns, the daemon has been
+// admitted there and has stopped acting for the cluster it was in.
+func (a *Admin) Join(ctx context.Context, req JoinRequest) (JoinReply, error) {
+	var r JoinReply
+	err := a.call(ctx, "/v1/join", req, &r)
+	return r, err
+}
+
+// Forget tells the cluster that a failed member is not coming back.
+func (a *Admin) Forget(ctx context.Context, node string) error {
+	return a.call(ctx, "/v1/forget", ForgetRequest{Node: node}, nil)
+}
+
+// Reachability asks every other member for an answer.
+func (a *Admin) Reachability(ctx context.Context) ([]Answer, error) {
+	var out []Answer
+	err := a.call(ctx, "/v1/reachability", nil, &out)
+	return out, err
+}
+
+// Conflicts asks for the latest fields in which a concurrent write lost.
+func (a *Admin) Conflicts(ctx context.Context) ([]Conflict, error) {
+	var out []Conflict
+	err := a.call(ctx, "/v1/conflicts", nil, &out)
+	return out, err
+}
+
+// Debug asks for the inside of a part: store, gossip or bids.
+func (a *Admin) Debug(ctx context.Context, part string) (json.RawMessage, error) {
+	var out json.RawMessage
+	err := a.call(ctx, "/debug/"+part, nil, &out)
+	return out, err
+}
+
+// vector asks a member that has the cluster's state what it has.
+func (a *Admin) vector(ctx context.Context) ([]byte, error) {
+	var out []byte
+	err := a.call(ctx, "/v1/vector", nil, &out)
+	return out, err
+}

@@ -1,0 +1,103 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"murmur/crdt"
+	"murmur/gossip"
+)
+
+// leaveLimit bounds a departure: whatever hangs, the daemon ends.
+const leaveLimit = 2 * time.Minute
+
+// ForgetRequest names a member that is not coming back.
+type ForgetRequest struct {
+	Node string `json:"node"`
+}
+
+// depart ends this node's membership: its pods are stopped, its Node object deleted. Nothing acts any more.
+func (n *Node) depart(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, leaveLimit)
+	defer cancel()
+	n.log.Info("leaving the cluster", "cluster", n.id.Cluster.ID)
+	err := errors.Join(n.runtime.Shutdown(ctx), n.unregister(ctx, n.id.NodeName))
+	for _, m := range n.agent.Members() {
+		if m.Status == gossip.Alive && m.Name != n.id.NodeName {
+			if serr := n.agent.Sync(ctx, m.Name); serr == nil {
+				break // one that knows tells the others
+			}
+		}
+	}
+	pods, verr := n.volumes.Pods()
+	err = errors.Join(err, verr)
+	for _, uid := range pods {
+		err = errors.Join(err, n.volumes.Cleanup(ctx, uid, false))
+	}
+	return errors.Join(err, n.rules.Cleanup(ctx), n.names.Cleanup(), n.network.Cleanup(), n.agent.Leave())
+}
+
+// unregister deletes a Node object, if it is there.
+func (n *Node) unregister(ctx context.Context, name string) error {
+	for {
+		e, ok := n.store.Snapshot().Get(nodeKey(name))
+		if !ok {
+			return nil
+		}
+		_, err := n.store.Commit(ctx, crdt.Write{Key: e.Key, Base: e})
+		if !errors.Is(err, crdt.ErrConflict) && !errors.Is(err, crdt.ErrNotFound) {
+			return err
+		}
+	}
+}
+
+// discard takes away what this node was, so that the next start is that of a new one. The store is closed; it is put
+// aside as store.left. The images of containerd stay, and so does what volumes keep for ever.
+func (n *Node) discard() error {
+	dir := func(name string) string { return filepath.Join(n.cfg.DataDir, name) }
+	errs := []error{os.Remove(identityFile(n.cfg.DataDir)), os.RemoveAll(dir("store.left")), os.Rename(dir("store"), dir("store.left"))}
+	// The promises and the number of starts of a scheduler are those of a node; addresses, volumes and logs those of its pods.
+	for _, name := range []string{"placement", "cni", "logs"} {
+		errs = append(errs, os.RemoveAll(dir(name)))
+	}
+	kubeconfig := filepath.Join(n.cfg.ConfigDir, "murmur.yaml")
+	if err := os.Remove(kubeconfig); err != nil && !errors.Is(err, os.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// forget is the explicit end of a member that failed. One that answers can leave by itself, and would come back at once.
+func (n *Node) forget(ctx context.Context, name string) error {
+	if name == n.id.NodeName {
+		return fmt.Errorf("%s is this node: take it out with `murmur leave`", name)
+	}
+	_, known := n.store.Snapshot().Get(nodeKey(name))
+	var failed []string
+	for _, m := range n.agent.Members() {
+		switch {
+		case m.Name != name:
+		case m.Status == gossip.Alive:
+			return fmt.Errorf("%s is alive at %s: take it out with `murmur leave` there", name, m.Addr)
+		case m.Status == gossip.Failed:
+			failed = append(failed, m.ID)
+		}
+	}
+	if !known && len(failed) == 0 {
+		return fmt.Errorf("there is no member %s; `murmur members` lists them", name)
+	}
+	for _, id := range failed {
+		if err := n.agent.Forget(id); err != nil {
+			return fmt.Errorf("forget %s: %w", name, err)
+		}
+	}
+	if err := n.unregister(ctx, name); err != nil {
+		return fmt.Errorf("delete the Node object of %s: %w", name, err)
+	}
+	n.log.Info("forgotten", "node", name)
+	return nil
+}

@@ -1,0 +1,66 @@
+package node
+
+import (
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// What a node tells Prometheus of itself, beside its process and the Go runtime.
+var (
+	metricMembers    = prometheus.NewDesc("murmur_members", "Members of the cluster as this node sees them.", []string{"status"}, nil)
+	metricObjects    = prometheus.NewDesc("murmur_store_objects", "Objects in this node's store.", nil, nil)
+	metricTombstones = prometheus.NewDesc("murmur_store_tombstones", "Deletions that this node's store remembers.", nil, nil)
+	metricDisk       = prometheus.NewDesc("murmur_store_disk_bytes", "Size of this node's store on disk.", nil, nil)
+	metricHeld       = prometheus.NewDesc("murmur_store_held_writes", "Writes held aside because they are stamped too far in the future.", nil, nil)
+	metricLosses     = prometheus.NewDesc("murmur_store_conflicts", "Remembered fields in which a concurrent write lost.", nil, nil)
+	metricQueued     = prometheus.NewDesc("murmur_peer_queued_deltas", "Deltas that wait to be pushed to a peer.", []string{"peer"}, nil)
+	metricDropped    = prometheus.NewDesc("murmur_peer_dropped_deltas_total", "Deltas that a full queue left to repair.", []string{"peer"}, nil)
+	metricSynced     = prometheus.NewDesc("murmur_peer_synced_timestamp_seconds", "When the last exchange with a peer was complete.", []string{"peer"}, nil)
+	metricPending    = prometheus.NewDesc("murmur_pending_pods", "Pods that this node has yet to place.", nil, nil)
+)
+
+// metrics reads the node when it is asked, and keeps nothing.
+type metrics struct{ node *Node }
+
+func (metrics) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{metricMembers, metricObjects, metricTombstones, metricDisk, metricHeld, metricLosses, metricQueued, metricDropped, metricSynced, metricPending} {
+		out <- d
+	}
+}
+
+func (m metrics) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	count := map[string]int{}
+	for _, o := range m.node.members() {
+		count[o.Status]++
+	}
+	for status, n := range count {
+		gauge(metricMembers, float64(n), status)
+	}
+	st := m.node.store.Status()
+	gauge(metricObjects, float64(st.Objects))
+	gauge(metricTombstones, float64(st.Tombstones))
+	gauge(metricDisk, float64(st.DiskBytes))
+	gauge(metricHeld, float64(len(st.Held)))
+	gauge(metricLosses, float64(len(st.Losses)))
+	for _, p := range m.node.agent.Peers() {
+		gauge(metricQueued, float64(p.Queued), p.Name)
+		out <- prometheus.MustNewConstMetric(metricDropped, prometheus.CounterValue, float64(p.Dropped), p.Name)
+		if !p.Synced.IsZero() {
+			gauge(metricSynced, float64(p.Synced.UnixMilli())/1000, p.Name)
+		}
+	}
+	gauge(metricPending, float64(m.node.sched.Waiting()))
+}
+
+// metricsHandler answers /metrics.
+func (n *Node) metricsHandler() http.Handler {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), metrics{n})
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+}

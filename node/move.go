@@ -1,0 +1,142 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"murmur/crdt"
+	"murmur/gossip"
+)
+
+// ErrAgain is returned by Run when the node is to be made and run anew, in the same process: it has moved to another
+// cluster, of which its disk now says that it is a member.
+var ErrAgain = errors.New("the node is to be started again")
+
+// JoinRequest tells a daemon to join the cluster of a member.
+type JoinRequest struct {
+	// Host is the member, as --join takes it.
+	Host  string `json:"host"`
+	Token string `json:"token"`
+}
+
+// JoinReply is what a daemon does about it.
+type JoinReply struct {
+	Node    string `json:"node"`
+	Cluster string `json:"cluster"`
+	// Already is true if the node was a member of that cluster before it was asked.
+	Already bool `json:"already,omitempty"`
+}
+
+// move is a decision to become a member of another cluster.
+type move struct {
+	to *identity
+	// answer takes why it cannot be, or nil once nothing acts for the old cluster any more.
+	answer chan error
+}
+
+// join asks for admission to another cluster and moves there, if nothing of a user is lost by it.
+func (n *Node) join(ctx context.Context, req JoinRequest) (JoinReply, error) {
+	cfg := n.cfg
+	cfg.Join, cfg.Token = req.Host, req.Token
+	cfg, err := cfg.complete()
+	if err != nil {
+		return JoinReply{}, err
+	}
+	mine, err := caHash(n.id.Cluster.CACert)
+	if err != nil {
+		return JoinReply{}, err
+	}
+	if theirs, _, _ := parseToken(cfg.Token); theirs == mine {
+		return JoinReply{Node: n.id.NodeName, Cluster: n.id.Cluster.ID, Already: true}, nil
+	}
+	if n.joining.Load() != nil {
+		return JoinReply{}, fmt.Errorf("%s is joining a cluster, and waits for the state of a member: `murmur leave` gives that up", n.id.NodeName)
+	}
+	if err := n.blank(); err != nil {
+		return JoinReply{}, err
+	}
+	cfg.NodeName = n.id.NodeName
+	to, err := invited(ctx, cfg)
+	if err != nil {
+		return JoinReply{}, err
+	}
+	m := move{to: to, answer: make(chan error, 1)}
+	select {
+	case n.moves <- m:
+	case <-ctx.Done():
+		return JoinReply{}, ctx.Err()
+	}
+	select {
+	case err = <-m.answer:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	return JoinReply{Node: n.id.NodeName, Cluster: to.Cluster.ID}, err
+}
+
+// blank refuses unless this node is the only one of a cluster in which no user has made anything.
+func (n *Node) blank() error {
+	refuse := func(format string, args ...any) error {
+		return fmt.Errorf("%s is in a cluster already, with %s: `murmur leave` gives that up for good", n.id.NodeName, fmt.Sprintf(format, args...))
+	}
+	for _, m := range n.agent.Members() {
+		if m.ID != n.id.NodeID && m.Status != gossip.Left {
+			return refuse("the member %s", m.Name)
+		}
+	}
+	if name := n.door.admitted.Load(); name != nil {
+		return refuse("the member %s, which is joining", *name)
+	}
+	if key, ok := users(n.store.Snapshot(), n.api.Resources(), n.id.NodeName); ok {
+		return refuse("state of its own, such as %s", key)
+	}
+	return nil
+}
+
+// users finds an object that a user made or changed, in the store of a cluster with one node. Whatever the daemon writes
+// of itself is managed by system:something; the rest of what is not a user's is written out here.
+func users(snap *crdt.Snapshot, resources []string, self string) (crdt.Key, bool) {
+	for _, resource := range resources {
+		for e := range snap.Range(resource, "", "") {
+			if !systems(e, self) {
+				return e.Key, true
+			}
+		}
+	}
+	return crdt.Key{}, false
+}
+
+func systems(e *crdt.Entry, self string) bool {
+	k := e.Key
+	switch k.Resource {
+	case "pods", "secrets", "persistentvolumes", "persistentvolumeclaims":
+		// A join token is a secret that somebody made and gave away.
+		return false
+	case "events":
+		return true
+	case "nodes":
+		return k.Name == self
+	case "coordination.k8s.io/leases":
+		return k.Namespace == corev1.NamespaceNodeLease && k.Name == self
+	}
+	var o struct {
+		Metadata metav1.ObjectMeta `json:"metadata"`
+	}
+	if err := json.Unmarshal(e.JSON(), &o); err != nil {
+		return false
+	}
+	for _, f := range o.Metadata.ManagedFields {
+		if !strings.HasPrefix(cmp.Or(f.Manager, "?"), "system:") {
+			return false
+		}
+	}
+	// An account without fields has no managers.
+	return len(o.Metadata.ManagedFields) > 0 || k.Resource == "serviceaccounts" && k.Name == "default"
+}

@@ -1,0 +1,244 @@
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"murmur/crdt"
+	"murmur/gossip"
+)
+
+// newStore is a store in memory that runs until the test ends.
+func newStore(t *testing.T, cluster string) *crdt.Store {
+	t.Helper()
+	s, err := crdt.Open(crdt.Config{Cluster: cluster})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := errors.Join(<-ended, s.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func commit(t *testing.T, s *crdt.Store, resource string, obj runtime.Object) crdt.Key {
+	t.Helper()
+	m := obj.(metav1.Object)
+	k := crdt.Key{Resource: resource, Namespace: m.GetNamespace(), Name: m.GetName()}
+	if _, err := s.Commit(context.Background(), crdt.Write{Key: k, Object: obj}); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// part is as much of a node as membership and the barrier need, on an address of the loopback.
+func part(t *testing.T, cluster Cluster, name, addr string, port uint16, inviters ...inviter) *Node {
+	t.Helper()
+	n := &Node{
+		cfg: Config{DataDir: t.TempDir(), NodeIP: netip.MustParseAddr(addr)}, log: slog.New(slog.DiscardHandler), leaving: make(chan struct{}),
+		id:    &identity{NodeID: name + "-id", NodeName: name, Cluster: cluster, Inviters: inviters},
+		store: newStore(t, cluster.ID),
+	}
+	cert, err := n.id.nodeCertificate(n.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots, err := cluster.pool()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.agent, err = gossip.New(gossip.Config{
+		Name: name, ID: n.id.NodeID, Addr: n.cfg.NodeIP, SerfPort: port, StreamPort: port + 1, APIPort: port + 2,
+		Key: cluster.GossipKey, Certificate: func() *tls.Certificate { return &cert }, Roots: roots, State: n.store,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.agent.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	run(t, n.agent.Run)
+	return n
+}
+
+// run runs a part of a node until the test ends.
+func run(t *testing.T, f func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- f(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A joiner whose inviter is dead takes the state of another member, but not that of one which is joining itself.
+func TestBarrierNeedsAMemberWithTheState(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := uint16(l.Addr().(*net.TCPAddr).Port)
+	l.Close()
+	if port > 65000 {
+		port -= 1000
+	}
+	cluster, err := newCluster(Settings{}.over(DefaultSettings()), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(i int) netip.AddrPort { return netip.MustParseAddrPort(fmt.Sprintf("127.0.0.%d:%d", i, port)) }
+	invited := []inviter{{"dead", at(9)}, {"joining", at(2)}}
+
+	part(t, cluster, "joining", "127.0.0.2", port, inviter{"dead", at(9)})
+	joiner := part(t, cluster, "joiner", "127.0.0.3", port, invited...)
+	passed := make(chan error, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() { passed <- joiner.reachState(ctx) }()
+	for !joiner.agent.Reachable("joining") {
+		time.Sleep(10 * time.Millisecond)
+	}
+	select {
+	case err := <-passed:
+		t.Fatalf("passed the barrier with the state of a member that has none: %v", err)
+	case <-time.After(time.Second):
+	}
+
+	member := part(t, cluster, "member", "127.0.0.4", port)
+	key := commit(t, member.store, "configmaps", &corev1.ConfigMap{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "there"},
+	})
+	run(t, member.servePeers)
+	if err := member.agent.Join(at(2)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-passed:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("not past the barrier, though a member has the state")
+	}
+	if _, ok := joiner.store.Snapshot().Get(key); !ok {
+		t.Error("past the barrier without the state")
+	}
+	if id, err := loadIdentity(joiner.cfg.DataDir); err != nil || id == nil || len(id.Inviters) > 0 {
+		t.Errorf("the identity on disk is still that of a joiner: %v", err)
+	}
+}
+
+func TestSourcesOfState(t *testing.T) {
+	got := sources("self", "inviter", []gossip.Member{
+		{Name: "a", Status: gossip.Alive}, {Name: "gone", Status: gossip.Left}, {Name: "inviter", Status: gossip.Alive},
+		{Name: "lost", Status: gossip.Failed}, {Name: "self", Status: gossip.Alive},
+	})
+	if want := "inviter a"; strings.Join(got, " ") != want {
+		t.Errorf("asks %v, want %s", got, want)
+	}
+}
+
+// What the daemon writes into a new cluster is nobody's; anything that a user made or touched is.
+func TestUsersObjects(t *testing.T) {
+	meta := func(namespace, name string, managers ...string) metav1.ObjectMeta {
+		m := metav1.ObjectMeta{Namespace: namespace, Name: name}
+		for _, f := range managers {
+			m.ManagedFields = append(m.ManagedFields, metav1.ManagedFieldsEntry{Manager: f, Operation: "Update", APIVersion: "v1", FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte("{}")}})
+		}
+		return m
+	}
+	kind := func(apiVersion, kind string) metav1.TypeMeta {
+		return metav1.TypeMeta{APIVersion: apiVersion, Kind: kind}
+	}
+	resources := []string{"namespaces", "nodes", "configmaps", "serviceaccounts", "secrets", "pods", "events", "rbac.authorization.k8s.io/clusterroles"}
+	fresh := func(t *testing.T) *crdt.Store {
+		s := newStore(t, "c")
+		commit(t, s, "namespaces", &corev1.Namespace{TypeMeta: kind("v1", "Namespace"), ObjectMeta: meta("", "default", "system:apiserver")})
+		commit(t, s, "nodes", &corev1.Node{TypeMeta: kind("v1", "Node"), ObjectMeta: meta("", "n1")})
+		commit(t, s, "serviceaccounts", &corev1.ServiceAccount{TypeMeta: kind("v1", "ServiceAccount"), ObjectMeta: meta("default", "default")})
+		commit(t, s, "configmaps", &corev1.ConfigMap{TypeMeta: kind("v1", "ConfigMap"), ObjectMeta: meta("default", "kube-root-ca.crt", "system:serviceaccount:kube-system:root-ca-cert-publisher")})
+		commit(t, s, "rbac.authorization.k8s.io/clusterroles", &rbacv1.ClusterRole{TypeMeta: kind("rbac.authorization.k8s.io/v1", "ClusterRole"), ObjectMeta: meta("", "edit", "system:apiserver")})
+		commit(t, s, "events", &corev1.Event{TypeMeta: kind("v1", "Event"), ObjectMeta: meta("default", "n1.1")})
+		return s
+	}
+	if k, ok := users(fresh(t).Snapshot(), resources, "n1"); ok {
+		t.Errorf("%s of a new cluster is taken for a user's", k)
+	}
+	for _, tt := range []struct {
+		resource string
+		obj      runtime.Object
+	}{
+		{"nodes", &corev1.Node{TypeMeta: kind("v1", "Node"), ObjectMeta: meta("", "n2")}},
+		{"configmaps", &corev1.ConfigMap{TypeMeta: kind("v1", "ConfigMap"), ObjectMeta: meta("default", "mine", "kubectl-create")}},
+		{"configmaps", &corev1.ConfigMap{TypeMeta: kind("v1", "ConfigMap"), ObjectMeta: meta("kube-system", "edited", "system:apiserver", "kubectl-edit")}},
+		{"configmaps", &corev1.ConfigMap{TypeMeta: kind("v1", "ConfigMap"), ObjectMeta: meta("kube-system", "empty")}},
+		{"serviceaccounts", &corev1.ServiceAccount{TypeMeta: kind("v1", "ServiceAccount"), ObjectMeta: meta("default", "robot")}},
+		{"secrets", &corev1.Secret{TypeMeta: kind("v1", "Secret"), ObjectMeta: meta("kube-system", "bootstrap-token-abc", "system:apiserver")}},
+		{"pods", &corev1.Pod{TypeMeta: kind("v1", "Pod"), ObjectMeta: meta("kube-system", "static", "system:node:n1")}},
+		{"rbac.authorization.k8s.io/clusterroles", &rbacv1.ClusterRole{TypeMeta: kind("rbac.authorization.k8s.io/v1", "ClusterRole"), ObjectMeta: meta("", "mine", "kubectl")}},
+	} {
+		s := fresh(t)
+		want := commit(t, s, tt.resource, tt.obj)
+		if got, ok := users(s.Snapshot(), resources, "n1"); !ok || got != want {
+			t.Errorf("found %s, want %s", got, want)
+		}
+	}
+}
+
+// A node whose object is deleted while others derive how they see it is not seen for ever.
+func TestViewLetsDeletedNodesGo(t *testing.T) {
+	s := newStore(t, "c")
+	a, err := gossip.New(gossip.Config{Name: "n1", ID: "n1", Addr: netip.MustParseAddr("127.0.0.1"), State: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &view{self: "n1", store: s, agent: a}
+	gone := &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: "n2"}}
+	// Derived after the deletion, from a look before it.
+	if err := s.Derive(t.Context(), nodeKey("n2"), gone); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.derive(t.Context(), nil, nil, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := s.Snapshot().Get(nodeKey("n2")); ok {
+		t.Error("a node that is not registered is seen")
+	}
+}
+
+func TestConflictsNameTheWriters(t *testing.T) {
+	kept, lost := crdt.Stamp{HLC: 1_800_000_000_000 << 16, Writer: 1}, crdt.Stamp{HLC: 1_700_000_000_000 << 16, Writer: 2}
+	got := conflicts([]crdt.Loss{{
+		Key: crdt.Key{Resource: "configmaps", Namespace: "default", Name: "shared"}, Field: ".data.k", Kept: []byte(`"a"`), KeptBy: kept, LostBy: lost,
+	}}, map[string]string{crdt.Origin(1).String(): "n1"})
+	if len(got) != 1 {
+		t.Fatalf("%d conflicts, want 1", len(got))
+	}
+	c := got[0]
+	if c.Object != "configmaps/default/shared" || c.Field != ".data.k" || c.Kept.By != "n1" || c.Lost.By != "0000000000000002" || c.Lost.Value != nil ||
+		!c.Kept.At.Equal(time.UnixMilli(1_800_000_000_000)) {
+		t.Errorf("got %+v", c)
+	}
+}
