@@ -117,6 +117,9 @@ func (n *Node) members() []MemberStatus {
 
 // createToken makes a join token, and the line to paste on the joiner.
 func (n *Node) createToken(ctx context.Context, req TokenRequest) (TokenReply, error) {
+	if err := n.settled(); err != nil {
+		return TokenReply{}, err
+	}
 	hash, err := caHash(n.id.Cluster.CACert)
 	if err != nil {
 		return TokenReply{}, err

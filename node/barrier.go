@@ -44,6 +44,14 @@ func (n *Node) reachState(ctx context.Context) error {
 	return nil
 }
 
+// settled refuses what a node that is behind the barrier must not do.
+func (n *Node) settled() error {
+	if n.joining.Load() != nil {
+		return fmt.Errorf("%s is joining a cluster, and waits for the state of a member: `murmur leave` gives that up", n.id.NodeName)
+	}
+	return nil
+}
+
 // takeState meets the cluster and takes the state of the first member that gives it.
 func (n *Node) takeState(ctx context.Context, inviters []inviter) error {
 	alive := map[netip.Addr]bool{}
@@ -72,7 +80,8 @@ func (n *Node) takeState(ctx context.Context, inviters []inviter) error {
 	if len(errs) == 0 {
 		return errors.New("no member is met yet")
 	}
-	return errors.New(strings.ReplaceAll(errors.Join(errs...).Error(), "\n", "; "))
+	// On one line, for the log.
+	return errors.New(strings.Join(strings.Fields(errors.Join(errs...).Error()), " "))
 }
 
 // sources lists the live members whose state to ask for, the inviter first.

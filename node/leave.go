@@ -73,6 +73,9 @@ func (n *Node) discard() error {
 
 // forget is the explicit end of a member that failed. One that answers can leave by itself, and would come back at once.
 func (n *Node) forget(ctx context.Context, name string) error {
+	if err := n.settled(); err != nil {
+		return err
+	}
 	if name == n.id.NodeName {
 		return fmt.Errorf("%s is this node: take it out with `murmur leave`", name)
 	}

@@ -56,8 +56,8 @@ func (n *Node) join(ctx context.Context, req JoinRequest) (JoinReply, error) {
 	if theirs, _, _ := parseToken(cfg.Token); theirs == mine {
 		return JoinReply{Node: n.id.NodeName, Cluster: n.id.Cluster.ID, Already: true}, nil
 	}
-	if n.joining.Load() != nil {
-		return JoinReply{}, fmt.Errorf("%s is joining a cluster, and waits for the state of a member: `murmur leave` gives that up", n.id.NodeName)
+	if err := n.settled(); err != nil {
+		return JoinReply{}, err
 	}
 	if err := n.blank(); err != nil {
 		return JoinReply{}, err

@@ -128,7 +128,7 @@ func printStatus(out io.Writer, s node.Status) error {
 	row("Cluster", "%s", s.Cluster)
 	row("Started", "%s", ago(s.Started))
 	if s.Joining != "" {
-		row("Joining", "waiting for the state of %s", s.Joining)
+		row("Joining", "invited by %s, waiting for the state of a member", s.Joining)
 	}
 	row("Store", "%d objects, %d tombstones, %.1f MiB on disk, digest %s", s.Store.Objects, s.Store.Tombstones, float64(s.Store.DiskBytes)/(1<<20), s.Digest)
 	row("Conflicts", "%d fields in which a concurrent write lost", s.Store.Conflicts)
@@ -183,7 +183,8 @@ func leaveCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "leave", Short: "Take this node out of the cluster",
 		Long: `Take this node out of the cluster for good: its pods are stopped here and replaced elsewhere, its Node object is
-deleted, and the daemon ends. To restart a node just stop and start its daemon.`,
+deleted, and the daemon ends. If it is started again, by hand or by what supervises it, it is a new node, alone until
+"murmur join". To restart a node just stop and start its daemon.`,
 		Args: cobra.NoArgs,
 	}
 	d.add(c)
