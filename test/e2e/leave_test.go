@@ -148,6 +148,14 @@ func TestLeaveJoinForget(t *testing.T) {
 	}
 	took = l.within(30*time.Second, "its pods are replaced", l.wantReady("n2", "web", 12, "n1", "n2"))
 	t.Logf("pods replaced %.1f s after forget", took.Seconds())
+
+	// It came back all the same, and registers anew.
+	l.do("start", "n3")
+	for _, n := range []string{"n1", "n2", "n3"} {
+		l.within(30*time.Second, "n3 is a member again as "+n+" sees it", l.registered(n, "n1", "n2", "n3"))
+	}
+	l.within(30*time.Second, "what n3 ran is not doubled", l.wantReady("n3", "web", 12))
+	l.murmur("n1", "reachability")
 }
 
 // What two sides write to the same field is not lost silently.
