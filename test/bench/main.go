@@ -408,7 +408,7 @@ func (b *bench) crashes(ctx context.Context, name, replaceAfter, what, target st
 // functions runs the micro-benchmarks.
 func (b *bench) functions(ctx context.Context) error {
 	b.say("micro-benchmarks")
-	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", ".", "-count", strconv.Itoa(b.runs), "./crdt", "./sched", "./node/proxy")
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", ".", "-benchtime", "200x", "-count", strconv.Itoa(b.runs), "./crdt", "./sched", "./node/proxy")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
