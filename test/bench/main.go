@@ -2,7 +2,7 @@
 //
 // It drives a lab as a user would. Clients run in a node's namespace and speak to its API; all nodes share the machine's clock,
 // so times taken on different nodes can be compared. Everything is measured several times and quoted as median, least and most: on a
-// machine that does other work too only the least says much. It takes about eight minutes, and ends its lab however it ends.
+// machine that does other work too only the least says much. It takes about five minutes, and ends its lab however it ends.
 //
 //	go run ./test/bench [-runs 3] [-bin DIR]
 package main
