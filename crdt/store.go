@@ -123,6 +123,7 @@ func Open(c Config) (*Store, error) {
 		now: c.Now, log: c.Log, disk: d, ops: make(chan *op, 1024), done: make(chan struct{}),
 		held: map[Key]Stamp{},
 	}
+	builtin() // here and once: it takes longer than a first write should
 	if err := s.load(c); err != nil {
 		return nil, errors.Join(err, d.close())
 	}
@@ -213,7 +214,6 @@ func (s *Store) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.disk.collect(ctx) })
-	wg.Go(func() { builtin() }) // takes longer than a first write should
 	defer close(s.done)
 	for {
 		select {

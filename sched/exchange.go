@@ -182,9 +182,8 @@ func (x *Exchange) Step(now time.Time, m Message) {
 // Tick does what is due.
 func (x *Exchange) Tick(now time.Time) {
 	x.now = now
-	if now.Sub(x.pinged) >= pingEvery {
+	if peers := x.world.others(x.self.Node); len(peers) > 0 && now.Sub(x.pinged) >= pingEvery {
 		x.pinged = now
-		peers := x.world.others(x.self.Node)
 		slices.Sort(peers)
 		// The next few in a ring, so that everyone is asked by as many.
 		i, _ := slices.BinarySearch(peers, x.self.Node)
@@ -220,10 +219,12 @@ func (x *Exchange) Ready() Output {
 // Next is when Tick has something to do, if nothing else happens before.
 func (x *Exchange) Next(now time.Time) time.Time {
 	next := now.Add(pingEvery)
-	for _, t := range []time.Time{x.arbiter.next(now), x.pinged.Add(pingEvery)} {
-		if t.Before(next) {
-			next = t
-		}
+	if t := x.arbiter.next(now); t.Before(next) {
+		next = t
+	}
+	// A node that is alone pings nobody, and a time in the past would make it spin.
+	if t := x.pinged.Add(pingEvery); t.Before(next) && len(x.world.others(x.self.Node)) > 0 {
+		next = t
 	}
 	return next
 }

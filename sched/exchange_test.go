@@ -367,3 +367,17 @@ func (s *sim) state(uid types.UID) string {
 	}
 	return b.String()
 }
+
+// A node that is alone has nothing to do until something happens: its next tick must not be due at once, or it spins.
+func TestANodeAloneDoesNotSpin(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	x := NewExchange(Identity{"n1", 1}, nil, now)
+	for range 3 {
+		x.Tick(now)
+		next := x.Next(now)
+		if !next.After(now) {
+			t.Fatalf("next tick at %s, not after %s", next, now)
+		}
+		now = next
+	}
+}

@@ -222,7 +222,7 @@ func TestProvisionedMachinesBecomeACluster(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, line := range []string{"KillMode=process", "Delegate=yes", "Restart=always", "ExecStart=" + m.dir + "/usr/bin/murmur up --config " + m.dir + "/etc/config.yaml"} {
+		for _, line := range []string{"KillMode=process", "Delegate=yes", "Restart=on-failure", "ExecStart=" + m.dir + "/usr/bin/murmur up --config " + m.dir + "/etc/config.yaml"} {
 			if !strings.Contains(string(unit), line+"\n") {
 				t.Errorf("the unit of %s lacks %s", m.name, line)
 			}
