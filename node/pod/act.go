@@ -45,6 +45,18 @@ type turn struct {
 	sandboxes  []Sandbox
 	containers []Container
 	op         *operation
+	refs       string // versions of what the pod refers to, as this turn sees it
+}
+
+// fail remembers why something could not be done. If what the pod refers to has changed since this turn looked, what
+// was missing may be there by now, and the word of it has passed already: it is tried again at once.
+func (t *turn) fail(name string, f Failure) {
+	t.w.mu.Lock()
+	defer t.w.mu.Unlock()
+	if t.refs != t.w.refs && (f.Reason == reasonConfig || name == "") {
+		f.Until = time.Now()
+	}
+	t.w.failures[name] = f
 }
 
 // do carries out one action; false stops the list: what follows depended on it.
@@ -131,7 +143,7 @@ func (t *turn) addresses() []string {
 func (t *turn) runSandbox(ctx context.Context, a Action) bool {
 	refuse := func(reason string, delay time.Duration, err error) bool {
 		if ctx.Err() == nil {
-			t.w.fail("", Failure{Reason: reason, Message: err.Error(), Until: time.Now().Add(delay)})
+			t.fail("", Failure{Reason: reason, Message: err.Error(), Until: time.Now().Add(delay)})
 			t.k.event(t.pod, "", corev1.EventTypeWarning, reason, "%v", err)
 		}
 		return false
@@ -193,7 +205,7 @@ func (t *turn) start(ctx context.Context, a Action) bool {
 	refuse := func(reason string, delay time.Duration, err error) bool {
 		if ctx.Err() == nil {
 			message := err.Error()
-			t.w.fail(c.Name, Failure{Reason: reason, Message: message, Until: time.Now().Add(delay)})
+			t.fail(c.Name, Failure{Reason: reason, Message: message, Until: time.Now().Add(delay)})
 			t.k.event(t.pod, c.Name, corev1.EventTypeWarning, "Failed", "Error: %s", message)
 			t.w.poke()
 		}

@@ -20,7 +20,7 @@ func (t *turn) image(ctx context.Context, c *corev1.Container) (*Image, bool) {
 		if f.Until.IsZero() {
 			f.Until = time.Now().Add(retryConfig)
 		}
-		t.w.fail(c.Name, f)
+		t.fail(c.Name, f)
 		if !again {
 			t.k.event(t.pod, c.Name, corev1.EventTypeWarning, "Failed", "Error: %s", f.Reason)
 		}

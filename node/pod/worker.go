@@ -247,7 +247,7 @@ func (w *worker) turn(ctx context.Context) time.Time {
 		return now.Add(mayStartAgain)
 	}
 	if len(d.Actions) > 0 {
-		w.begin(ctx, p, snapshot{snap}, d.Actions, sandboxes, containers)
+		w.begin(ctx, p, snap, d.Actions, sandboxes, containers)
 		return d.Next
 	}
 	if !w.again.IsZero() && (d.Next.IsZero() || w.again.Before(d.Next)) {
@@ -274,7 +274,7 @@ func (w *worker) overtaken(p *corev1.Pod, d Decision) bool {
 }
 
 // begin runs actions beside the loop.
-func (w *worker) begin(ctx context.Context, p *corev1.Pod, objects Objects, actions []Action, sandboxes []Sandbox, containers []Container) {
+func (w *worker) begin(ctx context.Context, p *corev1.Pod, snap *crdt.Snapshot, actions []Action, sandboxes []Sandbox, containers []Container) {
 	ctx, cancel := context.WithCancel(ctx)
 	op := &operation{cancel: cancel, done: make(chan struct{}), first: actions[0], ends: actions[0].Verb == StopPod}
 	w.op = op
@@ -290,7 +290,10 @@ func (w *worker) begin(ctx context.Context, p *corev1.Pod, objects Objects, acti
 	if actions[0].Verb == Release {
 		w.prepared = false
 	}
-	t := &turn{w: w, k: w.k, pod: p, objects: objects, sandboxes: sandboxes, containers: containers, op: op}
+	t := &turn{w: w, k: w.k, pod: p, objects: snapshot{snap}, sandboxes: sandboxes, containers: containers, op: op}
+	if p != nil {
+		t.refs = versions(snap, references(p))
+	}
 	go func() {
 		defer close(op.done)
 		for _, a := range actions {
@@ -305,12 +308,6 @@ func (w *worker) begin(ctx context.Context, p *corev1.Pod, objects Objects, acti
 			}
 		}
 	}()
-}
-
-func (w *worker) fail(name string, f Failure) {
-	w.mu.Lock()
-	w.failures[name] = f
-	w.mu.Unlock()
 }
 
 func (w *worker) failed(name string) (Failure, bool) {
