@@ -15,7 +15,7 @@ export GOFLAGS     := $(GOFLAGS) -trimpath -tags=$(TAGS)
 
 CNI := $(addprefix github.com/containernetworking/plugins/plugins/,main/bridge main/loopback ipam/host-local meta/portmap)
 
-.PHONY: build up down test e2e bench lint fuzz deps vagrant-check clean
+.PHONY: build up down test e2e bench lint fuzz deps conformance vagrant-check clean
 
 build:
 	@mkdir -p bin/cni
@@ -45,6 +45,16 @@ e2e: deps build
 # bench measures on real nodes what murmur promises, and prints a table.
 bench: deps build
 	$(GO) run ./test/bench
+
+# conformance runs upstream's end-to-end suite on a lab: all conformance specs, or those that FOCUS finds and SKIP does not.
+# Building the suite takes ten minutes the first time.
+FOCUS ?=
+SKIP  ?=
+NODES ?= 3
+PROCS ?= 4
+conformance: deps build
+	@mkdir -p test/conformance/.cache && cd test/conformance && $(GO) build -o .cache/conformance . && \
+	  .cache/conformance run -focus='$(FOCUS)' -skip='$(SKIP)' -nodes=$(NODES) -procs=$(PROCS)
 
 lint:
 	@out=$$(gofmt -l cmd crdt examples gossip httpapi node sched test); [ -z "$$out" ] || { echo "not gofmt-ed:"; echo "$$out"; exit 1; }
