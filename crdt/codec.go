@@ -105,14 +105,17 @@ func (d *document) append(b []byte) []byte {
 		b = d.died.append(b)
 	}
 	b = d.context.append(b)
+	b = d.clocks.append(b)
 	if d.dead() {
 		return b
 	}
 	b = d.stamps.base.append(b)
-	b = binary.AppendUvarint(b, uint64(len(d.stamps.fields)))
-	for _, p := range slices.Sorted(maps.Keys(d.stamps.fields)) {
-		b = appendBytes(b, p)
-		b = d.stamps.fields[p].append(b)
+	for _, m := range []map[string]Stamp{d.stamps.fields, d.stamps.lives} {
+		b = binary.AppendUvarint(b, uint64(len(m)))
+		for _, p := range slices.Sorted(maps.Keys(m)) {
+			b = appendBytes(b, p)
+			b = m[p].append(b)
+		}
 	}
 	b = binary.AppendUvarint(b, uint64(len(d.stamps.ordered)))
 	for _, p := range slices.Sorted(maps.Keys(d.stamps.ordered)) {
@@ -144,15 +147,18 @@ func (r *reader) document() *document {
 		d.died = r.stamp()
 	}
 	d.context = r.vector()
+	d.clocks = r.vector()
 	if flags&flagDead != 0 {
 		return d
 	}
 	d.stamps.base = r.stamp()
-	if n := r.count(17); n > 0 {
-		d.stamps.fields = make(map[string]Stamp, n)
-		for range n {
-			p := string(r.bytes())
-			d.stamps.fields[p] = r.stamp()
+	for _, m := range []*map[string]Stamp{&d.stamps.fields, &d.stamps.lives} {
+		if n := r.count(17); n > 0 {
+			*m = make(map[string]Stamp, n)
+			for range n {
+				p := string(r.bytes())
+				(*m)[p] = r.stamp()
+			}
 		}
 	}
 	if n := r.count(2); n > 0 {

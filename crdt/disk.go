@@ -6,25 +6,88 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
-	"time"
-
-	"github.com/dgraph-io/badger/v4"
-	"github.com/dgraph-io/badger/v4/options"
-	"golang.org/x/sys/unix"
+	"iter"
+	"maps"
+	"slices"
+	"sync"
 )
+
+// Disk keeps the records of one store. Badger is the one that a node uses; a test may give its own in Config.
+type Disk interface {
+	// All reads every record, in no order.
+	All() iter.Seq2[Record, error]
+	// Write makes all records durable, or none. It may be in doubt which after a crash, never after it returned.
+	Write(records []Record) error
+	// Size is the bytes in use.
+	Size() int64
+	// Run tidies up until the context ends.
+	Run(ctx context.Context)
+	Close() error
+}
+
+// Record is one key on disk. A nil value deletes it.
+type Record struct {
+	Key   string
+	Value []byte
+}
+
+// Memory is a disk for tests. It forgets nothing while it is referred to: a store opened on it again finds what was written.
+type Memory struct {
+	mu      sync.Mutex
+	records map[string][]byte
+	size    int64
+}
+
+// All reads every record in the order of keys.
+func (d *Memory) All() iter.Seq2[Record, error] {
+	d.mu.Lock()
+	records := maps.Clone(d.records)
+	d.mu.Unlock()
+	return func(yield func(Record, error) bool) {
+		for _, k := range slices.Sorted(maps.Keys(records)) {
+			if !yield(Record{k, records[k]}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Write keeps the records.
+func (d *Memory) Write(records []Record) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.records == nil {
+		d.records = map[string][]byte{}
+	}
+	for _, r := range records {
+		d.size += int64(len(r.Value)) - int64(len(d.records[r.Key]))
+		if r.Value == nil {
+			delete(d.records, r.Key)
+		} else {
+			d.records[r.Key] = r.Value
+		}
+	}
+	return nil
+}
+
+// Size is the bytes of all values.
+func (d *Memory) Size() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.size
+}
+
+// Run does nothing.
+func (d *Memory) Run(context.Context) {}
+
+// Close does nothing.
+func (d *Memory) Close() error { return nil }
 
 // ErrOtherCluster is returned by Open for a directory that holds another cluster's state.
 var ErrOtherCluster = errors.New("data directory belongs to another cluster")
 
 // ErrFull is returned for writes, and by Open, while the file system of the store is full.
 var ErrFull = errors.New("the disk is full")
-
-// headroom is what must be free before anything is written. Badger writes through memory maps of files that are longer
-// than what the disk holds of them: where there is no room for a page the kernel kills the process, and no error says so. A
-// memtable and the table that it becomes fit in here.
-const headroom = 16 << 20
 
 // The keys on disk. A document's record is its version (8 bytes) and its encoding.
 const (
@@ -66,144 +129,35 @@ func decodeMeta(b []byte) (*meta, error) {
 	return m, r.err
 }
 
-// disk is Badger, sized for the edge.
-type disk struct {
-	db  *badger.DB
-	dir string // empty: in memory
-}
-
-// room says whether there is headroom.
-func (d *disk) room() error {
-	if d.dir == "" {
-		return nil
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(d.dir, &st); err != nil {
-		return fmt.Errorf("ask for the free space of %s: %w", d.dir, err)
-	}
-	if free := st.Bavail * uint64(st.Bsize); free < headroom {
-		return fmt.Errorf("%w: %.1f MiB are free for %s and %d MiB are needed; make room there, and writes go on", ErrFull, float64(free)/(1<<20), d.dir, headroom>>20)
-	}
-	return nil
-}
-
-func openDisk(dir string, log *slog.Logger) (*disk, error) {
-	o := badger.DefaultOptions(dir).
-		WithLogger(badgerLog{log}).
-		WithSyncWrites(true).
-		WithMemTableSize(4 << 20).
-		WithNumMemtables(2).
-		WithNumLevelZeroTables(2).
-		WithNumLevelZeroTablesStall(6).
-		WithValueLogFileSize(32 << 20).
-		WithBaseTableSize(2 << 20).
-		WithBaseLevelSize(8 << 20).
-		WithValueThreshold(64 << 10).
-		WithBlockCacheSize(0).
-		WithIndexCacheSize(0).
-		WithCompression(options.None).
-		WithNumCompactors(2).
-		WithDetectConflicts(false).
-		WithMetricsEnabled(false)
-	if dir == "" {
-		o = o.WithInMemory(true).WithSyncWrites(false)
-	}
-	d := &disk{dir: dir}
-	if dir != "" {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("make the store's directory: %w", err)
+// readDisk calls each with every document. A record that is not whole is an error: nothing is ever half written.
+func readDisk(d Disk, each func(*document, Version)) (m *meta, err error) {
+	for r, err := range d.All() {
+		if err != nil {
+			return nil, err
 		}
-		if err := d.room(); err != nil {
-			return nil, fmt.Errorf("open store: %w", err)
-		}
-	}
-	db, err := badger.Open(o)
-	if err != nil {
-		return nil, fmt.Errorf("open store in %s: %w", dir, err)
-	}
-	d.db = db
-	return d, nil
-}
-
-// close flushes what is in memory and closes the files. On a full disk it leaves both to the end of the process: what was
-// acknowledged is in the log, and the next open reads it from there.
-func (d *disk) close() error {
-	if err := d.room(); err != nil {
-		return fmt.Errorf("close store: %w", err)
-	}
-	return d.db.Close()
-}
-
-// load reads everything. A record that is not whole is an error: nothing is ever half written.
-func (d *disk) load(each func(*document, Version)) (*meta, error) {
-	var m *meta
-	err := d.db.View(func(txn *badger.Txn) error {
-		item, err := txn.Get([]byte(diskMeta))
-		if errors.Is(err, badger.ErrKeyNotFound) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if err := item.Value(func(b []byte) error { m, err = decodeMeta(b); return err }); err != nil {
-			return fmt.Errorf("meta record: %w", err)
-		}
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(diskDocument), PrefetchValues: true, PrefetchSize: 64})
-		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
-			item := it.Item()
-			err := item.Value(func(b []byte) error {
-				if len(b) < 8 {
-					return ErrCorrupt
-				}
-				doc, err := decodeDocument(b[8:])
-				if err == nil {
-					each(doc, Version(binary.BigEndian.Uint64(b)))
-				}
-				return err
-			})
-			if err != nil {
-				return fmt.Errorf("record %q: %w", item.Key(), err)
+		if r.Key == diskMeta {
+			if m, err = decodeMeta(r.Value); err != nil {
+				return nil, fmt.Errorf("meta record: %w", err)
 			}
+			continue
 		}
-		return nil
-	})
-	return m, err
+		if len(r.Value) < 8 {
+			return nil, fmt.Errorf("record %q: %w", r.Key, ErrCorrupt)
+		}
+		doc, err := decodeDocument(r.Value[8:])
+		if err != nil {
+			return nil, fmt.Errorf("record %q: %w", r.Key, err)
+		}
+		each(doc, Version(binary.BigEndian.Uint64(r.Value)))
+	}
+	return m, nil
 }
 
-// write makes documents and meta durable together.
-func (d *disk) write(docs []*document, versions []Version, m *meta) error {
-	if err := d.room(); err != nil {
-		return err
-	}
-	wb := d.db.NewTransaction(true)
-	defer wb.Discard()
-	for i, doc := range docs {
-		b := binary.BigEndian.AppendUint64(nil, uint64(versions[i]))
-		if err := wb.Set([]byte(diskDocument+doc.key.encode()), doc.append(b)); err != nil {
-			return err
-		}
-	}
-	if err := wb.Set([]byte(diskMeta), m.encode()); err != nil {
-		return err
-	}
-	return wb.Commit()
+func documentRecord(d *document, v Version) Record {
+	return Record{diskDocument + d.key.encode(), d.append(binary.BigEndian.AppendUint64(nil, uint64(v)))}
 }
 
-// collect gives back space in the value log until the context ends.
-func (d *disk) collect(ctx context.Context) {
-	tick := time.NewTicker(5 * time.Minute)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			// Collecting writes before it deletes.
-			for d.room() == nil && d.db.RunValueLogGC(0.5) == nil && ctx.Err() == nil {
-			}
-		}
-	}
-}
+func metaRecord(m *meta) Record { return Record{diskMeta, m.encode()} }
 
 func newOrigin() (Origin, error) {
 	var b [8]byte
@@ -212,11 +166,3 @@ func newOrigin() (Origin, error) {
 	}
 	return Origin(binary.BigEndian.Uint64(b[:])), nil
 }
-
-// badgerLog passes Badger's warnings on; its chatter is for debugging.
-type badgerLog struct{ log *slog.Logger }
-
-func (l badgerLog) Errorf(f string, a ...any)   { l.log.Error("badger: " + fmt.Sprintf(f, a...)) }
-func (l badgerLog) Warningf(f string, a ...any) { l.log.Warn("badger: " + fmt.Sprintf(f, a...)) }
-func (l badgerLog) Infof(f string, a ...any)    { l.log.Debug("badger: " + fmt.Sprintf(f, a...)) }
-func (l badgerLog) Debugf(f string, a ...any)   {}

@@ -11,7 +11,7 @@
 // other's, the newer is taken whole and no field is looked at. Only when two writes were truly concurrent are
 // the values walked, along the granularity that Kubernetes itself gives its types (structured-merge-diff
 // schemas: maps by key, keyed lists by their keys, sets by element, everything else as one register), and in
-// every register the larger stamp wins.
+// every register the larger stamp wins. What lost without having been known to the winner is remembered as a Loss.
 //
 // An object's life begins after the deletion that ended the previous one under the same key, and its UID is
 // derived from that deletion. Two sides of a partition that create the same name therefore create the same

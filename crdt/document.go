@@ -20,6 +20,8 @@ type document struct {
 	died Stamp
 	// context says which commits of this key are contained.
 	context Vector
+	// clocks says of the same commits when they were made: the HLC of each origin's newest.
+	clocks Vector
 	// value is canonical JSON without metadata.uid, resourceVersion and generation, which are derived.
 	value  []byte
 	stamps stamps
@@ -32,11 +34,7 @@ func (d *document) dead() bool { return !d.died.Zero() }
 
 // newest is the latest stamp in the document.
 func (d *document) newest() Stamp {
-	s := laterStamp(laterStamp(d.after, d.died), d.stamps.base)
-	for _, f := range d.stamps.fields {
-		s = laterStamp(s, f)
-	}
-	return s
+	return laterStamp(laterStamp(d.after, d.died), d.stamps.newest())
 }
 
 // generation is metadata.generation: it grows past both sides of a merge because it counts the bumps of all.

@@ -2,13 +2,21 @@ package crdt
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"maps"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 )
 
 // merge is the join of two versions of a key. It is commutative, associative and idempotent, on bytes: that is what
 // makes stores that heard the same commits equal. losses tells what a concurrent write lost.
+//
+// Every step is a join of its own. A life beats all earlier lives, a death all of its life; in one life each
+// register goes to the later stamp, and a structure is the join of its parts. What wins is never a matter of which
+// version the values came from, only of the stamps; that keeps the order of merges out of the result.
 func merge(s *schemas, a, b *document) (out *document, losses []Loss) {
 	if a == nil {
 		return b, nil
@@ -21,15 +29,15 @@ func merge(s *schemas, a, b *document) (out *document, losses []Loss) {
 		// Another life: the one that began after the later deletion. The commits of the other are overwritten, not
 		// contained: nothing of them is left.
 		if a.after.less(b.after) {
-			return b, nil
+			return b, overwritten(b, a)
 		}
-		return a, nil
+		return a, overwritten(a, b)
 	case a.dead() || b.dead():
 		// A deletion is final for its life.
 		if !a.dead() || b.dead() && a.died.less(b.died) {
-			return b, nil
+			return b, overwritten(b, a)
 		}
-		return a, nil
+		return a, overwritten(a, b)
 	case a.context.Covers(b.context):
 		return a, nil
 	case b.context.Covers(a.context):
@@ -38,7 +46,8 @@ func merge(s *schemas, a, b *document) (out *document, losses []Loss) {
 	return mergeValues(s, a, b)
 }
 
-// Loss is a register in which a concurrent write lost to another.
+// Loss is a register in which a concurrent write lost to another. The empty field is the object: updated on one side,
+// deleted on the other. Values are null where nothing was, and a string that says how long it is instead of a long one.
 type Loss struct {
 	Key        Key
 	Field      string
@@ -47,311 +56,392 @@ type Loss struct {
 	LostBy     Stamp
 }
 
+// overwritten notes that a deletion, or what came after it, beat writes that it did not know of.
+func overwritten(kept, lost *document) []Loss {
+	if lost.dead() {
+		return nil
+	}
+	by := Stamp{}
+	note := func(path string, s Stamp) {
+		if !bookkeeping(path) && kept.clocks[s.Writer] < s.HLC {
+			by = laterStamp(by, s)
+		}
+	}
+	note("", lost.stamps.base)
+	for _, m := range []map[string]Stamp{lost.stamps.fields, lost.stamps.lives} {
+		for path, s := range m {
+			note(path, s)
+		}
+	}
+	if by.Zero() {
+		return nil
+	}
+	l := Loss{Key: kept.key, Kept: json.RawMessage("null"), Lost: shorten(lost.value), KeptBy: kept.newest(), LostBy: by}
+	if !kept.dead() {
+		l.Kept = shorten(kept.value)
+	}
+	return []Loss{l}
+}
+
+// bookkeeping tells whether a path is nobody's wish: what is observed there is observed again.
+func bookkeeping(path string) bool {
+	return path == statusPath || strings.HasPrefix(path, managedFieldsPath)
+}
+
+// maxLost bounds a remembered value.
+const maxLost = 1 << 10
+
+func shorten(raw []byte) json.RawMessage {
+	if len(raw) > maxLost {
+		return json.RawMessage(strconv.Quote(strconv.Itoa(len(raw)) + " bytes"))
+	}
+	return raw
+}
+
 func mergeValues(s *schemas, a, b *document) (*document, []Loss) {
-	// Values that do not decode, or are of different kinds, cannot be mixed: the later is taken whole.
-	av, aerr := decodeValue(a.value)
-	bv, berr := decodeValue(b.value)
-	if aerr != nil || berr != nil || av["kind"] != bv["kind"] || av["apiVersion"] != bv["apiVersion"] {
-		return laterWhole(a, b), nil
-	}
-	root := s.root(av)
-	m := &merger{a: a.stamps, b: b.stamps, seen: map[string]bool{}}
-	m.out.base = laterStamp(a.stamps.base, b.stamps.base)
-	value, _ := m.walk(root, "", av, bv).(map[string]any)
-	m.forgotten()
-	raw, err := canonical(value)
-	if err != nil {
-		return laterWhole(a, b), nil
-	}
 	out := &document{
-		key: a.key, after: a.after, context: a.context.join(b.context), value: raw, stamps: m.out,
+		key: a.key, after: a.after, context: a.context.join(b.context), clocks: a.clocks.join(b.clocks),
 		generations: a.generations.join(b.generations), counted: a.counted || b.counted,
 	}
-	for i := range m.losses {
-		m.losses[i].Key = a.key
+	av, aerr := decodeValue(a.value)
+	bv, berr := decodeValue(b.value)
+	// Values of different types, or damaged ones, cannot be mixed. Some order must decide, the same in every merge.
+	if c := compareTypes(av, aerr, bv, berr); c != 0 || aerr != nil {
+		from := a
+		if c < 0 || c == 0 && bytes.Compare(a.value, b.value) < 0 {
+			from = b
+		}
+		out.value, out.stamps = from.value, from.stamps
+		return out, nil
 	}
+	root := s.root(av)
+	am, bm := a.stamps.tree(), b.stamps.tree()
+	m := &merger{a: a, b: b}
+	value, marks := m.walk(root, "", version{value: prune(root, "", av), mark: am, at: am.at}, version{value: prune(root, "", bv), mark: bm, at: bm.at}, Stamp{})
+	tree, _ := value.(map[string]any)
+	raw, err := canonical(tree)
+	if err != nil {
+		panic("crdt: a value that was decoded does not encode: " + err.Error())
+	}
+	out.value, out.stamps = raw, marks.stamps()
 	return out, m.losses
 }
 
-func laterWhole(a, b *document) *document {
-	out := *a
-	if as, bs := a.newest(), b.newest(); as.less(bs) || as == bs && bytes.Compare(a.value, b.value) < 0 {
-		out = *b
+func compareTypes(a map[string]any, aerr error, b map[string]any, berr error) int {
+	if aerr != nil || berr != nil {
+		switch {
+		case berr == nil:
+			return -1
+		case aerr == nil:
+			return 1
+		}
+		return 0
 	}
-	out.context = a.context.join(b.context)
+	text := func(v map[string]any, k string) string { t, _ := v[k].(string); return t }
+	return cmp.Or(cmp.Compare(text(a, "apiVersion"), text(b, "apiVersion")), cmp.Compare(text(a, "kind"), text(b, "kind")))
+}
+
+// version is what one side says of a path.
+type version struct {
+	value any
+	mark  *mark
+	// at is the stamp of the path or of its nearest ancestor, above that of the parent.
+	at, above Stamp
+}
+
+func (v version) child(segment string, value any) version {
+	c := version{value: value, mark: v.mark.child(segment), at: v.at, above: v.at}
+	if c.mark != nil && !c.mark.at.Zero() {
+		c.at = c.mark.at
+	}
+	return c
+}
+
+func (v version) life() Stamp {
+	if v.mark == nil {
+		return Stamp{}
+	}
+	return v.mark.life
+}
+
+// never tells whether nothing was ever here in this life.
+func (v version) never() bool { return v.value == nil && (v.mark == nil || v.mark.at.Zero()) }
+
+func (v version) structured(n node, path string) bool {
+	return n.structured(path, v.value) || v.mark != nil && len(v.mark.below) > 0
+}
+
+// parts is the same side for the walk into a structure: a plain value gives way to one.
+func (v version) parts(n node, path string) version {
+	if v.structured(n, path) {
+		if !n.structured(path, v.value) {
+			v.value = nil
+		}
+		return v
+	}
+	return version{at: v.above, above: v.above}
+}
+
+// whole is the mark of this side in a tree where the parent was written at above.
+func (v version) whole(above Stamp) *mark {
+	var out mark
+	if v.mark != nil {
+		out = *v.mark
+	}
+	if v.value != nil {
+		out.at = Stamp{}
+		if v.at != above {
+			out.at = v.at
+		}
+	}
 	return &out
 }
 
-// merger walks two values and builds the third and its stamps, parents before children.
+// taken is whole for a path that may be a structure: only its parts have stamps, lest what it once was leaves a trace.
+func (v version) taken(n node, path string, above Stamp) *mark {
+	m, ok := v.value.(map[string]any)
+	if !ok || !n.structured(path, v.value) {
+		return v.whole(above)
+	}
+	out := &mark{life: v.life()}
+	for _, name := range union(segments(m), below(v.mark)) {
+		k := unescape(name)
+		out.put(name, v.child(name, m[k]).taken(n.field(k), path+"/"+name, above))
+	}
+	return out
+}
+
+// merger walks two versions of a value and builds the third.
 type merger struct {
-	a, b   stamps
-	out    stamps
-	seen   map[string]bool
+	a, b   *document
 	losses []Loss
 }
 
-// side is one version's say about a register: whether it has a value there and since when.
-type side struct {
-	present bool
-	// never: absent, and not because it was removed.
-	never bool
-	at    Stamp
+func (m *merger) walk(n node, path string, a, b version, above Stamp) (any, *mark) {
+	if kept, outlived := m.outlived(path, a, b); outlived {
+		return kept.value, kept.taken(n, path, above)
+	}
+	return m.join(n, path, a, b, above)
 }
 
-func look(s *stamps, path string, present bool) side {
-	at, exact := s.cover(path)
-	return side{present: present, never: !present && !exact, at: at}
-}
-
-// settle decides a register and records its stamp. It reports whether a's say won.
-func (m *merger) settle(path string, a, b side) (aWins bool) {
-	m.seen[path] = true
+// outlived is the side of the later life.
+func (m *merger) outlived(path string, a, b version) (kept version, outlived bool) {
 	switch {
-	case a.never && b.never:
-		return true
-	case a.never:
-		m.record(path, b.at)
-		return false
-	case b.never:
-		m.record(path, a.at)
-		return true
+	case a.life() == b.life():
+		return a, false
+	case a.life().less(b.life()):
+		m.lose(path, b, a, m.b)
+		return b, true
 	}
-	aWins = !a.at.less(b.at)
-	m.record(path, laterStamp(a.at, b.at))
-	return aWins
+	m.lose(path, a, b, m.a)
+	return a, true
 }
 
-// record gives a path its stamp, unless it has it from its ancestors.
-func (m *merger) record(path string, at Stamp) {
-	if have, _ := m.out.cover(path); have == at {
-		return
+// join merges two sides of one life.
+func (m *merger) join(n node, path string, a, b version, above Stamp) (any, *mark) {
+	if !a.structured(n, path) && !b.structured(n, path) {
+		return m.leaf(path, a, b, above)
 	}
-	if m.out.fields == nil {
-		m.out.fields = map[string]Stamp{}
+	life := a.life()
+	a, b = a.parts(n, path), b.parts(n, path)
+	out := &mark{life: life}
+	at := laterStamp(a.at, b.at)
+	if at != above {
+		out.at = at
 	}
-	m.out.fields[path] = at
+	if s := n.shape(path); s == keyed || s == set {
+		return m.list(n, path, a, b, at, out), out
+	}
+	return m.fields(n, path, a, b, at, out), out
 }
 
-func (m *merger) lose(path string, aWins bool, a, b side, av, bv any) {
-	if a.never || b.never || a.at == b.at || path == statusPath || strings.HasPrefix(path, managedFieldsPath) {
-		return
+// leaf decides a register.
+func (m *merger) leaf(path string, a, b version, above Stamp) (any, *mark) {
+	switch {
+	case a.never():
+		return b.value, b.whole(above)
+	case b.never():
+		return a.value, a.whole(above)
+	case a.at.less(b.at):
+		m.lose(path, b, a, m.b)
+		return b.value, b.whole(above)
+	case b.at.less(a.at):
+		m.lose(path, a, b, m.a)
+	case !reflect.DeepEqual(a.value, b.value) && bytes.Compare(encoded(a.value), encoded(b.value)) < 0:
+		// One write, two values: no store does that, but a broken one must not set the others at odds.
+		return b.value, b.whole(above)
 	}
-	if !aWins {
-		a, b, av, bv = b, a, bv, av
-	}
-	kept, _ := json.Marshal(av)
-	lost, _ := json.Marshal(bv)
-	if !bytes.Equal(kept, lost) {
-		m.losses = append(m.losses, Loss{Field: path, Kept: kept, Lost: lost, KeptBy: a.at, LostBy: b.at})
-	}
+	return a.value, a.whole(above)
 }
 
-func (m *merger) walk(n node, path string, a, b any) any {
-	switch n.shapeOf(path, a, b) {
-	case fields:
-		return m.walkFields(n, path, a, b)
-	case keyed, set:
-		return m.walkList(n, path, a, b)
-	}
-	as, bs := m.wholeSide(&m.a, path, a), m.wholeSide(&m.b, path, b)
-	aWins := m.settle(path, as, bs)
-	if as.at == bs.at && !as.never && !bs.never && as.present && bs.present {
-		// One stamp and two values can only come from a list that is keyed in one version and not in the other.
-		aj, _ := json.Marshal(a)
-		bj, _ := json.Marshal(b)
-		aWins = bytes.Compare(aj, bj) >= 0
-	}
-	m.lose(path, aWins, as, bs, a, b)
-	if aWins {
-		return a
+func encoded(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil
 	}
 	return b
 }
 
-// wholeSide looks at a register that may have been a finer structure when it was written.
-func (m *merger) wholeSide(s *stamps, path string, v any) side {
-	out := look(s, path, v != nil)
-	for p, at := range s.fields {
-		if strings.HasPrefix(p, path+"/") {
-			m.seen[p] = true
-			out.never = false
-			out.at = laterStamp(out.at, at)
+func (m *merger) fields(n node, path string, a, b version, at Stamp, out *mark) any {
+	am, _ := a.value.(map[string]any)
+	bm, _ := b.value.(map[string]any)
+	value := map[string]any{}
+	for _, name := range union(segments(am), segments(bm), below(a.mark), below(b.mark)) {
+		k := unescape(name)
+		v, c := m.walk(n.field(k), path+"/"+name, a.child(name, am[k]), b.child(name, bm[k]), at)
+		out.put(name, c)
+		if v != nil {
+			value[k] = v
 		}
 	}
-	return out
-}
-
-func (m *merger) walkFields(n node, path string, a, b any) any {
-	am, _ := a.(map[string]any)
-	bm, _ := b.(map[string]any)
-	m.container(path)
-	out := map[string]any{}
-	for _, k := range unionKeys(am, bm) {
-		if v := m.walk(n.field(k), path+"/"+escape(k), am[k], bm[k]); v != nil {
-			out[k] = v
-		}
-	}
-	if len(out) == 0 {
+	if len(value) == 0 {
 		return nil
 	}
+	return value
+}
+
+func segments(m map[string]any) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, escape(k))
+	}
 	return out
 }
 
-// container carries over the stamp of a map or list that was emptied, filled or replaced as a whole. A container that a
-// merge leaves empty is dropped: types in which an empty one means something are registers.
-func (m *merger) container(path string) {
-	if m.seen[path] {
-		return // a list element, settled as such
+func below(m *mark) []string {
+	if m == nil {
+		return nil
 	}
-	m.seen[path] = true
-	at, inA := m.a.fields[path]
-	bt, inB := m.b.fields[path]
-	if inA || inB {
-		m.record(path, laterStamp(at, bt))
-	}
+	return slices.Collect(maps.Keys(m.below))
 }
 
-func (m *merger) walkList(n node, path string, a, b any) any {
-	al, _ := a.([]any)
-	bl, _ := b.([]any)
-	an, _ := n.index(path, al)
-	bn, _ := n.index(path, bl)
-	ai, bi := positions(an), positions(bn)
-	m.container(path)
+func (m *merger) list(n node, path string, a, b version, at Stamp, out *mark) any {
+	al, _ := a.value.([]any)
+	bl, _ := b.value.([]any)
+	an, bn := n.index(path, al), n.index(path, bl)
+	ae, be := elements(an, al), elements(bn, bl)
 	merged := map[string]any{}
-	for _, name := range unionKeys(ai, bi) {
-		i, inA := ai[name]
-		j, inB := bi[name]
-		elementPath := path + "/" + name
-		as, bs := look(&m.a, elementPath, inA), look(&m.b, elementPath, inB)
-		aWins := m.settle(elementPath, as, bs)
-		switch {
-		case inA && inB:
-			merged[name] = m.walk(n.element(), elementPath, al[i], bl[j])
-		case inA && aWins:
-			merged[name] = al[i]
-			m.keep(&m.a, elementPath)
-		case inB && !aWins:
-			merged[name] = bl[j]
-			m.keep(&m.b, elementPath)
-		case inA:
-			m.drop(elementPath)
-			m.lose(elementPath, false, as, bs, al[i], nil)
-		case inB:
-			m.drop(elementPath)
-			m.lose(elementPath, true, as, bs, nil, bl[j])
+	for _, name := range union(an, bn, below(a.mark), below(b.mark)) {
+		if name == orderName {
+			continue
+		}
+		v, c := m.element(n.element(), path+"/"+name, a.child(name, ae[name]), b.child(name, be[name]), at)
+		out.put(name, c)
+		if v != nil {
+			merged[name] = v
 		}
 	}
-	names := m.order(path, an, bn, merged)
+	order := latestOrder(ordering(a, an), ordering(b, bn))
+	names := order.layout(merged)
+	out.put(orderName, order.mark(at, names))
 	if len(names) == 0 {
 		return nil
 	}
-	out := make([]any, len(names))
+	value := make([]any, len(names))
 	for i, name := range names {
-		out[i] = merged[name]
+		value[i] = merged[name]
+	}
+	return value
+}
+
+func elements(names []string, list []any) map[string]any {
+	out := make(map[string]any, len(names))
+	for i, name := range names {
+		out[name] = list[i]
 	}
 	return out
 }
 
-// keep carries over the stamps below an element that only one version has.
-func (m *merger) keep(from *stamps, path string) {
-	below := path + "/"
-	for p, at := range from.fields {
-		if strings.HasPrefix(p, below) {
-			m.seen[p] = true
-			if m.out.fields == nil {
-				m.out.fields = map[string]Stamp{}
-			}
-			m.out.fields[p] = at
-		}
+// element decides a list element. One that only one side has in its life is an addition: a removal would be another life.
+func (m *merger) element(n node, path string, a, b version, above Stamp) (any, *mark) {
+	if kept, outlived := m.outlived(path, a, b); outlived {
+		return kept.value, kept.whole(above)
 	}
-	for p, names := range from.ordered {
-		if strings.HasPrefix(p, below) {
-			m.setOrdered(p, names)
-		}
+	switch {
+	case b.value == nil:
+		return a.value, a.whole(above)
+	case a.value == nil:
+		return b.value, b.whole(above)
 	}
-	m.drop(path)
+	return m.join(n, path, a, b, above)
 }
 
-// drop forgets the stamps below an element that lost.
-func (m *merger) drop(path string) {
-	below := path + "/"
-	for _, s := range []*stamps{&m.a, &m.b} {
-		for p := range s.fields {
-			if strings.HasPrefix(p, below) {
-				m.seen[p] = true
-			}
-		}
-	}
+// order is the order register of a list. It holds names of elements that may be gone.
+type order struct {
+	names []string
+	at    Stamp
+	never bool
 }
 
-func (m *merger) setOrdered(path string, names []string) {
-	if m.out.ordered == nil {
-		m.out.ordered = map[string][]string{}
+func ordering(list version, names []string) order {
+	v := list.child(orderName, nil)
+	if v.mark != nil && v.mark.order != nil {
+		names = v.mark.order
 	}
-	m.out.ordered[path] = names
+	return order{names: names, at: v.at, never: len(names) == 0 && v.never()}
 }
 
-// order lays out a merged list: first the elements in the order that was written last, then the others by name.
-func (m *merger) order(path string, an, bn []string, merged map[string]any) []string {
-	ao, bo := ordering(&m.a, path, an), ordering(&m.b, path, bn)
-	p := path + orderSuffix
-	m.seen[p] = true
-	// An order that was written explicitly beats one that came with the creation of the object.
-	as, aExact := m.a.cover(p)
-	bs, bExact := m.b.cover(p)
-	bWins := as.less(bs) || as == bs && slices.Compare(ao, bo) < 0
-	if aExact != bExact {
-		bWins = bExact
+func latestOrder(a, b order) order {
+	switch {
+	case a.never:
+		return b
+	case b.never:
+		return a
+	case a.at.less(b.at), a.at == b.at && slices.Compare(a.names, b.names) < 0:
+		return b
 	}
-	if bWins {
-		ao, as = bo, bs
-	}
-	m.record(p, as)
-	var names []string
+	return a
+}
+
+// layout puts the elements in the order that was written last, then the others by name.
+func (o order) layout(merged map[string]any) []string {
+	names := make([]string, 0, len(merged))
 	placed := map[string]bool{}
-	for _, name := range ao {
-		if _, ok := merged[name]; ok {
+	for _, name := range o.names {
+		if merged[name] != nil {
 			names = append(names, name)
 			placed[name] = true
 		}
 	}
-	for _, name := range unionKeys(merged, nil) {
+	for _, name := range slices.Sorted(maps.Keys(merged)) {
 		if !placed[name] {
 			names = append(names, name)
 		}
 	}
-	if !slices.Equal(names, ao) {
-		m.setOrdered(path, ao)
-	}
 	return names
 }
 
-// ordering is the value of a list's order register.
-func ordering(s *stamps, path string, names []string) []string {
-	if o, ok := s.ordered[path]; ok {
-		return o
+func (o order) mark(above Stamp, names []string) *mark {
+	if o.never {
+		return nil
 	}
-	return names
+	out := &mark{}
+	// Without elements nothing but the stamp says that there is an order.
+	if o.at != above || len(names) == 0 {
+		out.at = o.at
+	}
+	if !slices.Equal(o.names, names) {
+		out.order = append([]string{}, o.names...)
+	}
+	return out
 }
 
-// forgotten carries over the removals that neither value reminded the walk of.
-func (m *merger) forgotten() {
-	for _, p := range unionKeys(m.a.fields, m.b.fields) {
-		if m.seen[p] {
-			continue
-		}
-		var at Stamp
-		list, isOrder := strings.CutSuffix(p, orderSuffix)
-		var order []string
-		for _, s := range []*stamps{&m.a, &m.b} {
-			if st, exact := s.cover(p); exact && !st.less(at) {
-				at, order = st, s.ordered[list]
-			}
-		}
-		if isOrder && len(order) > 0 {
-			m.setOrdered(list, order)
-		}
-		m.record(p, at)
+// lose notes what the loser wrote that the winner did not know of.
+func (m *merger) lose(path string, kept, lost version, winner *document) {
+	if bookkeeping(path) || reflect.DeepEqual(kept.value, lost.value) {
+		return
 	}
+	var by Stamp
+	note := func(s Stamp) {
+		if winner.clocks[s.Writer] < s.HLC {
+			by = laterStamp(by, s)
+		}
+	}
+	note(lost.at)
+	lost.mark.each(note)
+	if by.Zero() {
+		return
+	}
+	keptBy := laterStamp(kept.at, kept.life())
+	m.losses = append(m.losses, Loss{Key: winner.key, Field: path, Kept: shorten(encoded(kept.value)), Lost: shorten(encoded(lost.value)), KeptBy: keptBy, LostBy: by})
 }

@@ -12,6 +12,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"pgregory.net/rapid"
 )
 
@@ -68,7 +70,9 @@ func scramble(r *rand.Rand, d *appsv1.Deployment) {
 	case 10:
 		for i := range spec.Containers {
 			e := corev1.EnvVar{Name: "e" + pick(2), Value: pick(99)}
-			spec.Containers[i].Env = slices.DeleteFunc(spec.Containers[i].Env, func(o corev1.EnvVar) bool { return o.Name == e.Name })
+			if r.IntN(4) > 0 { // else there are two of a name
+				spec.Containers[i].Env = slices.DeleteFunc(spec.Containers[i].Env, func(o corev1.EnvVar) bool { return o.Name == e.Name })
+			}
 			spec.Containers[i].Env = append(spec.Containers[i].Env, e)
 		}
 	case 11:
@@ -76,14 +80,37 @@ func scramble(r *rand.Rand, d *appsv1.Deployment) {
 	}
 }
 
+// scrambleTree makes one random edit of an object of a kind without a schema: values become maps, maps values, and both go.
+func scrambleTree(r *rand.Rand, at map[string]any) {
+	k := fmt.Sprint("k", r.IntN(3))
+	if m, ok := at[k].(map[string]any); ok && r.IntN(3) > 0 {
+		scrambleTree(r, m)
+		return
+	}
+	switch r.IntN(5) {
+	case 0:
+		delete(at, k)
+	case 1:
+		at[k] = map[string]any{}
+	case 2:
+		at[k] = map[string]any{fmt.Sprint("k", r.IntN(3)): int64(r.IntN(99))}
+	case 3:
+		at[k] = []any{int64(r.IntN(3)), int64(r.IntN(3))}
+	default:
+		at[k] = int64(r.IntN(99))
+	}
+}
+
 // world is some stores that write to one key and now and then hear of each other. Time moves by a seeded step.
 type world struct {
 	r      *rand.Rand
 	stores []*Store
+	// schema tells whether the object is a deployment or of a kind that nobody knows.
+	schema bool
 }
 
 func newWorld(t testing.TB, seed uint64, n int) *world {
-	w := &world{r: rand.New(rand.NewPCG(seed, 0))}
+	w := &world{r: rand.New(rand.NewPCG(seed, 0)), schema: seed%3 != 0}
 	now := time.Unix(1e9, 0)
 	for i := range n {
 		s, err := Open(Config{Cluster: "test", Now: func() time.Time { now = now.Add(time.Duration(w.r.IntN(1500)) * time.Microsecond); return now }})
@@ -113,21 +140,37 @@ func (w *world) step(t testing.TB) {
 			return
 		}
 	}
-	d := &appsv1.Deployment{}
 	e, ok := s.Snapshot().Get(deploymentKey)
-	if ok {
+	if !ok {
+		e = nil
+	}
+	if _, err := s.Commit(context.Background(), Write{Key: deploymentKey, Object: w.next(t, e), Base: e}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// next is the object after a random edit, or a new one.
+func (w *world) next(t testing.TB, e *Entry) runtime.Object {
+	if !w.schema {
+		u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "example.com/v1", "kind": "Widget", "metadata": map[string]any{"name": "d", "namespace": "default"}}}
+		if e != nil {
+			if err := e.Into(u); err != nil {
+				t.Fatal(err)
+			}
+		}
+		scrambleTree(w.r, u.Object)
+		return u
+	}
+	d := &appsv1.Deployment{}
+	d.Name, d.Namespace, d.Generation = "d", "default", 1
+	if e != nil {
 		if err := e.Into(d); err != nil {
 			t.Fatal(err)
 		}
-	} else {
-		e = nil
-		d.Name, d.Namespace, d.Generation = "d", "default", 1
 	}
 	d.TypeMeta = metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"}
 	scramble(w.r, d)
-	if _, err := s.Commit(context.Background(), Write{Key: deploymentKey, Object: d, Base: e}); err != nil {
-		t.Fatal(err)
-	}
+	return d
 }
 
 func (w *world) documents() []*document {

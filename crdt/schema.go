@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -17,7 +18,7 @@ type shape int
 const (
 	// register is taken whole: scalars, atomic lists and maps, unions.
 	register shape = iota
-	// fields is merged by key.
+	// fields is merged by key. An empty one is as good as none.
 	fields
 	// keyed is a list merged by the keys of its elements, its order a register of its own.
 	keyed
@@ -25,7 +26,7 @@ const (
 	set
 )
 
-// node is a place in a schema. The zero node has no schema: maps are merged by key and lists are taken whole.
+// node is a place in a schema. The zero node has no schema: maps are merged by key, and all else is taken whole.
 type node struct {
 	schema *schema.Schema
 	ref    schema.TypeRef
@@ -107,6 +108,7 @@ var whole = map[string]bool{
 	"io.k8s.api.core.v1.PodSchedulingGate":                     true,
 	"io.k8s.api.admissionregistration.v1.WebhookClientConfig":  true,
 	"io.k8s.api.flowcontrol.v1.PriorityLevelConfigurationSpec": true,
+	"io.k8s.api.coordination.v1.LeaseSpec":                     true,
 }
 
 const (
@@ -117,51 +119,25 @@ const (
 // managedFieldsKeys identify an entry of managedFields, which upstream's schema calls atomic: each manager owns its own.
 var managedFieldsKeys = []string{"manager", "operation", "apiVersion", "subresource"}
 
-// shapeOf says how the values at a path are replicated. A type that the values do not fit, and a keyed list with
-// duplicate keys on either side, is a register.
-func (n node) shapeOf(path string, values ...any) shape {
-	if path == statusPath {
+// shape says how what is at a path is replicated, whatever is there.
+func (n node) shape(path string) shape {
+	if path == statusPath || n.ref.NamedType != nil && whole[*n.ref.NamedType] {
 		return register
 	}
-	if n.ref.NamedType != nil && whole[*n.ref.NamedType] {
-		return register
+	return n.declared(path)
+}
+
+// structured tells whether a value at a path is taken apart. A value that does not fit its type, and an empty one, is a
+// register.
+func (n node) structured(path string, v any) bool {
+	switch v := v.(type) {
+	case map[string]any:
+		return len(v) > 0 && n.shape(path) == fields
+	case []any:
+		s := n.shape(path)
+		return len(v) > 0 && (s == keyed || s == set)
 	}
-	s := n.declared(path)
-	for _, v := range values {
-		switch s {
-		case fields:
-			if v == nil {
-				continue
-			}
-			if _, ok := v.(map[string]any); !ok {
-				return register
-			}
-		case keyed, set:
-			if v == nil {
-				continue
-			}
-			l, ok := v.([]any)
-			if !ok {
-				return register
-			}
-			if _, unique := n.index(path, l); !unique {
-				return register
-			}
-		}
-	}
-	if !n.known && s == register {
-		for _, v := range values {
-			if _, ok := v.(map[string]any); !ok && v != nil {
-				return register
-			}
-		}
-		for _, v := range values {
-			if v != nil {
-				return fields
-			}
-		}
-	}
-	return s
+	return false
 }
 
 func (n node) declared(path string) shape {
@@ -170,7 +146,7 @@ func (n node) declared(path string) shape {
 	}
 	switch {
 	case !n.known:
-		return register
+		return fields
 	case n.atom.Map != nil && n.atom.Map.ElementRelationship != schema.Atomic:
 		return fields
 	case n.atom.List != nil && n.atom.List.ElementRelationship == schema.Associative && len(n.atom.List.Keys) > 0:
@@ -198,18 +174,20 @@ func (n node) element() node {
 	return resolve(n.schema, n.atom.List.ElementType)
 }
 
-// index names the elements of a keyed list or set in order. It reports false if two have the same name.
-func (n node) index(path string, list []any) (names []string, unique bool) {
-	seen := make(map[string]bool, len(list))
-	names = make([]string, len(list))
+// index names the elements of a keyed list or set in order. The second of two with the same keys is told from the first by
+// its number, so that every list has its elements by name.
+func (n node) index(path string, list []any) []string {
+	seen := make(map[string]int, len(list))
+	names := make([]string, len(list))
 	for i, e := range list {
-		names[i] = n.elementName(path, e)
-		if seen[names[i]] {
-			return nil, false
+		name := n.elementName(path, e)
+		seen[name]++
+		if k := seen[name]; k > 1 {
+			name += "," + strconv.Itoa(k)
 		}
-		seen[names[i]] = true
+		names[i] = name
 	}
-	return names, true
+	return names
 }
 
 func (n node) elementName(path string, e any) string {
@@ -242,4 +220,11 @@ func escape(segment string) string {
 		return segment
 	}
 	return strings.ReplaceAll(strings.ReplaceAll(segment, "~", "~0"), "/", "~1")
+}
+
+func unescape(segment string) string {
+	if !strings.Contains(segment, "~") {
+		return segment
+	}
+	return strings.ReplaceAll(strings.ReplaceAll(segment, "~1", "/"), "~0", "~")
 }

@@ -32,8 +32,9 @@ var (
 
 // Config is what a store is opened with.
 type Config struct {
-	// Dir is where Badger lives. Empty: in memory, for tests.
-	Dir string
+	// Dir is where Badger lives. Empty: Disk, or else in memory, for tests.
+	Dir  string
+	Disk Disk
 	// Cluster is the id that UIDs are derived from; a directory keeps the one it was made with.
 	Cluster string
 	// Now is the wall clock; nil means time.Now.
@@ -48,7 +49,7 @@ type Config struct {
 type Store struct {
 	now     func() time.Time
 	log     *slog.Logger
-	disk    *disk
+	disk    Disk
 	history *history
 	schemas schemas
 	ops     chan *op
@@ -115,9 +116,15 @@ func Open(c Config) (*Store, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	d, err := openDisk(c.Dir, c.Log)
-	if err != nil {
-		return nil, err
+	d := c.Disk
+	switch {
+	case c.Dir != "":
+		var err error
+		if d, err = openBadger(c.Dir, c.Log); err != nil {
+			return nil, err
+		}
+	case d == nil:
+		d = &Memory{}
 	}
 	s := &Store{
 		now: c.Now, log: c.Log, disk: d, ops: make(chan *op, 1024), done: make(chan struct{}),
@@ -125,7 +132,7 @@ func Open(c Config) (*Store, error) {
 	}
 	builtin() // here and once: it takes longer than a first write should
 	if err := s.load(c); err != nil {
-		return nil, errors.Join(err, d.close())
+		return nil, errors.Join(err, d.Close())
 	}
 	return s, nil
 }
@@ -140,7 +147,7 @@ func (s *Store) load(c Config) error {
 		version Version
 	}
 	var records []record
-	m, err := s.disk.load(func(d *document, v Version) { records = append(records, record{d, v}) })
+	m, err := readDisk(s.disk, func(d *document, v Version) { records = append(records, record{d, v}) })
 	if err != nil {
 		return fmt.Errorf("read store in %s: %w", c.Dir, err)
 	}
@@ -199,7 +206,7 @@ func (s *Store) Cluster() string { return s.current.Load().meta.cluster }
 func (s *Store) Origin() Origin { return s.current.Load().meta.origin }
 
 // Close closes the disk. Call it after Run has returned.
-func (s *Store) Close() error { return s.disk.close() }
+func (s *Store) Close() error { return s.disk.Close() }
 
 // Bounds of one group commit. Badger refuses transactions of more than 15 % of a memtable.
 const (
@@ -213,7 +220,7 @@ const (
 func (s *Store) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { s.disk.collect(ctx) })
+	wg.Go(func() { s.disk.Run(ctx) })
 	defer close(s.done)
 	for {
 		select {
@@ -441,7 +448,8 @@ func (b *batch) write(k Key, base *Entry, value map[string]any) (*Entry, error) 
 	var err error
 	switch {
 	case value == nil:
-		doc = &document{key: k, after: old.doc.after, died: b.store.clock.tick(b.now, old.doc.newest()), context: old.doc.context}
+		died := b.store.clock.tick(b.now, old.doc.newest())
+		doc = &document{key: k, after: old.doc.after, died: died, context: old.doc.context, clocks: old.doc.clocks.with(b.meta.origin, died.HLC)}
 	case old.entry == nil:
 		doc, err = b.create(k, old.doc, value)
 	default:
@@ -485,9 +493,10 @@ func (b *batch) create(k Key, dead *document, value map[string]any) (*document, 
 	}
 	doc := &document{key: k, value: raw, counted: counted, generations: Vector{}}
 	if dead != nil {
-		doc.after, doc.context = dead.died, dead.context
+		doc.after, doc.context, doc.clocks = dead.died, dead.context, dead.clocks
 	}
 	doc.stamps.base = b.store.clock.tick(b.now, doc.after)
+	doc.clocks = doc.clocks.with(b.meta.origin, doc.stamps.base.HLC)
 	return doc, nil
 }
 
@@ -508,9 +517,9 @@ func (b *batch) edit(old *slot, value map[string]any) (*document, error) {
 		value = graft(root, "", seen, value, stored).(map[string]any)
 		seen = stored
 	}
-	paths := changed(root, "", seen, value, nil)
+	edits := changed(root, "", seen, value, nil)
 	bump := old.doc.counted && generation > old.entry.Generation
-	if len(paths) == 0 && !bump {
+	if len(edits) == 0 && !bump {
 		return old.doc, nil
 	}
 	raw, err := canonical(value)
@@ -519,7 +528,9 @@ func (b *batch) edit(old *slot, value map[string]any) (*document, error) {
 	}
 	doc := *old.doc
 	doc.value = raw
-	doc.stamps = old.doc.stamps.edit(paths, b.store.clock.tick(b.now, old.doc.newest()))
+	at := b.store.clock.tick(b.now, old.doc.newest())
+	doc.stamps = old.doc.stamps.edit(edits, at)
+	doc.clocks = doc.clocks.with(b.meta.origin, at.HLC)
 	if bump {
 		doc.generations = doc.generations.with(b.meta.origin, doc.generations[b.meta.origin]+1)
 	}
@@ -589,20 +600,18 @@ func (b *batch) commit() error {
 	if b.version >= b.meta.reserved {
 		b.meta.reserved = b.version + versionReserve
 	}
-	var docs []*document
-	var versions []Version
+	var records []Record
 	for k, sl := range b.staged {
 		if old, ok := b.old.snapshot.tree.Get(&slot{key: k}); sl.doc != nil && (!ok || old.doc != sl.doc) {
-			docs = append(docs, sl.doc)
 			v := b.version
 			if sl.entry != nil {
 				v = sl.entry.Version
 			}
-			versions = append(versions, v)
+			records = append(records, documentRecord(sl.doc, v))
 		}
 	}
-	if len(docs) > 0 || b.progress != nil || b.meta.reserved != b.old.meta.reserved {
-		if err := b.store.disk.write(docs, versions, &b.meta); err != nil {
+	if len(records) > 0 || b.progress != nil || b.meta.reserved != b.old.meta.reserved {
+		if err := b.store.disk.Write(append(records, metaRecord(&b.meta))); err != nil {
 			return err
 		}
 	}
@@ -667,8 +676,7 @@ func (s *Store) Status() Status {
 		}
 		return true
 	})
-	lsm, vlog := s.disk.db.Size()
-	out.DiskBytes = lsm + vlog
+	out.DiskBytes = s.disk.Size()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out.Held = maps.Clone(s.held)
