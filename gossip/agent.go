@@ -11,6 +11,7 @@ import (
 	"log"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -53,6 +54,8 @@ type Agent struct {
 	serf   *serf.Serf
 	events chan serf.Event
 	mux    *mux
+	// carrier carries state over the streams.
+	carrier *carrier
 
 	// mu guards the member list.
 	mu      sync.Mutex
@@ -82,6 +85,7 @@ func New(c Config) (*Agent, error) {
 	}
 	a := &Agent{config: c, log: c.Log, events: make(chan serf.Event, 256), members: map[string]Member{}, changed: make(chan struct{})}
 	a.mux = newMux(a)
+	a.carrier = newCarrier(a, rand.Uint64())
 	return a, nil
 }
 
@@ -137,8 +141,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.mux.run(ctx) })
 	g.Go(func() error { a.follow(ctx); return nil })
 	g.Go(func() error { a.dialAgain(ctx); return nil })
-	g.Go(func() error { return a.pushNews(ctx) })
-	g.Go(func() error { a.repair(ctx); return nil })
+	g.Go(func() error { return a.carrier.publish(ctx) })
+	g.Go(func() error { a.carrier.keepTime(ctx); return nil })
+	g.Go(func() error { a.carrier.measure(ctx); return nil })
 	err := g.Wait()
 	if serr := a.serf.Shutdown(); serr != nil {
 		err = errors.Join(err, fmt.Errorf("gossip: shut down membership: %w", serr))
@@ -242,6 +247,15 @@ func (a *Agent) rtt(id string) time.Duration {
 		return 0
 	}
 	return mine.DistanceTo(theirs)
+}
+
+// rttOf is the round trip to a live member by node name; 0 if not known.
+func (a *Agent) rttOf(name string) time.Duration {
+	m, ok := a.member(name)
+	if !ok {
+		return 0
+	}
+	return a.rtt(m.ID)
 }
 
 // member finds a live member by node name.

@@ -303,19 +303,29 @@ func TestPortInUseIsAnError(t *testing.T) {
 
 func TestFramesAreBounded(t *testing.T) {
 	var b bytes.Buffer
-	if err := writeFrame(&b, []byte("payload")); err != nil {
+	if err := writePacket(sink{&b}, []byte("payload")); err != nil {
 		t.Fatal(err)
 	}
 	whole := b.Bytes()
-	if got, err := readFrame(bytes.NewReader(whole)); err != nil || string(got) != "payload" {
+	if got, err := readPacket(bytes.NewReader(whole)); err != nil || string(got) != "payload" {
 		t.Errorf("round trip: %q, %v", got, err)
 	}
 	for cut := range whole {
-		if _, err := readFrame(bytes.NewReader(whole[:cut])); err == nil {
+		if _, err := readPacket(bytes.NewReader(whole[:cut])); err == nil {
 			t.Errorf("frame cut at %d was read", cut)
 		}
 	}
-	if _, err := readFrame(bytes.NewReader([]byte{0xff, 0xff, 0xff, 0xff, 1})); !errors.Is(err, errFrame) {
+	if _, err := readPacket(bytes.NewReader([]byte{0xff, 0xff, 0xff, 0xff, 1})); !errors.Is(err, errFrame) {
 		t.Errorf("huge frame: %v", err)
 	}
 }
+
+// sink is a connection that only takes in.
+type sink struct{ *bytes.Buffer }
+
+func (sink) Close() error                     { return nil }
+func (sink) LocalAddr() net.Addr              { return PeerAddr("") }
+func (sink) RemoteAddr() net.Addr             { return PeerAddr("") }
+func (sink) SetDeadline(time.Time) error      { return nil }
+func (sink) SetReadDeadline(time.Time) error  { return nil }
+func (sink) SetWriteDeadline(time.Time) error { return nil }

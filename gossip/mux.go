@@ -44,7 +44,12 @@ type mux struct {
 type session struct {
 	name string
 	mux  *yamux.Session
-	push *pushQueue
+	// packets holds the one packet on its way, done is closed at the end, streams are all goroutines of the session, and merging
+	// is a place for every delta being merged.
+	packets chan []byte
+	done    chan struct{}
+	streams sync.WaitGroup
+	merging chan struct{}
 }
 
 func newMux(a *Agent) *mux {
@@ -251,32 +256,35 @@ func (x *mux) serve(ctx context.Context, name string, conn net.Conn, client bool
 		_ = conn.Close()
 		return
 	}
-	s := &session{name: name, mux: ym, push: newPushQueue()}
+	s := &session{
+		name: name, mux: ym, packets: make(chan []byte, 1), done: make(chan struct{}), merging: make(chan struct{}, maxMerging),
+	}
+	rtt := x.agent.rttOf(name)
 	x.mu.Lock()
 	if old := x.sessions[name]; old != nil {
 		// The peer has dialled anew, so the old connection is dead to it.
 		_ = old.mux.Close()
 	}
 	x.sessions[name] = s
+	x.agent.carrier.connect(s, rtt) // here, so that both have the same session, and Sync finds it in both
 	close(x.changed)
 	x.changed = make(chan struct{})
 	x.mu.Unlock()
 	x.agent.announce()
 	x.agent.log.Info("connected", "peer", name, "address", conn.RemoteAddr())
-	var wg sync.WaitGroup
 	stop := context.AfterFunc(ctx, func() { _ = ym.Close() })
-	wg.Go(func() { x.agent.pushTo(s) })
-	wg.Go(func() { x.agent.repairWith(ctx, s) })
+	s.streams.Go(func() { x.agent.carrier.send(s) })
 	for {
 		stream, err := ym.AcceptStream()
 		if err != nil {
 			break
 		}
-		wg.Go(func() { x.accept(ctx, s, stream) })
+		s.streams.Go(func() { x.accept(ctx, s, stream) })
 	}
 	stop()
 	_ = ym.Close()
-	s.push.close()
+	x.agent.carrier.disconnect(s)
+	close(s.done)
 	x.mu.Lock()
 	if x.sessions[name] == s {
 		delete(x.sessions, name)
@@ -286,7 +294,7 @@ func (x *mux) serve(ctx context.Context, name string, conn net.Conn, client bool
 	}
 	x.mu.Unlock()
 	time.AfterFunc(streamless, x.agent.announce)
-	wg.Wait()
+	s.streams.Wait()
 	x.agent.log.Info("disconnected", "peer", name)
 }
 
@@ -307,11 +315,8 @@ func (x *mux) accept(ctx context.Context, s *session, stream net.Conn) {
 	}
 	_ = stream.SetReadDeadline(time.Time{})
 	switch string(name) {
-	case servicePush:
-		x.agent.receivePush(ctx, s, stream)
-		return
-	case serviceRepair:
-		x.agent.answerRepair(ctx, stream)
+	case serviceState, serviceBulk:
+		x.agent.carrier.receive(ctx, s, stream)
 		return
 	}
 	x.mu.Lock()

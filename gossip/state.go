@@ -8,62 +8,287 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"net"
 	"sync"
 	"time"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // State is the replicated store, as far as the network is concerned. Everything it says is bytes to us.
 type State interface {
-	// Digest fingerprints what is held: equal digests, nothing to exchange.
-	Digest() [16]byte
-	// Vector says what is held, for a peer's Delta.
-	Vector() []byte
-	// Delta is what a peer with that vector lacks.
-	Delta(since []byte) (iter.Seq[[]byte], error)
-	// Merge takes a delta in, durably. gap says that something before it is missing.
+	Held
+	// Merge takes a delta in, durably. changed counts what was news; gap says that something before it is missing. It returns
+	// soon after the context ends.
 	Merge(ctx context.Context, delta []byte) (changed int, gap bool, err error)
 	// News waits for commits made here and returns them as a delta.
 	News(ctx context.Context) ([]byte, error)
 }
 
+// The streams between two nodes: packets, and deltas in bulk, which must not hold up the packets.
 const (
-	servicePush   = "push"
-	serviceRepair = "repair"
+	serviceState = "state/1"
+	serviceBulk  = "bulk/1"
 )
 
-// Bounds of what a peer may send and of what waits for it.
 const (
-	maxFrame    = 16 << 20
-	maxInflated = 64 << 20
-	maxPush     = 1024
-	maxPushSize = 8 << 20
-	// repairEvery is how often two nodes compare digests, repairPause how soon after a gap.
-	repairEvery   = 3 * time.Second
-	repairPause   = 50 * time.Millisecond
-	repairTimeout = 30 * time.Second
+	// sendLimit is how long a peer may take to accept one packet.
+	sendLimit = 30 * time.Second
+	// mergeLimit is how long one delta may take to be merged before it is set aside, stallAfter how long those behind it wait.
+	mergeLimit = 10 * time.Second
+	stallAfter = time.Second
+	// maxMerging bounds the deltas of one peer that are being merged at once.
+	maxMerging = 64
+	// idle is longer than anything the plane waits for.
+	idle = 100 * 365 * 24 * time.Hour
+	// measureEvery is how often distances are taken anew.
+	measureEvery = 10 * time.Second
 )
 
-var (
-	encoder, _ = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(128<<10), zstd.WithLowerEncoderMem(true))
-	decoder, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxMemory(maxInflated), zstd.WithDecoderLowmem(true))
-)
+// carrier runs a plane over the streams of an agent. Whoever has something to tell the plane does so under the lock, and
+// passes on what is ready; nothing under the lock waits.
+type carrier struct {
+	agent *Agent
+	begun time.Time
+	// wake tells keepTime that the plane wants to be woken at another time.
+	wake chan struct{}
 
-// errFrame is returned for a frame that is too large or does not decompress.
-var errFrame = errors.New("bad frame")
+	// mu guards what follows.
+	mu       sync.Mutex
+	plane    *Plane
+	sessions map[string]*session
+	syncs    map[uint64]chan error
+	lastSync uint64
+	// waking is when keepTime wakes the plane.
+	waking time.Duration
+}
 
-// writeFrame sends one compressed payload behind its length (4 bytes).
-func writeFrame(w io.Writer, payload []byte) error {
-	b := encoder.EncodeAll(payload, make([]byte, 4, 4+len(payload)/2+64))
-	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
-	_, err := w.Write(b)
+func newCarrier(a *Agent, seed uint64) *carrier {
+	return &carrier{
+		agent: a, begun: time.Now(), wake: make(chan struct{}, 1), sessions: map[string]*session{}, syncs: map[uint64]chan error{},
+		plane: NewPlane(PlaneConfig{Self: a.config.Name, Seed: seed, Held: a.config.State}),
+	}
+}
+
+// step lets something happen to the plane, and does what follows from it but merging, which is the caller's.
+func (c *carrier) step(happen func(now time.Duration, p *Plane)) []Merge {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Since(c.begun)
+	happen(now, c.plane)
+	r := c.plane.Ready(now)
+	for _, s := range r.Send {
+		// There is room: the plane sends the next packet when this one has left.
+		c.sessions[s.Peer].packets <- s.Packet
+	}
+	for _, t := range r.Transfers {
+		s := c.sessions[t.Peer]
+		s.streams.Go(func() { c.transfer(s, t) })
+	}
+	for _, s := range r.Synced {
+		c.syncs[s.ID] <- s.Err
+		delete(c.syncs, s.ID)
+	}
+	if at, any := c.plane.Wake(); any && at < c.waking {
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
+	}
+	return r.Merges
+}
+
+// of lets something happen that concerns a session, unless another has taken its place.
+func (c *carrier) of(s *session, happen func(now time.Duration, p *Plane)) []Merge {
+	return c.step(func(now time.Duration, p *Plane) {
+		if c.sessions[s.name] == s {
+			happen(now, p)
+		}
+	})
+}
+
+// connect makes a session the one with its peer.
+func (c *carrier) connect(s *session, rtt time.Duration) {
+	c.step(func(now time.Duration, p *Plane) {
+		c.sessions[s.name] = s
+		p.Connected(now, s.name, rtt)
+	})
+}
+
+func (c *carrier) disconnect(s *session) {
+	c.of(s, func(now time.Duration, p *Plane) {
+		p.Disconnected(now, s.name)
+		delete(c.sessions, s.name)
+	})
+}
+
+// keepTime wakes the plane when it wants to be.
+func (c *carrier) keepTime(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		c.mu.Lock()
+		at, any := c.plane.Wake()
+		if !any {
+			at = idle
+		}
+		c.waking = at
+		c.mu.Unlock()
+		timer.Reset(time.Until(c.begun.Add(at)))
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.wake:
+			continue
+		case <-timer.C:
+		}
+		c.step(func(now time.Duration, p *Plane) { p.Tick(now) })
+	}
+}
+
+// measure keeps the distances.
+func (c *carrier) measure(ctx context.Context) {
+	tick := time.NewTicker(measureEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		members := c.agent.Members()
+		c.step(func(_ time.Duration, p *Plane) {
+			for _, m := range members {
+				p.Measured(m.Name, m.RTT)
+			}
+		})
+	}
+}
+
+// publish hands what is committed here to the plane.
+func (c *carrier) publish(ctx context.Context) error {
+	for {
+		delta, err := c.agent.config.State.News(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("gossip: take news from the store: %w", err)
+		}
+		c.step(func(now time.Duration, p *Plane) { p.Committed(now, delta) })
+	}
+}
+
+// send writes the packets for a peer until its session ends.
+func (c *carrier) send(s *session) {
+	stream, err := s.open(serviceState)
+	if err != nil {
+		_ = s.mux.Close()
+		return
+	}
+	defer stream.Close()
+	for {
+		select {
+		case <-s.done:
+			return
+		case b := <-s.packets:
+			if err := writePacket(stream, b); err != nil {
+				c.agent.log.Debug("send", "peer", s.name, "err", err)
+				_ = s.mux.Close()
+				return
+			}
+			c.of(s, func(now time.Duration, p *Plane) { p.Sent(now, s.name) })
+		}
+	}
+}
+
+// transfer writes what a peer lacks, on a stream of its own.
+func (c *carrier) transfer(s *session, t Transfer) {
+	err := func() error {
+		stream, err := s.open(serviceBulk)
+		if err != nil {
+			return err
+		}
+		defer stream.Close()
+		for b := range t.Packets {
+			if err := writePacket(stream, b); err != nil {
+				return err
+			}
+			// The parts count as traffic of the exchange that they belong to.
+			c.of(s, func(_ time.Duration, p *Plane) { p.Carried(s.name, len(b)) })
+		}
+		return nil
+	}()
+	c.of(s, func(now time.Duration, p *Plane) { p.Transferred(now, s.name, t.Exchange, err) })
+}
+
+// receive takes in the packets of one stream until it ends. The next is read when the deltas of the last are merged, so
+// that a peer cannot send faster than the disk takes in; but one that stalls holds up the others for a moment only.
+func (c *carrier) receive(ctx context.Context, s *session, stream net.Conn) {
+	defer stream.Close()
+	r := bufio.NewReader(stream)
+	for {
+		packet, err := readPacket(r)
+		if err != nil {
+			return
+		}
+		todo := c.of(s, func(now time.Duration, p *Plane) { p.Received(now, s.name, packet) })
+		if len(todo) == 0 {
+			continue
+		}
+		merged := make(chan struct{})
+		s.streams.Go(func() {
+			defer close(merged)
+			c.mergeAll(ctx, s, todo)
+		})
+		timer := time.NewTimer(stallAfter)
+		select {
+		case <-merged:
+		case <-timer.C:
+			c.agent.log.Warn("deltas stall; what comes after them goes on", "peer", s.name, "deltas", len(todo))
+		}
+		timer.Stop()
+	}
+}
+
+// mergeAll merges deltas side by side, so that they share one write to the disk, and then those that became due by it.
+func (c *carrier) mergeAll(ctx context.Context, s *session, todo []Merge) {
+	for len(todo) > 0 {
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		var next []Merge
+		for _, m := range todo {
+			s.merging <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-s.merging }()
+				more := c.merge(ctx, m)
+				mu.Lock()
+				defer mu.Unlock()
+				next = append(next, more...)
+			})
+		}
+		wg.Wait()
+		todo = next
+	}
+}
+
+func (c *carrier) merge(ctx context.Context, m Merge) []Merge {
+	limited, cancel := context.WithTimeout(ctx, mergeLimit)
+	defer cancel()
+	changed, gap, err := c.agent.config.State.Merge(limited, m.Delta)
+	if err != nil && ctx.Err() == nil {
+		c.agent.log.Error("delta set aside", "peer", m.Peer, "bytes", len(m.Delta), "err", err)
+	}
+	return c.step(func(now time.Duration, p *Plane) { p.Merged(now, m.ID, changed, gap, err) })
+}
+
+// writePacket sends a packet behind its length (4 bytes).
+func writePacket(w net.Conn, packet []byte) error {
+	_ = w.SetWriteDeadline(time.Now().Add(sendLimit))
+	b := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(packet)), uint32(len(packet)))
+	_, err := w.Write(append(b, packet...))
 	return err
 }
 
-func readFrame(r io.Reader) ([]byte, error) {
+func readPacket(r io.Reader) ([]byte, error) {
 	var size [4]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
 		return nil, err
@@ -75,315 +300,35 @@ func readFrame(r io.Reader) ([]byte, error) {
 	// Grow with what arrives, not with what is announced.
 	var b bytes.Buffer
 	if _, err := io.CopyN(&b, r, int64(n)); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
 		return nil, err
 	}
-	payload, err := decoder.DecodeAll(b.Bytes(), nil)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errFrame, err)
-	}
-	return payload, nil
+	return b.Bytes(), nil
 }
 
-// pushQueue holds the deltas on their way to one peer. When it is full the oldest is dropped; repair brings it.
-type pushQueue struct {
-	mu      sync.Mutex
-	waiting [][]byte
-	size    int
-	dropped uint64
-	filled  chan struct{}
-	done    chan struct{}
-	once    sync.Once
-	// gap asks the repair loop of this peer to look now.
-	gap chan struct{}
-	// synced is when the last exchange with this peer was complete.
-	synced time.Time
-}
-
-func newPushQueue() *pushQueue {
-	return &pushQueue{filled: make(chan struct{}, 1), done: make(chan struct{}), gap: make(chan struct{}, 1)}
-}
-
-func (q *pushQueue) close() { q.once.Do(func() { close(q.done) }) }
-
-func (q *pushQueue) add(delta []byte) {
-	q.mu.Lock()
-	q.waiting = append(q.waiting, delta)
-	q.size += len(delta)
-	for len(q.waiting) > maxPush || q.size > maxPushSize && len(q.waiting) > 1 {
-		q.size -= len(q.waiting[0])
-		q.waiting = q.waiting[1:]
-		q.dropped++
-	}
-	q.mu.Unlock()
-	select {
-	case q.filled <- struct{}{}:
-	default:
-	}
-}
-
-func (q *pushQueue) take() ([]byte, bool) {
-	for {
-		q.mu.Lock()
-		if len(q.waiting) > 0 {
-			d := q.waiting[0]
-			q.waiting = q.waiting[1:]
-			q.size -= len(d)
-			q.mu.Unlock()
-			return d, true
-		}
-		q.mu.Unlock()
-		select {
-		case <-q.filled:
-		case <-q.done:
-			return nil, false
-		}
-	}
-}
-
-// pushNews hands what is committed here to every connected peer.
-func (a *Agent) pushNews(ctx context.Context) error {
-	for {
-		delta, err := a.config.State.News(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("gossip: take news from the store: %w", err)
-		}
-		for _, s := range a.mux.all() {
-			s.push.add(delta)
-		}
-	}
-}
-
-func (x *mux) all() []*session {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	out := make([]*session, 0, len(x.sessions))
-	for _, s := range x.sessions {
-		out = append(out, s)
-	}
-	return out
-}
-
-// pushTo sends what is queued for a peer until its session ends.
-func (a *Agent) pushTo(s *session) {
-	stream, err := s.open(servicePush)
-	if err != nil {
-		_ = s.mux.Close()
-		return
-	}
-	defer stream.Close()
-	for {
-		delta, ok := s.push.take()
-		if !ok {
-			return
-		}
-		_ = stream.SetWriteDeadline(time.Now().Add(repairTimeout))
-		if err := writeFrame(stream, delta); err != nil {
-			a.log.Debug("push", "peer", s.name, "err", err)
-			_ = s.mux.Close()
-			return
-		}
-	}
-}
-
-// receivePush takes in what a peer pushes.
-func (a *Agent) receivePush(ctx context.Context, s *session, stream net.Conn) {
-	defer stream.Close()
-	r := bufio.NewReader(stream)
-	for {
-		delta, err := readFrame(r)
-		if err != nil {
-			return
-		}
-		_, gap, err := a.config.State.Merge(ctx, delta)
-		if err != nil {
-			a.log.Error("delta refused", "peer", s.name, "err", err)
-			gap = true
-		}
-		if gap {
-			select {
-			case s.push.gap <- struct{}{}:
-			default:
-			}
-		}
-	}
-}
-
-// repairWith compares with one peer when the connection is new and whenever its pushes show a gap.
-func (a *Agent) repairWith(ctx context.Context, s *session) {
-	for {
-		if err := a.exchange(ctx, s); err != nil {
-			a.log.Debug("repair", "peer", s.name, "err", err)
-		}
-		select {
-		case <-s.push.done:
-			return
-		case <-time.After(repairPause):
-		}
-		select {
-		case <-s.push.done:
-			return
-		case <-s.push.gap:
-		}
-	}
-}
-
-// repair compares with the peer least recently met, every few seconds.
-func (a *Agent) repair(ctx context.Context) {
-	tick := time.NewTicker(repairEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		var next *session
-		for _, s := range a.mux.all() {
-			if next == nil || s.lastSync().Before(next.lastSync()) {
-				next = s
-			}
-		}
-		if next == nil {
-			continue
-		}
-		if err := a.exchange(ctx, next); err != nil {
-			a.log.Debug("repair", "peer", next.name, "err", err)
-		}
-	}
-}
-
-func (s *session) lastSync() time.Time {
-	s.push.mu.Lock()
-	defer s.push.mu.Unlock()
-	return s.push.synced
-}
-
-// Sync exchanges everything with one node. When it returns without error, this store has all that the other had.
+// Sync exchanges everything with one node. When it returns without error, this store has all that the other had, and the
+// other all that this one had.
 func (a *Agent) Sync(ctx context.Context, node string) error {
-	s, err := a.mux.waitSession(ctx, node)
-	if err != nil {
+	if _, err := a.mux.waitSession(ctx, node); err != nil {
 		return err
 	}
-	return a.exchange(ctx, s)
-}
-
-// An exchange, asked by one side and answered by the other, in frames; an empty frame ends a list of deltas:
-//
-//	asker:    digest
-//	answerer: vector, or an empty frame if the digests are equal
-//	asker:    vector
-//	answerer: deltas, end
-//	asker:    deltas, end
-//	answerer: an empty frame when all is merged
-func (a *Agent) exchange(ctx context.Context, s *session) error {
-	stream, err := s.open(serviceRepair)
-	if err != nil {
-		return err
-	}
-	defer stream.Close()
-	stop := context.AfterFunc(ctx, func() { _ = stream.Close() })
-	defer stop()
-	c := &exchangeConn{stream: stream, r: bufio.NewReader(stream)}
-	digest := a.config.State.Digest()
-	if err := c.send(digest[:]); err != nil {
-		return err
-	}
-	theirs, err := c.receive()
-	if err != nil {
-		return err
-	}
-	if len(theirs) > 0 {
-		if err := c.send(a.config.State.Vector()); err != nil {
-			return err
-		}
-		if err := a.mergeAll(ctx, c); err != nil {
-			return err
-		}
-		if err := a.sendAll(c, theirs); err != nil {
-			return err
-		}
-		if _, err := c.receive(); err != nil {
-			return err
-		}
-	}
-	s.push.mu.Lock()
-	s.push.synced = time.Now()
-	s.push.mu.Unlock()
-	return nil
-}
-
-func (a *Agent) answerRepair(ctx context.Context, stream net.Conn) {
-	defer stream.Close()
-	c := &exchangeConn{stream: stream, r: bufio.NewReader(stream)}
-	err := func() error {
-		digest, err := c.receive()
+	c := a.carrier
+	done := make(chan error, 1)
+	c.step(func(now time.Duration, p *Plane) {
+		c.lastSync++
+		c.syncs[c.lastSync] = done
+		p.Sync(now, node, c.lastSync)
+	})
+	select {
+	case err := <-done:
 		if err != nil {
-			return err
+			return fmt.Errorf("exchange with %s: %w", node, err)
 		}
-		if mine := a.config.State.Digest(); bytes.Equal(digest, mine[:]) {
-			return c.send(nil)
-		}
-		if err := c.send(a.config.State.Vector()); err != nil {
-			return err
-		}
-		theirs, err := c.receive()
-		if err != nil {
-			return err
-		}
-		if err := a.sendAll(c, theirs); err != nil {
-			return err
-		}
-		if err := a.mergeAll(ctx, c); err != nil {
-			return err
-		}
-		return c.send(nil)
-	}()
-	if err != nil {
-		a.log.Debug("answer repair", "err", err)
-	}
-}
-
-// exchangeConn is a stream on which every frame must come in time.
-type exchangeConn struct {
-	stream net.Conn
-	r      *bufio.Reader
-}
-
-func (c *exchangeConn) send(payload []byte) error {
-	_ = c.stream.SetWriteDeadline(time.Now().Add(repairTimeout))
-	return writeFrame(c.stream, payload)
-}
-
-func (c *exchangeConn) receive() ([]byte, error) {
-	_ = c.stream.SetReadDeadline(time.Now().Add(repairTimeout))
-	return readFrame(c.r)
-}
-
-func (a *Agent) sendAll(c *exchangeConn, since []byte) error {
-	deltas, err := a.config.State.Delta(since)
-	if err != nil {
-		return err
-	}
-	for d := range deltas {
-		if err := c.send(d); err != nil {
-			return err
-		}
-	}
-	return c.send(nil)
-}
-
-func (a *Agent) mergeAll(ctx context.Context, c *exchangeConn) error {
-	for {
-		d, err := c.receive()
-		if err != nil || len(d) == 0 {
-			return err
-		}
-		if _, _, err := a.config.State.Merge(ctx, d); err != nil {
-			return err
-		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("exchange with %s: %w", node, ctx.Err())
 	}
 }
 
@@ -392,18 +337,36 @@ type Peer struct {
 	Name string
 	// Synced is when the last exchange was complete; zero if never.
 	Synced time.Time
+	// Link is "direct" where everybody pushes to everybody, "eager" or "lazy" for a neighbour in the tree, else empty.
+	Link string
 	// Queued counts deltas that wait to be pushed, Dropped those that a full queue lost to repair.
 	Queued  int
 	Dropped uint64
+	// Duplicates counts messages from it that were known, Pruned how often it was asked for that to announce instead of send.
+	Duplicates, Pruned uint64
+	// BytesIn and BytesOut count packets and bulk since the connection began, before encryption.
+	BytesIn, BytesOut uint64
 }
 
-// Peers lists the connected peers.
+// Peers lists the connected peers by name.
 func (a *Agent) Peers() []Peer {
+	c := a.carrier
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var out []Peer
-	for _, s := range a.mux.all() {
-		s.push.mu.Lock()
-		out = append(out, Peer{Name: s.name, Synced: s.push.synced, Queued: len(s.push.waiting), Dropped: s.push.dropped})
-		s.push.mu.Unlock()
+	for _, name := range c.plane.Peers() {
+		peer, _ := c.plane.PeerCounters(name)
+		if at, ok := c.plane.Met(name); ok {
+			peer.Synced = c.begun.Add(at)
+		}
+		out = append(out, peer)
 	}
 	return out
+}
+
+// Traffic counts what the plane did since the agent was made.
+func (a *Agent) Traffic() PlaneCounters {
+	a.carrier.mu.Lock()
+	defer a.carrier.mu.Unlock()
+	return a.carrier.plane.Counters()
 }
