@@ -1,49 +1,72 @@
 package httpapi
 
 import (
-	"fmt"
-	"net/http"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	nodev1 "k8s.io/api/node/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/registry/rest"
-	"k8s.io/apiserver/pkg/storage"
-	"k8s.io/apiserver/pkg/storage/storagebackend"
-	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	core "k8s.io/kubernetes/pkg/apis/core"
 	kubeletclient "k8s.io/kubernetes/pkg/kubelet/client"
+	controllerrevisionstore "k8s.io/kubernetes/pkg/registry/apps/controllerrevision/storage"
+	daemonsetstore "k8s.io/kubernetes/pkg/registry/apps/daemonset/storage"
 	deploymentstore "k8s.io/kubernetes/pkg/registry/apps/deployment/storage"
 	replicasetstore "k8s.io/kubernetes/pkg/registry/apps/replicaset/storage"
+	statefulsetstore "k8s.io/kubernetes/pkg/registry/apps/statefulset/storage"
 	"k8s.io/kubernetes/pkg/registry/authentication/selfsubjectreview"
 	"k8s.io/kubernetes/pkg/registry/authentication/tokenreview"
 	"k8s.io/kubernetes/pkg/registry/authorization/localsubjectaccessreview"
 	"k8s.io/kubernetes/pkg/registry/authorization/selfsubjectaccessreview"
 	"k8s.io/kubernetes/pkg/registry/authorization/selfsubjectrulesreview"
 	"k8s.io/kubernetes/pkg/registry/authorization/subjectaccessreview"
+	cronjobstore "k8s.io/kubernetes/pkg/registry/batch/cronjob/storage"
+	jobstore "k8s.io/kubernetes/pkg/registry/batch/job/storage"
+	certificatestore "k8s.io/kubernetes/pkg/registry/certificates/certificates/storage"
+	trustbundlestore "k8s.io/kubernetes/pkg/registry/certificates/clustertrustbundle/storage"
 	leasestore "k8s.io/kubernetes/pkg/registry/coordination/lease/storage"
 	configmapstore "k8s.io/kubernetes/pkg/registry/core/configmap/storage"
 	endpointsstore "k8s.io/kubernetes/pkg/registry/core/endpoint/storage"
 	eventstore "k8s.io/kubernetes/pkg/registry/core/event/storage"
+	limitrangestore "k8s.io/kubernetes/pkg/registry/core/limitrange/storage"
 	namespacestore "k8s.io/kubernetes/pkg/registry/core/namespace/storage"
 	nodestore "k8s.io/kubernetes/pkg/registry/core/node/storage"
+	volumestore "k8s.io/kubernetes/pkg/registry/core/persistentvolume/storage"
+	claimstore "k8s.io/kubernetes/pkg/registry/core/persistentvolumeclaim/storage"
 	podstore "k8s.io/kubernetes/pkg/registry/core/pod/storage"
+	podtemplatestore "k8s.io/kubernetes/pkg/registry/core/podtemplate/storage"
+	replicationcontrollerstore "k8s.io/kubernetes/pkg/registry/core/replicationcontroller/storage"
+	quotastore "k8s.io/kubernetes/pkg/registry/core/resourcequota/storage"
 	secretstore "k8s.io/kubernetes/pkg/registry/core/secret/storage"
 	"k8s.io/kubernetes/pkg/registry/core/service/ipallocator"
 	servicestore "k8s.io/kubernetes/pkg/registry/core/service/storage"
 	serviceaccountstore "k8s.io/kubernetes/pkg/registry/core/serviceaccount/storage"
 	endpointslicestore "k8s.io/kubernetes/pkg/registry/discovery/endpointslice/storage"
+	flowschemastore "k8s.io/kubernetes/pkg/registry/flowcontrol/flowschema/storage"
+	prioritylevelstore "k8s.io/kubernetes/pkg/registry/flowcontrol/prioritylevelconfiguration/storage"
+	ingressstore "k8s.io/kubernetes/pkg/registry/networking/ingress/storage"
+	ingressclassstore "k8s.io/kubernetes/pkg/registry/networking/ingressclass/storage"
+	ipaddressstore "k8s.io/kubernetes/pkg/registry/networking/ipaddress/storage"
+	servicecidrstore "k8s.io/kubernetes/pkg/registry/networking/servicecidr/storage"
+	runtimeclassstore "k8s.io/kubernetes/pkg/registry/node/runtimeclass/storage"
+	budgetstore "k8s.io/kubernetes/pkg/registry/policy/poddisruptionbudget/storage"
 	clusterrolepolicy "k8s.io/kubernetes/pkg/registry/rbac/clusterrole/policybased"
 	clusterrolestore "k8s.io/kubernetes/pkg/registry/rbac/clusterrole/storage"
 	clusterrolebindingpolicy "k8s.io/kubernetes/pkg/registry/rbac/clusterrolebinding/policybased"
@@ -52,6 +75,13 @@ import (
 	rolestore "k8s.io/kubernetes/pkg/registry/rbac/role/storage"
 	rolebindingpolicy "k8s.io/kubernetes/pkg/registry/rbac/rolebinding/policybased"
 	rolebindingstore "k8s.io/kubernetes/pkg/registry/rbac/rolebinding/storage"
+	priorityclassstore "k8s.io/kubernetes/pkg/registry/scheduling/priorityclass/storage"
+	csidriverstore "k8s.io/kubernetes/pkg/registry/storage/csidriver/storage"
+	csinodestore "k8s.io/kubernetes/pkg/registry/storage/csinode/storage"
+	csicapacitystore "k8s.io/kubernetes/pkg/registry/storage/csistoragecapacity/storage"
+	storageclassstore "k8s.io/kubernetes/pkg/registry/storage/storageclass/storage"
+	attachmentstore "k8s.io/kubernetes/pkg/registry/storage/volumeattachment/storage"
+	volumeattributesstore "k8s.io/kubernetes/pkg/registry/storage/volumeattributesclass/storage"
 
 	"murmur/crdt"
 )
@@ -90,6 +120,22 @@ func as[T any, P interface {
 		return nil, err
 	}
 	return P(t), nil
+}
+
+// alone is a registry that makes a kind without subresources.
+func alone[S rest.Storage](make func(generic.RESTOptionsGetter) (S, error)) func(*registry) (map[string]rest.Storage, error) {
+	return func(r *registry) (map[string]rest.Storage, error) {
+		s, err := make(r)
+		return map[string]rest.Storage{"": s}, err
+	}
+}
+
+// reported is a registry that makes a kind with a status.
+func reported[S, T rest.Storage](make func(generic.RESTOptionsGetter) (S, T, error)) func(*registry) (map[string]rest.Storage, error) {
+	return func(r *registry) (map[string]rest.Storage, error) {
+		s, status, err := make(r)
+		return map[string]rest.Storage{"": s, "status": status}, err
+	}
 }
 
 // kinds is the table. One more kind is one more row. A row may use what rows above it have made.
@@ -190,6 +236,71 @@ func kinds() []*kind {
 			return map[string]rest.Storage{"": clusterrolebindingpolicy.NewStorage(s, r.authz, r.rules)}, err
 		}},
 
+		{resource: coreKind("replicationcontrollers"), storage: corev1.SchemeGroupVersion, decode: as[corev1.ReplicationController], rest: func(r *registry) (map[string]rest.Storage, error) {
+			s, err := replicationcontrollerstore.NewStorage(r)
+			return map[string]rest.Storage{"": s.Controller, "status": s.Status, "scale": s.Scale}, err
+		}},
+		{resource: appsv1.Resource("statefulsets"), storage: appsv1.SchemeGroupVersion, decode: as[appsv1.StatefulSet], rest: func(r *registry) (map[string]rest.Storage, error) {
+			s, err := statefulsetstore.NewStorage(r)
+			return map[string]rest.Storage{"": s.StatefulSet, "status": s.Status, "scale": s.Scale}, err
+		}},
+		{resource: appsv1.Resource("daemonsets"), storage: appsv1.SchemeGroupVersion, decode: as[appsv1.DaemonSet], rest: reported(daemonsetstore.NewREST)},
+		{resource: appsv1.Resource("controllerrevisions"), storage: appsv1.SchemeGroupVersion, decode: as[appsv1.ControllerRevision], rest: alone(controllerrevisionstore.NewREST)},
+		{resource: coreKind("podtemplates"), storage: corev1.SchemeGroupVersion, decode: as[corev1.PodTemplate], rest: alone(podtemplatestore.NewREST)},
+		{resource: batchv1.Resource("jobs"), storage: batchv1.SchemeGroupVersion, decode: as[batchv1.Job], rest: reported(jobstore.NewREST)},
+		{resource: batchv1.Resource("cronjobs"), storage: batchv1.SchemeGroupVersion, decode: as[batchv1.CronJob], rest: reported(cronjobstore.NewREST)},
+		{resource: policyv1.Resource("poddisruptionbudgets"), storage: policyv1.SchemeGroupVersion, decode: as[policyv1.PodDisruptionBudget], rest: reported(budgetstore.NewREST)},
+		{resource: coreKind("resourcequotas"), storage: corev1.SchemeGroupVersion, decode: as[corev1.ResourceQuota], rest: reported(quotastore.NewREST)},
+		{resource: coreKind("limitranges"), storage: corev1.SchemeGroupVersion, decode: as[corev1.LimitRange], rest: alone(limitrangestore.NewREST)},
+		{resource: schedulingv1.Resource("priorityclasses"), storage: schedulingv1.SchemeGroupVersion, decode: as[schedulingv1.PriorityClass], rest: alone(priorityclassstore.NewREST)},
+		{resource: nodev1.Resource("runtimeclasses"), storage: nodev1.SchemeGroupVersion, decode: as[nodev1.RuntimeClass], rest: alone(runtimeclassstore.NewREST)},
+
+		{resource: networkingv1.Resource("ingresses"), storage: networkingv1.SchemeGroupVersion, decode: as[networkingv1.Ingress], rest: reported(ingressstore.NewREST)},
+		{resource: networkingv1.Resource("ingressclasses"), storage: networkingv1.SchemeGroupVersion, decode: as[networkingv1.IngressClass], rest: alone(ingressclassstore.NewREST)},
+		{resource: networkingv1.Resource("ipaddresses"), storage: networkingv1.SchemeGroupVersion, decode: as[networkingv1.IPAddress], rest: alone(ipaddressstore.NewREST)},
+		{resource: networkingv1.Resource("servicecidrs"), storage: networkingv1.SchemeGroupVersion, decode: as[networkingv1.ServiceCIDR], rest: reported(servicecidrstore.NewREST)},
+
+		{resource: coreKind("persistentvolumes"), storage: corev1.SchemeGroupVersion, decode: as[corev1.PersistentVolume], rest: reported(volumestore.NewREST)},
+		{resource: coreKind("persistentvolumeclaims"), storage: corev1.SchemeGroupVersion, decode: as[corev1.PersistentVolumeClaim], rest: reported(claimstore.NewREST)},
+		{resource: storagev1.Resource("storageclasses"), storage: storagev1.SchemeGroupVersion, decode: as[storagev1.StorageClass], rest: alone(storageclassstore.NewREST)},
+		{resource: storagev1.Resource("volumeattributesclasses"), storage: storagev1.SchemeGroupVersion, decode: as[storagev1.VolumeAttributesClass], rest: alone(volumeattributesstore.NewREST)},
+		{resource: storagev1.Resource("volumeattachments"), storage: storagev1.SchemeGroupVersion, decode: as[storagev1.VolumeAttachment], rest: func(r *registry) (map[string]rest.Storage, error) {
+			s, err := attachmentstore.NewStorage(r)
+			if err != nil {
+				return nil, err
+			}
+			return map[string]rest.Storage{"": s.VolumeAttachment, "status": s.Status}, nil
+		}},
+		{resource: storagev1.Resource("csidrivers"), storage: storagev1.SchemeGroupVersion, decode: as[storagev1.CSIDriver], rest: func(r *registry) (map[string]rest.Storage, error) {
+			s, err := csidriverstore.NewStorage(r)
+			if err != nil {
+				return nil, err
+			}
+			return map[string]rest.Storage{"": s.CSIDriver}, nil
+		}},
+		{resource: storagev1.Resource("csinodes"), storage: storagev1.SchemeGroupVersion, decode: as[storagev1.CSINode], rest: func(r *registry) (map[string]rest.Storage, error) {
+			s, err := csinodestore.NewStorage(r)
+			if err != nil {
+				return nil, err
+			}
+			return map[string]rest.Storage{"": s.CSINode}, nil
+		}},
+		{resource: storagev1.Resource("csistoragecapacities"), storage: storagev1.SchemeGroupVersion, decode: as[storagev1.CSIStorageCapacity], rest: func(r *registry) (map[string]rest.Storage, error) {
+			s, err := csicapacitystore.NewStorage(r)
+			if err != nil {
+				return nil, err
+			}
+			return map[string]rest.Storage{"": s.CSIStorageCapacity}, nil
+		}},
+
+		{resource: certificatesv1.Resource("certificatesigningrequests"), storage: certificatesv1.SchemeGroupVersion, decode: as[certificatesv1.CertificateSigningRequest], rest: func(r *registry) (map[string]rest.Storage, error) {
+			s, status, approval, err := certificatestore.NewREST(r)
+			return map[string]rest.Storage{"": s, "status": status, "approval": approval}, err
+		}},
+		{resource: certificatesv1.Resource("clustertrustbundles"), storage: certificatesv1.SchemeGroupVersion, decode: as[certificatesv1.ClusterTrustBundle], rest: alone(trustbundlestore.NewREST)},
+		{resource: flowcontrolv1.Resource("flowschemas"), storage: flowcontrolv1.SchemeGroupVersion, decode: as[flowcontrolv1.FlowSchema], rest: reported(flowschemastore.NewREST)},
+		{resource: flowcontrolv1.Resource("prioritylevelconfigurations"), storage: flowcontrolv1.SchemeGroupVersion, decode: as[flowcontrolv1.PriorityLevelConfiguration], rest: reported(prioritylevelstore.NewREST)},
+
 		answered(authenticationv1.Resource("tokenreviews"), authenticationv1.SchemeGroupVersion, func(r *registry) rest.Storage {
 			return tokenreview.NewREST(r.authn, r.audiences)
 		}),
@@ -215,80 +326,4 @@ func answered(resource schema.GroupResource, version schema.GroupVersion, storag
 	return &kind{resource: resource, storage: version, rest: func(r *registry) (map[string]rest.Storage, error) {
 		return map[string]rest.Storage{"": storage(r)}, nil
 	}}
-}
-
-// registry is the table brought to life: upstream's REST storage for every kind, over the store.
-type registry struct {
-	*Server
-	proxy http.RoundTripper
-	pages *pages
-	kinds map[string]*kind // by key
-	// versions holds, for each served version, its storage by path ("pods/status").
-	versions map[schema.GroupVersion]map[string]rest.Storage
-	// order lists versions as the table has them.
-	order []schema.GroupVersion
-}
-
-func newRegistry(s *Server) (*registry, error) {
-	r := &registry{
-		Server: s, pages: &pages{}, kinds: map[string]*kind{},
-		proxy:    &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second},
-		versions: map[schema.GroupVersion]map[string]rest.Storage{},
-	}
-	for _, k := range kinds() {
-		r.kinds[k.key()] = k
-		storages, err := k.rest(r)
-		if err != nil {
-			return nil, fmt.Errorf("registry of %s: %w", k.resource, err)
-		}
-		gvks, _, err := legacyscheme.Scheme.ObjectKinds(storages[""].New())
-		if err != nil {
-			return nil, fmt.Errorf("registry of %s: %w", k.resource, err)
-		}
-		k.gvk = k.storage.WithKind(gvks[0].Kind)
-		k.namespaced = storages[""].(rest.Scoper).NamespaceScoped()
-		for _, gv := range append([]schema.GroupVersion{k.storage}, k.also...) {
-			if r.versions[gv] == nil {
-				r.versions[gv] = map[string]rest.Storage{}
-				r.order = append(r.order, gv)
-			}
-			for sub, storage := range storages {
-				path := k.resource.Resource
-				if sub != "" {
-					path += "/" + sub
-				}
-				r.versions[gv][path] = storage
-			}
-		}
-	}
-	return r, nil
-}
-
-// store finds the REST storage of a core kind that a row above has made.
-func (r *registry) store(name string) rest.Getter {
-	return r.versions[corev1.SchemeGroupVersion][name].(rest.Getter)
-}
-
-var _ generic.RESTOptionsGetter = (*registry)(nil)
-
-// GetRESTOptions is how upstream's registry of a kind finds its storage.
-func (r *registry) GetRESTOptions(resource schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
-	k := r.kinds[(&kind{resource: resource}).key()]
-	if k == nil || k.decode == nil {
-		return generic.RESTOptions{}, fmt.Errorf("%s is not a stored kind", resource)
-	}
-	codec := legacyscheme.Codecs.LegacyCodec(k.storage)
-	return generic.RESTOptions{
-		StorageConfig: &storagebackend.ConfigForResource{
-			Config:        storagebackend.Config{Codec: codec, EncodeVersioner: runtime.NewMultiGroupVersioner(k.storage)},
-			GroupResource: resource,
-		},
-		Decorator: func(_ *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
-			newFunc, _ func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers) (storage.Interface, factory.DestroyFunc, error) {
-			return &objects{store: r.cfg.Store, pages: r.pages, kind: k, prefix: prefix, newFunc: newFunc}, func() {}, nil
-		},
-		EnableGarbageCollection: true,
-		DeleteCollectionWorkers: 4,
-		ResourcePrefix:          k.key(),
-	}, nil
 }

@@ -11,7 +11,7 @@ import (
 
 // userland is what Debian brings into images beside busybox: the tools that upstream's images of agnhost and of the DNS
 // tests have.
-var userland = []string{"bash", "curl", "bind9-dnsutils", "netcat-openbsd", "iproute2", "iperf", "util-linux", "socat", "libc-bin"}
+var userland = []string{"bash", "curl", "bind9-dnsutils", "netcat-openbsd", "iproute2", "iperf", "util-linux", "socat", "libc-bin", "dash"}
 
 // recipe says how to make an image, whatever its tag.
 type recipe struct {
@@ -81,6 +81,7 @@ func (c cache) layers(ctx context.Context) (map[string]layer, error) {
 				return err
 			}
 			l.link("usr/bin/nc", "nc.openbsd") // what the package's scripts would do
+			l.link("usr/bin/sh", "dash")       // busybox's shell prefers its own nc, whatever the PATH says
 			return l.err
 		},
 		"agnhost": plain(func(l *layerWriter) {

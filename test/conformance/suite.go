@@ -105,7 +105,6 @@ func (c cache) wanted(ctx context.Context) ([]string, error) {
 type spec struct {
 	// Group is the outermost container ("[sig-node] Pods"), Text all of its names.
 	Group, Text string
-	Serial      bool
 }
 
 // ginkgoReport is the part of ginkgo's JSON report that is read here.
@@ -114,7 +113,6 @@ type ginkgoReport []struct {
 		ContainerHierarchyTexts    []string
 		LeafNodeText, LeafNodeType string
 		State                      string
-		IsSerial                   bool
 		RunTime                    int64
 		StartTime                  string
 		Failure                    struct {
@@ -152,7 +150,7 @@ func (c cache) specs(ctx context.Context) ([]spec, error) {
 			if s.LeafNodeType != "It" || s.State == "skipped" {
 				continue
 			}
-			out = append(out, spec{Group: s.ContainerHierarchyTexts[0], Text: strings.Join(append(s.ContainerHierarchyTexts, s.LeafNodeText), " "), Serial: s.IsSerial})
+			out = append(out, spec{Group: s.ContainerHierarchyTexts[0], Text: strings.Join(append(s.ContainerHierarchyTexts, s.LeafNodeText), " ")})
 		}
 	}
 	return out, nil

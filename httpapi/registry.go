@@ -1,0 +1,112 @@
+package httpapi
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+
+	// The types of the table's groups, whether or not their registries bring them.
+	_ "k8s.io/kubernetes/pkg/apis/apps/install"
+	_ "k8s.io/kubernetes/pkg/apis/authentication/install"
+	_ "k8s.io/kubernetes/pkg/apis/authorization/install"
+	_ "k8s.io/kubernetes/pkg/apis/batch/install"
+	_ "k8s.io/kubernetes/pkg/apis/certificates/install"
+	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
+	_ "k8s.io/kubernetes/pkg/apis/core/install"
+	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
+	_ "k8s.io/kubernetes/pkg/apis/events/install"
+	_ "k8s.io/kubernetes/pkg/apis/flowcontrol/install"
+	_ "k8s.io/kubernetes/pkg/apis/networking/install"
+	_ "k8s.io/kubernetes/pkg/apis/node/install"
+	_ "k8s.io/kubernetes/pkg/apis/policy/install"
+	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
+	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
+	_ "k8s.io/kubernetes/pkg/apis/storage/install"
+)
+
+// registry is the table brought to life: upstream's REST storage for every kind, over the store.
+type registry struct {
+	*Server
+	proxy http.RoundTripper
+	pages *pages
+	kinds map[string]*kind // by key
+	// versions holds, for each served version, its storage by path ("pods/status").
+	versions map[schema.GroupVersion]map[string]rest.Storage
+	// order lists versions as the table has them.
+	order []schema.GroupVersion
+}
+
+func newRegistry(s *Server) (*registry, error) {
+	r := &registry{
+		Server: s, pages: &pages{}, kinds: map[string]*kind{},
+		proxy:    &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second},
+		versions: map[schema.GroupVersion]map[string]rest.Storage{},
+	}
+	for _, k := range kinds() {
+		r.kinds[k.key()] = k
+		storages, err := k.rest(r)
+		if err != nil {
+			return nil, fmt.Errorf("registry of %s: %w", k.resource, err)
+		}
+		gvks, _, err := legacyscheme.Scheme.ObjectKinds(storages[""].New())
+		if err != nil {
+			return nil, fmt.Errorf("registry of %s: %w", k.resource, err)
+		}
+		k.gvk = k.storage.WithKind(gvks[0].Kind)
+		k.namespaced = storages[""].(rest.Scoper).NamespaceScoped()
+		for _, gv := range append([]schema.GroupVersion{k.storage}, k.also...) {
+			if r.versions[gv] == nil {
+				r.versions[gv] = map[string]rest.Storage{}
+				r.order = append(r.order, gv)
+			}
+			for sub, storage := range storages {
+				path := k.resource.Resource
+				if sub != "" {
+					path += "/" + sub
+				}
+				r.versions[gv][path] = storage
+			}
+		}
+	}
+	return r, nil
+}
+
+// store finds the REST storage of a core kind that a row above has made.
+func (r *registry) store(name string) rest.Getter {
+	return r.versions[corev1.SchemeGroupVersion][name].(rest.Getter)
+}
+
+var _ generic.RESTOptionsGetter = (*registry)(nil)
+
+// GetRESTOptions is how upstream's registry of a kind finds its storage.
+func (r *registry) GetRESTOptions(resource schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
+	k := r.kinds[(&kind{resource: resource}).key()]
+	if k == nil || k.decode == nil {
+		return generic.RESTOptions{}, fmt.Errorf("%s is not a stored kind", resource)
+	}
+	codec := legacyscheme.Codecs.LegacyCodec(k.storage)
+	return generic.RESTOptions{
+		StorageConfig: &storagebackend.ConfigForResource{
+			Config:        storagebackend.Config{Codec: codec, EncodeVersioner: runtime.NewMultiGroupVersioner(k.storage)},
+			GroupResource: resource,
+		},
+		Decorator: func(_ *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
+			newFunc, _ func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers) (storage.Interface, factory.DestroyFunc, error) {
+			return &objects{store: r.cfg.Store, pages: r.pages, kind: k, prefix: prefix, newFunc: newFunc}, func() {}, nil
+		},
+		EnableGarbageCollection: true,
+		DeleteCollectionWorkers: 4,
+		ResourcePrefix:          k.key(),
+	}, nil
+}
