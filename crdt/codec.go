@@ -86,6 +86,7 @@ const documentFormat = 1
 const (
 	flagDead = 1 << iota
 	flagCounted
+	flagGrave
 )
 
 // append encodes a document. Equal documents have equal encodings.
@@ -98,6 +99,9 @@ func (d *document) append(b []byte) []byte {
 	if d.counted {
 		flags |= flagCounted
 	}
+	if d.grave {
+		flags |= flagGrave
+	}
 	b = append(b, flags)
 	b = appendBytes(b, d.key.encode())
 	b = d.after.append(b)
@@ -109,6 +113,7 @@ func (d *document) append(b []byte) []byte {
 	if d.dead() {
 		return b
 	}
+	b = d.folded.append(b)
 	b = d.stamps.base.append(b)
 	for _, m := range []map[string]Stamp{d.stamps.fields, d.stamps.lives} {
 		b = binary.AppendUvarint(b, uint64(len(m)))
@@ -135,7 +140,7 @@ func (r *reader) document() *document {
 		return nil
 	}
 	flags := r.byte()
-	d := &document{counted: flags&flagCounted != 0}
+	d := &document{counted: flags&flagCounted != 0, grave: flags&flagGrave != 0}
 	key, err := decodeKey(string(r.bytes()))
 	if err != nil {
 		r.fail()
@@ -151,6 +156,7 @@ func (r *reader) document() *document {
 	if flags&flagDead != 0 {
 		return d
 	}
+	d.folded = r.vector()
 	d.stamps.base = r.stamp()
 	for _, m := range []*map[string]Stamp{&d.stamps.fields, &d.stamps.lives} {
 		if n := r.count(17); n > 0 {

@@ -107,6 +107,8 @@ type meta struct {
 	// reserved is a version that no apply has reached: after a restart versions go on from there.
 	reserved Version
 	vector   Vector
+	// settled is what this store has let go of: see Settle.
+	settled Vector
 }
 
 func (m *meta) encode() []byte {
@@ -115,7 +117,8 @@ func (m *meta) encode() []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(m.origin))
 	b = binary.AppendUvarint(b, m.seq)
 	b = binary.BigEndian.AppendUint64(b, uint64(m.reserved))
-	return m.vector.append(b)
+	b = m.vector.append(b)
+	return m.settled.append(b)
 }
 
 func decodeMeta(b []byte) (*meta, error) {
@@ -126,6 +129,7 @@ func decodeMeta(b []byte) (*meta, error) {
 	m := &meta{cluster: string(r.bytes()), origin: Origin(r.uint64()), seq: r.uvarint()}
 	m.reserved = Version(r.uint64())
 	m.vector = r.vector()
+	m.settled = r.vector()
 	return m, r.err
 }
 

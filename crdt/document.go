@@ -22,6 +22,10 @@ type document struct {
 	context Vector
 	// clocks says of the same commits when they were made: the HLC of each origin's newest.
 	clocks Vector
+	// folded covers the stamps that were replaced by one when every node had seen them.
+	folded Vector
+	// grave is a dead document that nobody needs to hear of: see Settle.
+	grave bool
 	// value is canonical JSON without metadata.uid, resourceVersion and generation, which are derived.
 	value  []byte
 	stamps stamps
@@ -32,9 +36,9 @@ type document struct {
 
 func (d *document) dead() bool { return !d.died.Zero() }
 
-// newest is the latest stamp in the document.
+// newest is the latest stamp of any commit contained.
 func (d *document) newest() Stamp {
-	return laterStamp(laterStamp(d.after, d.died), d.stamps.newest())
+	return laterStamp(laterStamp(d.after, d.died), newestOf(d.clocks))
 }
 
 // generation is metadata.generation: it grows past both sides of a merge because it counts the bumps of all.

@@ -38,9 +38,12 @@ func merge(s *schemas, a, b *document) (out *document, losses []Loss) {
 			return b, overwritten(b, a)
 		}
 		return a, overwritten(a, b)
-	case a.context.Covers(b.context):
+	}
+	aNewer, bNewer := a.context.Covers(b.context), b.context.Covers(a.context)
+	switch {
+	case aNewer && (!bNewer || a.folded.Covers(b.folded)):
 		return a, nil
-	case b.context.Covers(a.context):
+	case bNewer && (!aNewer || b.folded.Covers(a.folded)):
 		return b, nil
 	}
 	return mergeValues(s, a, b)
@@ -101,7 +104,7 @@ func shorten(raw []byte) json.RawMessage {
 func mergeValues(s *schemas, a, b *document) (*document, []Loss) {
 	out := &document{
 		key: a.key, after: a.after, context: a.context.join(b.context), clocks: a.clocks.join(b.clocks),
-		generations: a.generations.join(b.generations), counted: a.counted || b.counted,
+		generations: a.generations.join(b.generations), counted: a.counted || b.counted, folded: a.folded.join(b.folded),
 	}
 	av, aerr := decodeValue(a.value)
 	bv, berr := decodeValue(b.value)
@@ -113,6 +116,11 @@ func mergeValues(s *schemas, a, b *document) (*document, []Loss) {
 		}
 		out.value, out.stamps = from.value, from.stamps
 		return out, nil
+	}
+	if !a.folded.equal(b.folded) {
+		// What one side has folded the other may not have yet, and its stamps say the same in other words.
+		base := newestOf(out.folded)
+		a, b = a.fold(s, out.folded, base), b.fold(s, out.folded, base)
 	}
 	root := s.root(av)
 	am, bm := a.stamps.tree(), b.stamps.tree()

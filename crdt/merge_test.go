@@ -105,15 +105,15 @@ func scrambleTree(r *rand.Rand, at map[string]any) {
 type world struct {
 	r      *rand.Rand
 	stores []*Store
+	now    time.Time
 	// schema tells whether the object is a deployment or of a kind that nobody knows.
 	schema bool
 }
 
 func newWorld(t testing.TB, seed uint64, n int) *world {
-	w := &world{r: rand.New(rand.NewPCG(seed, 0)), schema: seed%3 != 0}
-	now := time.Unix(1e9, 0)
+	w := &world{r: rand.New(rand.NewPCG(seed, 0)), schema: seed%3 != 0, now: time.Unix(1e9, 0)}
 	for i := range n {
-		s, err := Open(Config{Cluster: "test", Now: func() time.Time { now = now.Add(time.Duration(w.r.IntN(1500)) * time.Microsecond); return now }})
+		s, err := Open(Config{Cluster: "test", Now: func() time.Time { return w.now }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -125,6 +125,7 @@ func newWorld(t testing.TB, seed uint64, n int) *world {
 }
 
 func (w *world) step(t testing.TB) {
+	w.now = w.now.Add(time.Duration(w.r.IntN(1500)) * time.Microsecond)
 	s := w.stores[w.r.IntN(len(w.stores))]
 	switch w.r.IntN(10) {
 	case 0, 1, 2:
@@ -173,6 +174,17 @@ func (w *world) next(t testing.TB, e *Entry) runtime.Object {
 	return d
 }
 
+// meet lets every store hear all that any has to say.
+func (w *world) meet(t testing.TB) {
+	for range 2 {
+		for _, from := range w.stores {
+			for _, to := range w.stores {
+				sync2(t, from, to)
+			}
+		}
+	}
+}
+
 func (w *world) documents() []*document {
 	var out []*document
 	for _, s := range w.stores {
@@ -214,13 +226,7 @@ func TestMergeLaws(t *testing.T) {
 			same("(a + b) + c = a + (b + c)", join(join(a, b), c), join(a, join(b, c)))
 			same("(a + b) + b = a + b", join(join(a, b), b), join(a, b))
 		}
-		for range 2 {
-			for _, from := range w.stores {
-				for _, to := range w.stores {
-					sync2(t, from, to)
-				}
-			}
-		}
+		w.meet(t)
 		docs := w.documents()
 		for i, s := range w.stores {
 			same("all equal after exchange", docs[i], docs[0])

@@ -18,6 +18,9 @@ type slot struct {
 	entry *Entry
 }
 
+// told tells whether peers are told of the slot.
+func (sl *slot) told() bool { return sl.doc != nil && !sl.doc.grave }
+
 type tree = btree.BTreeG[*slot]
 
 func newTree() *tree {

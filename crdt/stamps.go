@@ -94,17 +94,6 @@ func (s *stamps) clear(path string) (hadParts bool) {
 	return hadParts
 }
 
-// newest is the latest of all stamps.
-func (s stamps) newest() Stamp {
-	out := s.base
-	for _, m := range []map[string]Stamp{s.fields, s.lives} {
-		for _, at := range m {
-			out = laterStamp(out, at)
-		}
-	}
-	return out
-}
-
 // mark is the stamps of one path, and of what is below it. Marks are not changed once they are part of a tree.
 type mark struct {
 	// at is zero if the parent's holds.

@@ -184,12 +184,12 @@ func (s *Store) load(c Config) error {
 func (st *state) index(old, sl *slot) {
 	if old != nil && old.doc != nil {
 		for o, seq := range old.doc.context {
-			if sl.doc == nil || sl.doc.context[o] != seq {
+			if !sl.told() || sl.doc.context[o] != seq {
 				st.dots.Delete(dot{origin: o, seq: seq})
 			}
 		}
 	}
-	if sl.doc != nil {
+	if sl.told() {
 		for o, seq := range sl.doc.context {
 			st.dots.ReplaceOrInsert(dot{origin: o, seq: seq, slot: sl})
 		}
@@ -376,6 +376,8 @@ type batch struct {
 	bytes  int
 	sent   []outgoing
 	losses []Loss
+	// dirty tells that the meta record changed.
+	dirty bool
 }
 
 func (b *batch) slot(k Key) *slot {
@@ -493,7 +495,7 @@ func (b *batch) create(k Key, dead *document, value map[string]any) (*document, 
 	}
 	doc := &document{key: k, value: raw, counted: counted, generations: Vector{}}
 	if dead != nil {
-		doc.after, doc.context, doc.clocks = dead.died, dead.context, dead.clocks
+		doc.after, doc.clocks = dead.died, dead.clocks
 	}
 	doc.stamps.base = b.store.clock.tick(b.now, doc.after)
 	doc.clocks = doc.clocks.with(b.meta.origin, doc.stamps.base.HLC)
@@ -573,7 +575,17 @@ func (b *batch) received(o Origin, s span) (gap bool) {
 // merge joins one document from elsewhere and reports whether it brought anything.
 func (b *batch) merge(in *document) bool {
 	old := b.slot(in.key)
-	doc, losses := merge(&b.store.schemas, old.doc, in)
+	if b.vector().Covers(in.context) {
+		return false // all of it has been here
+	}
+	forgotten := old.doc == nil || old.doc.grave && old.doc.after == in.after
+	if forgotten && b.vector().touches(in.context) {
+		return false // of a life that ended here, and of which nothing is left
+	}
+	doc, losses := in, []Loss(nil)
+	if !forgotten {
+		doc, losses = merge(&b.store.schemas, old.doc, in)
+	}
 	if old.doc != nil && doc.context.equal(old.doc.context) && doc.died == old.doc.died && doc.after == old.doc.after {
 		return false
 	}
@@ -587,11 +599,17 @@ func (b *batch) merge(in *document) bool {
 	return true
 }
 
-func (v Vector) equal(o Vector) bool { return maps.Equal(v, o) }
+// vector is what is applied, this group included.
+func (b *batch) vector() Vector {
+	if b.progress != nil {
+		return b.progress.vector
+	}
+	return b.old.progress.vector
+}
 
 // commit makes the group durable and then visible.
 func (b *batch) commit() error {
-	if len(b.staged) == 0 && b.progress == nil {
+	if len(b.staged) == 0 && b.progress == nil && !b.dirty {
 		return nil
 	}
 	if b.progress != nil {
@@ -602,7 +620,11 @@ func (b *batch) commit() error {
 	}
 	var records []Record
 	for k, sl := range b.staged {
-		if old, ok := b.old.snapshot.tree.Get(&slot{key: k}); sl.doc != nil && (!ok || old.doc != sl.doc) {
+		old, ok := b.old.snapshot.tree.Get(&slot{key: k})
+		switch {
+		case sl.doc == nil && ok && old.doc != nil:
+			records = append(records, Record{Key: diskDocument + k.encode()})
+		case sl.doc != nil && (!ok || old.doc != sl.doc):
 			v := b.version
 			if sl.entry != nil {
 				v = sl.entry.Version
@@ -610,7 +632,7 @@ func (b *batch) commit() error {
 			records = append(records, documentRecord(sl.doc, v))
 		}
 	}
-	if len(records) > 0 || b.progress != nil || b.meta.reserved != b.old.meta.reserved {
+	if len(records) > 0 || b.progress != nil || b.dirty || b.meta.reserved != b.old.meta.reserved {
 		if err := b.store.disk.Write(append(records, metaRecord(&b.meta))); err != nil {
 			return err
 		}

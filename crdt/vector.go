@@ -20,6 +20,18 @@ func (v Vector) Covers(o Vector) bool {
 	return true
 }
 
+// touches tells whether v contains a commit that o names.
+func (v Vector) touches(o Vector) bool {
+	for origin, seq := range o {
+		if v[origin] >= seq {
+			return true
+		}
+	}
+	return false
+}
+
+func (v Vector) equal(o Vector) bool { return maps.Equal(v, o) }
+
 func (v Vector) join(o Vector) Vector {
 	out := maps.Clone(v)
 	if out == nil {
@@ -27,6 +39,17 @@ func (v Vector) join(o Vector) Vector {
 	}
 	for origin, seq := range o {
 		out[origin] = max(out[origin], seq)
+	}
+	return out
+}
+
+// meet is what both contain.
+func (v Vector) meet(o Vector) Vector {
+	out := Vector{}
+	for origin, seq := range v {
+		if both := min(seq, o[origin]); both > 0 {
+			out[origin] = both
+		}
 	}
 	return out
 }

@@ -1,0 +1,196 @@
+package crdt
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"time"
+)
+
+// What every registered node has seen need not be told apart any more: the stamps of an object fold into one, and a deletion
+// no longer needs its causal context. Nothing here goes by age alone; a node that is away for a year holds all of it up.
+//
+// That all have seen a write is not enough: one of them may have written to the same object before it saw it, and that
+// write may still be on its way. So a store lets go of what all had seen at some moment once it has everything that any had
+// made at that moment. What comes later was made in the knowledge of what is let go.
+//
+// A deletion is let go in two steps, because nodes do not let go at the same moment. First the
+// tombstone becomes a grave: it is told to nobody, and what belonged to the life it ended is known by its commits, which
+// this store has seen. It still gives the next life its place after the last. Only when every node has come so far is the
+// grave dropped: from then on nobody holds anything that could rise, or kill, under that name.
+
+// Certainty is what somebody found out by asking every registered node.
+type Certainty struct {
+	// Seen is what every node had, Made what any node had, at the moment of asking.
+	Seen, Made Vector
+	// Settled is what every node had let go of.
+	Settled Vector
+}
+
+// Report is one node's answer.
+type Report struct {
+	Vector, Settled Vector
+}
+
+// Report says what this store has and what it has let go of.
+func (s *Store) Report() Report {
+	st := s.current.Load()
+	return Report{Vector: maps.Clone(st.progress.vector), Settled: maps.Clone(st.meta.settled)}
+}
+
+// Conclude is what is certain once every registered node has answered.
+func Conclude(all []Report) Certainty {
+	var c Certainty
+	for i, r := range all {
+		if i == 0 {
+			c = Certainty{Seen: r.Vector, Made: r.Vector, Settled: r.Settled}
+			continue
+		}
+		c = Certainty{Seen: c.Seen.meet(r.Vector), Made: c.Made.join(r.Vector), Settled: c.Settled.meet(r.Settled)}
+	}
+	return c
+}
+
+// ErrBehind is returned by Settle while this store lacks something that was made when it was found out what is certain.
+var ErrBehind = errors.New("store has not yet heard of all that was made")
+
+// graveAge is how long a grave is kept at least, so that a UID does not come back while anything might remember it.
+const graveAge = time.Hour
+
+// settleBatch is how many documents one group looks at, so that writers need not wait for a whole round.
+const settleBatch = 512
+
+// Settle lets go of what is certain. An old certainty does no harm.
+func (s *Store) Settle(ctx context.Context, c Certainty) error {
+	if !s.current.Load().progress.vector.Covers(c.Made) {
+		return ErrBehind
+	}
+	var next *Key
+	for {
+		_, err := s.do(ctx, func(b *batch) (*Entry, error) { next = b.settle(next, c.Seen, c.Settled); return nil, nil })
+		if err != nil || next == nil {
+			return err
+		}
+	}
+}
+
+// settle looks at some documents from a key on and returns where to go on; nil at the end.
+func (b *batch) settle(from *Key, seen, settled Vector) (next *Key) {
+	pivot := &slot{}
+	if from != nil {
+		pivot.key = *from
+	}
+	looked := 0
+	b.old.snapshot.tree.AscendGreaterOrEqual(pivot, func(sl *slot) bool {
+		if looked++; looked > settleBatch {
+			next = &sl.key
+			return false
+		}
+		if _, busy := b.staged[sl.key]; busy || sl.doc == nil || !seen.Covers(sl.doc.context) {
+			return true
+		}
+		switch d := sl.doc; {
+		case d.grave && settled.Covers(d.context) && b.now.Sub(d.died.Time()) > graveAge:
+			b.staged[sl.key] = &slot{key: sl.key, derived: sl.derived, entry: sl.entry}
+		case d.dead() && !d.grave:
+			grave := *d
+			grave.grave = true
+			b.staged[sl.key] = &slot{key: sl.key, doc: &grave, derived: sl.derived, entry: sl.entry}
+		case !d.dead() && !d.stamps.folded():
+			b.staged[sl.key] = &slot{key: sl.key, doc: d.settle(&b.store.schemas), derived: sl.derived, entry: sl.entry}
+		}
+		return true
+	})
+	if next == nil {
+		b.meta.settled = b.meta.settled.join(seen)
+		b.dirty = true
+	}
+	return next
+}
+
+// folded tells whether there is one stamp.
+func (s stamps) folded() bool { return len(s.fields) == 0 && len(s.lives) == 0 && len(s.ordered) == 0 }
+
+// settle is the document with all its stamps folded.
+func (d *document) settle(s *schemas) *document { return d.fold(s, d.clocks, newestOf(d.clocks)) }
+
+// fold is the document with one stamp in place of all that known covers. Two stores that fold at different times hold
+// different stamps of the same history; merge folds both as far as either before it compares them.
+func (d *document) fold(s *schemas, known Vector, base Stamp) *document {
+	value, err := decodeValue(d.value)
+	if err != nil {
+		return d
+	}
+	root := s.root(value)
+	out := *d
+	out.folded = d.folded.join(known)
+	f := folder{known: known, base: base}
+	tree := d.stamps.tree()
+	marks := f.fold(root, "", version{value: value, mark: tree, at: tree.at}, Stamp{})
+	out.stamps = marks.stamps()
+	return &out
+}
+
+// newestOf is the latest stamp that clocks cover.
+func newestOf(clocks Vector) (s Stamp) {
+	for writer, hlc := range clocks {
+		s = laterStamp(s, Stamp{HLC: hlc, Writer: writer})
+	}
+	return s
+}
+
+// folder replaces stamps that everybody knows.
+type folder struct {
+	known Vector
+	base  Stamp
+}
+
+func (f folder) knows(s Stamp) bool { return !s.Zero() && f.known[s.Writer] >= s.HLC }
+
+func (f folder) stamp(s Stamp) Stamp {
+	if f.knows(s) {
+		return f.base
+	}
+	return s
+}
+
+// fold is the mark of a version in a tree where the parent was written at above.
+func (f folder) fold(n node, path string, v version, above Stamp) *mark {
+	if v.mark == nil {
+		return nil // it has its parent's stamp, whatever becomes of that
+	}
+	out := &mark{}
+	if life := v.life(); !f.knows(life) {
+		out.life = life
+	}
+	at := f.stamp(v.at)
+	if own := v.mark.at; !own.Zero() && at != above && (v.value != nil || !f.knows(own)) {
+		out.at = at
+	}
+	if shape := n.shape(path); shape != keyed && shape != set {
+		m, _ := v.value.(map[string]any)
+		for name := range v.mark.below {
+			k := unescape(name)
+			out.put(name, f.fold(n.field(k), path+"/"+name, v.child(name, m[k]), at))
+		}
+		return out
+	}
+	list, _ := v.value.([]any)
+	elements := elements(n.index(path, list), list)
+	for name := range v.mark.below {
+		c := v.child(name, elements[name])
+		if name != orderName {
+			out.put(name, f.fold(n.element(), path+"/"+name, c, at))
+			continue
+		}
+		order := mark{}
+		if !f.knows(c.at) {
+			order.order = c.mark.order
+		}
+		if oat := f.stamp(c.at); !c.mark.at.Zero() && oat != at && (len(list) > 0 || !f.knows(c.at)) {
+			order.at = oat
+		}
+		out.put(name, &order)
+	}
+	return out
+}
