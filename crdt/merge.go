@@ -158,11 +158,19 @@ type version struct {
 }
 
 func (v version) child(segment string, value any) version {
-	c := version{value: value, mark: v.mark.child(segment), at: v.at, above: v.at}
-	if c.mark != nil && !c.mark.at.Zero() {
+	c := version{value: value, mark: v.mark.child(segment), above: v.at}
+	if c.at = inherit(c.life(), v.at); c.mark != nil && !c.mark.at.Zero() {
 		c.at = c.mark.at
 	}
 	return c
+}
+
+// inherit is the stamp of what has none of its own.
+func inherit(life, above Stamp) Stamp {
+	if life.Zero() {
+		return above
+	}
+	return life
 }
 
 func (v version) life() Stamp {
@@ -187,7 +195,7 @@ func (v version) parts(n node, path string) version {
 		}
 		return v
 	}
-	return version{at: v.above, above: v.above}
+	return version{at: inherit(v.life(), v.above), above: v.above}
 }
 
 // whole is the mark of this side in a tree where the parent was written at above.
@@ -197,10 +205,7 @@ func (v version) whole(above Stamp) *mark {
 		out = *v.mark
 	}
 	if v.value != nil {
-		out.at = Stamp{}
-		if v.at != above {
-			out.at = v.at
-		}
+		out.stampAt(v.at, above)
 	}
 	return &out
 }
@@ -254,9 +259,7 @@ func (m *merger) join(n node, path string, a, b version, above Stamp) (any, *mar
 	a, b = a.parts(n, path), b.parts(n, path)
 	out := &mark{life: life}
 	at := laterStamp(a.at, b.at)
-	if at != above {
-		out.at = at
-	}
+	out.stampAt(at, above)
 	if s := n.shape(path); s == keyed || s == set {
 		return m.list(n, path, a, b, at, out), out
 	}

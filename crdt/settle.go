@@ -164,8 +164,8 @@ func (f folder) fold(n node, path string, v version, above Stamp) *mark {
 		out.life = life
 	}
 	at := f.stamp(v.at)
-	if own := v.mark.at; !own.Zero() && at != above && (v.value != nil || !f.knows(own)) {
-		out.at = at
+	if v.value != nil || !v.mark.at.Zero() && !f.knows(v.mark.at) {
+		out.stampAt(at, above)
 	}
 	if shape := n.shape(path); shape != keyed && shape != set {
 		m, _ := v.value.(map[string]any)

@@ -3,7 +3,6 @@ package crdt
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -32,14 +31,6 @@ func TestSettleIsNotSeen(t *testing.T) {
 			if odd.IntN(12) == 0 {
 				jump := 2 * graveAge
 				plain.now, settling.now = plain.now.Add(jump), settling.now.Add(jump)
-			}
-			if seed == 0x2b {
-				for _, w := range []*world{plain, settling} {
-					for _, d := range w.documents() {
-						fmt.Println("DBG", string(d.value), d.stamps, d.context, d.folded)
-					}
-				}
-				fmt.Println("DBG--")
 			}
 			plain.step(t)
 			settling.step(t)

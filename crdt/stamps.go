@@ -12,8 +12,8 @@ import (
 // whole needs one. A register that is not there was removed with the stamp of its path; without one, it never was.
 //
 // What comes and goes as a whole - an element of a list, a structure replaced by a plain value - has lives. The stamp
-// of a life is that of the write that began it, or ended it if nothing is there; the first life has none. All that belongs
-// to an earlier life is gone with it.
+// of a life is that of the write that began it, or ended it if nothing is there; what the object was made with has none. All that
+// belongs to an earlier life is gone with it, and what has no stamp of its own was written when its life began.
 type stamps struct {
 	base   Stamp
 	fields map[string]Stamp
@@ -56,19 +56,20 @@ func (s stamps) edit(edits []edit, at Stamp) stamps {
 		out.lives = map[string]Stamp{}
 	}
 	for _, e := range edits {
-		_, hadLife := out.lives[e.path]
+		life := out.lives[e.path]
 		// A plain value where there was a structure begins a life too: what remembers the structure would outlast it.
 		hadParts := out.clear(e.path)
 		if list, ok := strings.CutSuffix(e.path, "/"+orderName); ok {
 			delete(out.ordered, list)
 		}
-		if e.how != opened && e.how != removed {
-			out.fields[e.path] = at
-		}
-		if e.how == removed || e.how == replaced || hadLife && e.how == added || hadParts && e.how == written {
+		switch {
+		case e.how == added, e.how == removed, e.how == replaced, e.how == written && hadParts:
 			out.lives[e.path] = at
-		} else if hadLife {
-			out.lives[e.path] = s.lives[e.path]
+		case !life.Zero():
+			out.lives[e.path] = life
+		}
+		if e.how == written && !hadParts {
+			out.fields[e.path] = at
 		}
 	}
 	return out
@@ -101,6 +102,13 @@ type mark struct {
 	life  Stamp
 	order []string
 	below map[string]*mark
+}
+
+// stampAt gives the mark its stamp, unless it has it from its life or from above.
+func (m *mark) stampAt(at, above Stamp) {
+	if m.at = at; at == inherit(m.life, above) {
+		m.at = Stamp{}
+	}
 }
 
 // tree is the stamps by path segment. The root's at is the base.
