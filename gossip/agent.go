@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -43,6 +42,8 @@ type Config struct {
 	State State
 	// Known lists "address:port" (Serf's) of the nodes that should be members, to dial again those that are not alive.
 	Known func() []netip.AddrPort
+	// Network is nil for that of the machine.
+	Network Network
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -56,6 +57,9 @@ type Agent struct {
 	mux    *mux
 	// carrier carries state over the streams.
 	carrier *carrier
+
+	// joining is held by the one who is in Serf's Join.
+	joining chan struct{}
 
 	// mu guards the member list.
 	mu      sync.Mutex
@@ -83,7 +87,7 @@ func New(c Config) (*Agent, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &Agent{config: c, log: c.Log, events: make(chan serf.Event, 256), members: map[string]Member{}, changed: make(chan struct{})}
+	a := &Agent{config: c, log: c.Log, events: make(chan serf.Event, 256), members: map[string]Member{}, changed: make(chan struct{}), joining: make(chan struct{}, 1)}
 	a.mux = newMux(a)
 	a.carrier = newCarrier(a, rand.Uint64())
 	return a, nil
@@ -123,16 +127,33 @@ func (a *Agent) serfConfig() *serf.Config {
 
 // Start opens the ports, so that a port in use is known before anything else runs.
 func (a *Agent) Start(ctx context.Context) error {
-	at := net.JoinHostPort(a.config.Addr.String(), strconv.Itoa(int(a.config.StreamPort)))
-	if err := a.mux.listen(ctx, at); err != nil {
+	at := netip.AddrPortFrom(a.config.Addr, a.config.StreamPort)
+	var err error
+	if a.mux.listener, err = a.config.listen(ctx, at); err != nil {
 		return fmt.Errorf("gossip: listen for streams on %s: %w", at, err)
 	}
-	var err error
-	if a.serf, err = serf.Create(a.serfConfig()); err != nil {
-		_ = a.mux.listener.Close()
-		return fmt.Errorf("gossip: open membership port %d on %s: %w", a.config.SerfPort, a.config.Addr, err)
+	if err := a.startSerf(ctx); err != nil {
+		return fmt.Errorf("gossip: open membership port %d on %s: %w", a.config.SerfPort, a.config.Addr, errors.Join(err, a.mux.listener.Close()))
 	}
 	return nil
+}
+
+func (a *Agent) startSerf(ctx context.Context) (err error) {
+	sc := a.serfConfig()
+	if a.config.Network != nil {
+		t, err := openTransport(ctx, a.config.Network, netip.AddrPortFrom(a.config.Addr, a.config.SerfPort))
+		if err != nil {
+			return err
+		}
+		sc.MemberlistConfig.Transport = t
+		defer func() {
+			if a.serf == nil {
+				_ = t.Shutdown()
+			}
+		}()
+	}
+	a.serf, err = serf.Create(sc)
+	return err
 }
 
 // Run keeps the membership and the streams until the context ends. Start comes before it.
@@ -158,6 +179,8 @@ func (a *Agent) Join(addrs ...netip.AddrPort) error {
 	for i, ap := range addrs {
 		existing[i] = ap.String()
 	}
+	a.joining <- struct{}{}
+	defer func() { <-a.joining }()
 	if n, err := a.serf.Join(existing, true); n == 0 {
 		return fmt.Errorf("gossip: no answer from %s: %w", strings.Join(existing, ", "), err)
 	}
@@ -312,18 +335,14 @@ func (a *Agent) dialAgain(ctx context.Context) {
 	tick := time.NewTicker(redial)
 	defer tick.Stop()
 	for {
-		if lost := a.lost(); len(lost) > 0 {
-			var g errgroup.Group
-			g.SetLimit(16)
-			for _, ap := range lost {
-				g.Go(func() error {
-					if err := a.Join(ap); err != nil {
-						a.log.Debug("still out of reach", "err", err)
-					}
-					return nil
-				})
+		// One after the other: Serf does not join two at once. One that answers brings all that it sees.
+		for _, ap := range a.lost() {
+			if ctx.Err() != nil {
+				return
 			}
-			_ = g.Wait()
+			if err := a.Join(ap); err != nil {
+				a.log.Debug("still out of reach", "err", err)
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -355,7 +374,9 @@ func (a *Agent) lost() []netip.AddrPort {
 			}
 		}
 	}
-	return slices.Collect(maps.Keys(lost))
+	out := slices.Collect(maps.Keys(lost))
+	rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	return out
 }
 
 // levelled passes the log lines of Serf and memberlist on, by the level they are marked with.

@@ -59,12 +59,6 @@ func newMux(a *Agent) *mux {
 	}
 }
 
-func (x *mux) listen(ctx context.Context, at string) (err error) {
-	var lc net.ListenConfig
-	x.listener, err = lc.Listen(ctx, "tcp", at)
-	return err
-}
-
 // tls is the configuration of either end. Which member the peer is, the caller checks with peerName.
 func (x *mux) tls() *tls.Config {
 	c := x.agent.config
@@ -228,8 +222,7 @@ func (x *mux) dialPeers(ctx context.Context, wg *sync.WaitGroup) {
 
 // dial connects to a member and serves the connection until it ends.
 func (x *mux) dial(ctx context.Context, m Member) error {
-	d := net.Dialer{Timeout: handshakeTimeout, LocalAddr: &net.TCPAddr{IP: x.agent.config.Addr.AsSlice()}}
-	conn, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(m.Addr, m.StreamPort).String())
+	conn, err := x.agent.config.dial(ctx, netip.AddrPortFrom(m.Addr, m.StreamPort))
 	if err != nil {
 		return err
 	}
