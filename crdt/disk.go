@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"maps"
 	"slices"
@@ -68,6 +69,13 @@ func (d *Memory) Write(records []Record) error {
 		}
 	}
 	return nil
+}
+
+// Clone is another disk with the same records.
+func (d *Memory) Clone() *Memory {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return &Memory{records: maps.Clone(d.records), size: d.size}
 }
 
 // Size is the bytes of all values.
@@ -163,9 +171,13 @@ func documentRecord(d *document, v Version) Record {
 
 func metaRecord(m *meta) Record { return Record{diskMeta, m.encode()} }
 
-func newOrigin() (Origin, error) {
+// newOrigin draws an origin. random may be nil.
+func newOrigin(random io.Reader) (Origin, error) {
+	if random == nil {
+		random = rand.Reader
+	}
 	var b [8]byte
-	if _, err := rand.Read(b[:]); err != nil {
+	if _, err := io.ReadFull(random, b[:]); err != nil {
 		return 0, fmt.Errorf("draw origin: %w", err)
 	}
 	return Origin(binary.BigEndian.Uint64(b[:])), nil

@@ -17,7 +17,7 @@ func changed(n node, path string, a, b any, out []edit) []edit {
 		return out
 	case as && !bs && !n.empty(path, b):
 		return append(out, edit{path, replaced})
-	case bs && !as && !n.empty(path, a):
+	case bs && !as:
 		out = append(out, edit{path, opened})
 		a = nil
 	}

@@ -37,7 +37,7 @@ type editKind int
 const (
 	// written: a plain value was set or removed, or a list's order changed.
 	written editKind = iota
-	// opened: a plain value made way for a structure, the parts of which are edits of their own.
+	// opened: a plain value, or its absence, made way for a structure, the parts of which are edits of their own.
 	opened
 	// replaced: a structure made way for a plain value.
 	replaced
@@ -56,6 +56,10 @@ func (s stamps) edit(edits []edit, at Stamp) stamps {
 		out.lives = map[string]Stamp{}
 	}
 	for _, e := range edits {
+		if e.how == opened {
+			delete(out.fields, e.path)
+			continue
+		}
 		life := out.lives[e.path]
 		// A plain value where there was a structure begins a life too: what remembers the structure would outlast it.
 		hadParts := out.clear(e.path)

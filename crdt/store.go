@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"reflect"
@@ -41,6 +42,10 @@ type Config struct {
 	Now func() time.Time
 	// Log may be nil.
 	Log *slog.Logger
+	// Copied tells that Dir or Disk is a copy of another store's: this one goes on from there under an origin of its own.
+	Copied bool
+	// Rand is what the origin is drawn from; nil means crypto/rand.
+	Rand io.Reader
 	// History is how many events are kept for watchers; 0 means 8192.
 	History int
 }
@@ -142,6 +147,11 @@ func (s *Store) load(c Config) error {
 		snapshot: Snapshot{tree: newTree()},
 		dots:     btree.NewG(32, dotLess),
 	}
+	if c.Copied {
+		if err := s.copied(c.Rand); err != nil {
+			return fmt.Errorf("take over the copied store in %s: %w", c.Dir, err)
+		}
+	}
 	type record struct {
 		doc     *document
 		version Version
@@ -152,7 +162,7 @@ func (s *Store) load(c Config) error {
 		return fmt.Errorf("read store in %s: %w", c.Dir, err)
 	}
 	if m == nil {
-		origin, err := newOrigin()
+		origin, err := newOrigin(c.Rand)
 		if err != nil {
 			return err
 		}

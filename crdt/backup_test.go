@@ -1,0 +1,88 @@
+package crdt
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+func TestBackupIsRestoredUnderANewOrigin(t *testing.T) {
+	a := open(t, "")
+	for i := range 1500 {
+		put(t, a, fmt.Sprint("x", i), func(c *corev1.ConfigMap) { c.Data = map[string]string{"k": "v"} })
+	}
+	var file bytes.Buffer
+	if err := a.Backup(&file); err != nil {
+		t.Fatal(err)
+	}
+	put(t, a, "x1", func(c *corev1.ConfigMap) { c.Data["k"] = "later" })
+	dir := filepath.Join(t.TempDir(), "store")
+	if err := Restore(dir, bytes.NewReader(file.Bytes())); err != nil {
+		t.Fatal(err)
+	}
+	if err := Restore(dir, bytes.NewReader(file.Bytes())); err == nil {
+		t.Error("a backup was restored over a store")
+	}
+	b := open(t, dir)
+	if b.Origin() == a.Origin() {
+		t.Error("the restored store has the origin of the one that was backed up")
+	}
+	if e, ok := b.Snapshot().Get(cmKey("x1")); !ok || b.Status().Objects != 1500 {
+		t.Fatalf("%d objects restored, want 1500", b.Status().Objects)
+	} else if e.Version>>versionBits == a.Snapshot().Version()>>versionBits {
+		t.Error("versions of the restored store are those of the other")
+	}
+	// Both go on, and neither's commits are taken for the other's.
+	put(t, b, "x2", func(c *corev1.ConfigMap) { c.Data["k"] = "restored" })
+	sync2(t, a, b)
+	sync2(t, b, a)
+	for _, s := range []*Store{a, b} {
+		for name, want := range map[string]string{"x1": "later", "x2": "restored"} {
+			if cm, _ := Get[corev1.ConfigMap](s.Snapshot(), cmKey(name)); cm.Data["k"] != want {
+				t.Errorf("%s is %q, want %q", name, cm.Data["k"], want)
+			}
+		}
+	}
+	if a.Digest() != b.Digest() {
+		t.Error("digests differ after exchange")
+	}
+}
+
+func TestDamagedBackupIsRefused(t *testing.T) {
+	a := open(t, "")
+	put(t, a, "x", func(*corev1.ConfigMap) {})
+	var file bytes.Buffer
+	if err := a.Backup(&file); err != nil {
+		t.Fatal(err)
+	}
+	whole := file.Bytes()
+	undamaged := &Memory{}
+	if err := restore(undamaged, &file); err != nil {
+		t.Fatal(err)
+	}
+	for i := range whole {
+		for _, damaged := range [][]byte{whole[:i], append(append(bytes.Clone(whole[:i]), whole[i]^0x40), whole[i+1:]...)} {
+			dir := filepath.Join(t.TempDir(), "store")
+			d := &Memory{}
+			err := restore(d, bytes.NewReader(damaged))
+			// A bit that means nothing to the decompressor does no harm.
+			key := diskDocument + cmKey("x").encode()
+			if err == nil && !bytes.Equal(d.records[key][8:], undamaged.records[key][8:]) {
+				t.Fatalf("a backup damaged at byte %d of %d was restored", i, len(whole))
+			}
+			if i%50 == 0 {
+				if err := Restore(dir, bytes.NewReader(whole[:i])); !errors.Is(err, ErrBackup) {
+					t.Errorf("a backup damaged at byte %d: %v", i, err)
+				}
+				if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+					t.Error("a refused backup left a store behind")
+				}
+			}
+		}
+	}
+}
