@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"iter"
 	"sync"
-	"time"
 )
 
 // A delta is what one store tells another. It is a list of stretches; each says: these are all the live commits that
@@ -57,21 +56,26 @@ func (s *Store) Delta(since []byte) (iter.Seq[[]byte], error) {
 			span   span
 		}
 		var claims []claim
+		for _, o := range st.progress.vector.origins() {
+			if from, to := v[o], st.progress.vector[o]; from < to {
+				claims = append(claims, claim{o, span{from, to}})
+			}
+		}
 		sent := map[Key]bool{}
 		b := []byte{deltaFormat}
-		for _, o := range st.progress.vector.origins() {
-			from, to := v[o], st.progress.vector[o]
-			if from >= to {
-				continue
-			}
-			claims = append(claims, claim{o, span{from, to}})
+		// Also what is beyond a gap here, and claimed by nobody: it may stand in the place of what is claimed, as a new life does for
+		// the deletion before it.
+		for o := range st.origins() {
 			stop := false
-			st.dots.AscendRange(dot{origin: o, seq: from + 1}, dot{origin: o, seq: to + 1}, func(d dot) bool {
+			st.dots.AscendGreaterOrEqual(dot{origin: o, seq: v[o] + 1}, func(d dot) bool {
+				if d.origin != o {
+					return false
+				}
 				if sent[d.slot.key] {
 					return true
 				}
 				sent[d.slot.key] = true
-				b = appendStretch(b, o, span{from, from}, d.slot.doc)
+				b = appendStretch(b, o, span{v[o], v[o]}, d.slot.doc)
 				if len(b) >= chunkBytes {
 					if !yield(b) {
 						stop = true
@@ -92,6 +96,23 @@ func (s *Store) Delta(since []byte) (iter.Seq[[]byte], error) {
 			yield(b)
 		}
 	}, nil
+}
+
+// origins walks the origins that have live commits here, in order.
+func (st *state) origins() iter.Seq[Origin] {
+	return func(yield func(Origin) bool) {
+		for next := (dot{}); ; {
+			found := false
+			st.dots.AscendGreaterOrEqual(next, func(d dot) bool {
+				next, found = d, true
+				return false
+			})
+			if !found || !yield(next.origin) || next.origin == ^Origin(0) {
+				return
+			}
+			next = dot{origin: next.origin + 1}
+		}
+	}
 }
 
 func appendStretch(b []byte, o Origin, s span, docs ...*document) []byte {
@@ -132,51 +153,34 @@ func decodeDelta(b []byte) ([]stretch, error) {
 }
 
 // Merge takes a delta in, durably. A delta that does not decode is refused whole. changed counts the documents that were
-// news here; only news is worth passing on. gap says that something before this delta is missing: a repair should follow.
+// news here; only news is worth passing on. gap says that something before this delta is missing, or that some of it is held aside:
+// a repair should follow, and what claims more than it carries must not be merged after it.
 func (s *Store) Merge(ctx context.Context, delta []byte) (changed int, gap bool, err error) {
 	stretches, err := decodeDelta(delta)
 	if err != nil {
 		return 0, false, fmt.Errorf("delta of %d bytes: %w", len(delta), err)
 	}
 	_, err = s.do(ctx, func(b *batch) (*Entry, error) {
+		// A delta claims what it carries anywhere: if one document is held aside, none of it is claimed.
+		whole := true
 		for _, st := range stretches {
-			whole := true
 			for _, d := range st.docs {
-				if !s.admit(b.now, d) {
-					whole = false
-					continue
-				}
-				if b.merge(d) {
+				brought, ok := b.take(d)
+				if brought {
 					changed++
 				}
+				whole = whole && ok
 			}
-			if !whole {
-				gap = true
-			} else if st.span.from < st.span.to {
+		}
+		gap = !whole
+		for _, st := range stretches {
+			if whole && st.span.from < st.span.to {
 				gap = b.received(st.origin, st.span) || gap
 			}
 		}
 		return nil, nil
 	})
 	return changed, gap, err
-}
-
-// admit holds aside what is stamped too far ahead of this node's clock. Held writes are not claimed in the vector,
-// so every repair offers them again, until time has passed.
-func (s *Store) admit(now time.Time, d *document) bool {
-	newest := d.newest()
-	ahead := newest.HLC > hlc(now.Add(maxFuture))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !ahead {
-		delete(s.held, d.key)
-		return true
-	}
-	if _, known := s.held[d.key]; !known {
-		s.log.Warn("write from a clock far ahead is held aside", "key", d.key.String(), "stamp", newest.String())
-	}
-	s.held[d.key] = newest
-	return false
 }
 
 // outgoing is a local commit on its way to the peers.

@@ -66,10 +66,11 @@ type Store struct {
 	// mu guards what Status reports beside the state.
 	mu     sync.Mutex
 	losses []Loss
-	held   map[Key]Stamp
+	aside  aside
 
-	// The apply loop's own.
+	// The apply loop's own. merge is the function of that name.
 	clock clock
+	merge func(*schemas, *document, *document) (*document, []Loss)
 }
 
 // state is everything one version of the store consists of. It is immutable once published.
@@ -133,7 +134,7 @@ func Open(c Config) (*Store, error) {
 	}
 	s := &Store{
 		now: c.Now, log: c.Log, disk: d, ops: make(chan *op, 1024), done: make(chan struct{}),
-		held: map[Key]Stamp{},
+		aside: newAside(), merge: merge,
 	}
 	builtin() // here and once: it takes longer than a first write should
 	if err := s.load(c); err != nil {
@@ -583,21 +584,23 @@ func (b *batch) received(o Origin, s span) (gap bool) {
 }
 
 // merge joins one document from elsewhere and reports whether it brought anything.
-func (b *batch) merge(in *document) bool {
+func (b *batch) merge(in *document) (changed bool, err error) {
 	old := b.slot(in.key)
 	if b.vector().Covers(in.context) {
-		return false // all of it has been here
+		return false, nil // all of it has been here
 	}
 	forgotten := old.doc == nil || old.doc.grave && old.doc.after == in.after
 	if forgotten && b.vector().touches(in.context) {
-		return false // of a life that ended here, and of which nothing is left
+		return false, nil // of a life that ended here, and of which nothing is left
 	}
 	doc, losses := in, []Loss(nil)
 	if !forgotten {
-		doc, losses = merge(&b.store.schemas, old.doc, in)
+		if doc, losses, err = b.store.join(old.doc, in); err != nil {
+			return false, err
+		}
 	}
 	if old.doc != nil && doc.context.equal(old.doc.context) && doc.died == old.doc.died && doc.after == old.doc.after {
-		return false
+		return false, nil
 	}
 	b.store.clock.observe(b.now, doc.newest())
 	b.losses = append(b.losses, losses...)
@@ -606,7 +609,7 @@ func (b *batch) merge(in *document) bool {
 		derived = nil
 	}
 	b.show(old, doc, derived)
-	return true
+	return true, nil
 }
 
 // vector is what is applied, this group included.
@@ -690,8 +693,10 @@ type Status struct {
 	Tombstones int
 	DiskBytes  int64
 	Vector     Vector
-	// Held lists the keys of writes that are stamped too far ahead to be taken, with their stamps.
-	Held map[Key]Stamp
+	// Held lists the keys of writes that are stamped too far ahead to be taken, with their stamps; Failed those of
+	// objects that could not be merged, with the reasons.
+	Held   map[Key]Stamp
+	Failed map[Key]string
 	// Losses lists the latest registers in which a concurrent write lost.
 	Losses []Loss
 }
@@ -711,7 +716,7 @@ func (s *Store) Status() Status {
 	out.DiskBytes = s.disk.Size()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out.Held = maps.Clone(s.held)
+	s.aside.describe(&out)
 	out.Losses = append(out.Losses, s.losses...)
 	return out
 }
