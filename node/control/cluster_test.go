@@ -67,7 +67,7 @@ func (s *sides) set(alive ...string) {
 }
 
 var resources = []string{"pods", "services", "endpoints", "configmaps", "secrets", "serviceaccounts", "events",
-	"apps/replicasets", "apps/deployments", "discovery.k8s.io/endpointslices", "coordination.k8s.io/leases",
+	"apps/replicasets", "apps/deployments", "replicationcontrollers", "batch/jobs", "batch/cronjobs", "policy/poddisruptionbudgets", "resourcequotas", "discovery.k8s.io/endpointslices", "coordination.k8s.io/leases",
 	"rbac.authorization.k8s.io/roles", "rbac.authorization.k8s.io/rolebindings", "namespaces", "nodes"}
 
 // cluster is the controllers of some nodes over one store and API, with kubelets that say that all pods run.
@@ -289,6 +289,48 @@ func empty(namespace string) func(*crdt.Snapshot) bool {
 		return len(crdt.List[corev1.Pod](s, "pods", namespace)) == 0 && len(crdt.List[appsv1.ReplicaSet](s, "apps/replicasets", namespace)) == 0 &&
 			len(crdt.List[appsv1.Deployment](s, "apps/deployments", namespace)) == 0
 	}
+}
+
+// TestReplicationController: pods are made, adopted and let go by its selector, counted, and gone with it.
+func TestReplicationController(t *testing.T) {
+	c := start(t, "n1")
+	c.eventually("the default account", func(s *crdt.Snapshot) bool {
+		_, ok := s.Get(crdt.Key{Resource: "serviceaccounts", Namespace: "default", Name: "default"})
+		return ok
+	})
+	two, grace := int32(2), int64(0)
+	l := map[string]string{"app": "rc"}
+	spec := corev1.PodSpec{TerminationGracePeriodSeconds: &grace, Containers: []corev1.Container{{Name: "c", Image: "i"}}}
+	_, err := c.admin.Create(c.ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "orphan", Namespace: "default", Labels: l}, Spec: spec})
+	check(t, err)
+	_, err = c.admin.Create(c.ctx, &corev1.ReplicationController{ObjectMeta: metav1.ObjectMeta{Name: "rc", Namespace: "default"},
+		Spec: corev1.ReplicationControllerSpec{Replicas: &two, Selector: l, Template: &corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: l}, Spec: spec}}})
+	check(t, err)
+	key := crdt.Key{Resource: "replicationcontrollers", Namespace: "default", Name: "rc"}
+	mine := func(s *crdt.Snapshot) (n int) {
+		for _, p := range crdt.List[corev1.Pod](s, "pods", "default") {
+			if ref := metav1.GetControllerOf(p); ref != nil && ref.Kind == "ReplicationController" && ref.Name == "rc" {
+				n++
+			}
+		}
+		return n
+	}
+	c.eventually("two pods, one of them adopted", func(s *crdt.Snapshot) bool {
+		rc, ok := crdt.Get[corev1.ReplicationController](s, key)
+		return ok && rc.Status.ReadyReplicas == 2 && rc.Status.ObservedGeneration == rc.Generation && mine(s) == 2 && len(crdt.List[corev1.Pod](s, "pods", "default")) == 2
+	})
+	quiet(c)
+	orphan, _ := crdt.Get[corev1.Pod](c.store.Snapshot(), crdt.Key{Resource: "pods", Namespace: "default", Name: "orphan"})
+	free := orphan.DeepCopy()
+	free.Labels = map[string]string{"app": "free"}
+	_, err = c.admin.Update(c.ctx, free)
+	check(t, err)
+	c.eventually("one let go, and another made", func(s *crdt.Snapshot) bool {
+		p, ok := crdt.Get[corev1.Pod](s, crdt.Key{Resource: "pods", Namespace: "default", Name: "orphan"})
+		return ok && metav1.GetControllerOf(p) == nil && mine(s) == 2
+	})
+	check(t, c.admin.Delete(c.ctx, key, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationBackground)}))
+	c.eventually("gone with its pods", func(s *crdt.Snapshot) bool { return mine(s) == 0 })
 }
 
 // TestCascade: foreground deletion waits for dependents, orphaning leaves them, a namespace takes all of its own with it.

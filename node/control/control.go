@@ -144,6 +144,7 @@ func table(cfg Config) []row {
 	return []row{
 		{name: "deployment-controller", owners: []string{deployments}, watches: []string{replicaSets, pods}, decide: deployment},
 		{name: "replicaset-controller", owners: []string{replicaSets}, watches: []string{pods, nodes}, decide: replicaSet},
+		{name: "replication-controller", owners: []string{replicationControllers}, watches: []string{pods, nodes}, decide: replicationController},
 		{name: "endpointslice-controller", owners: []string{"services"}, watches: []string{pods, nodes, endpointSlices}, decide: endpointSlice},
 		{name: "endpoint-controller", owners: []string{"services"}, watches: []string{pods, "endpoints"}, decide: endpoints},
 		{name: "service-account-controller", owners: []string{"namespaces"}, watches: []string{"serviceaccounts"}, decide: serviceAccount},

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 	"k8s.io/kubernetes/pkg/controller"
@@ -24,10 +25,11 @@ const (
 )
 
 // replicas is what a decision about a set of replicas is made from. The owner is written as a ReplicaSet; kind is what
-// it is in the store.
+// it is in the store, and about that object, for events.
 type replicas struct {
-	set  *appsv1.ReplicaSet
-	kind schema.GroupVersionKind
+	set   *appsv1.ReplicaSet
+	kind  schema.GroupVersionKind
+	about runtime.Object
 	// pods are those that the set controls.
 	pods []*corev1.Pod
 	// neighbours are the ready pods of the same workload by node.
@@ -49,13 +51,23 @@ func replicaSet(w *world, e *crdt.Entry) plan {
 	if err != nil {
 		return plan{}
 	}
-	kind := appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
+	p, st := replicate(w, set, appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), set)
+	if st != nil && !equality.Semantic.DeepEqual(*st, set.Status) {
+		next := set.DeepCopy()
+		next.Status = *st
+		p.writes = append(p.writes, write{verb: status, obj: next})
+	}
+	return p
+}
+
+// replicate decides for what is, or is written as, a ReplicaSet. The status is nil while pods change hands.
+func replicate(w *world, set *appsv1.ReplicaSet, kind schema.GroupVersionKind, about runtime.Object) (plan, *appsv1.ReplicaSetStatus) {
 	pods := of[corev1.Pod](w, "pods", set.Namespace, set.UID)
 	if p := adoptPods(w, set, kind, set.Spec.Selector, pods); len(p.writes) > 0 {
-		return p
+		return p, nil
 	}
 	r := &replicas{
-		set: set, kind: kind, pods: pods, neighbours: map[string]int{}, nodes: w.nodes, brake: w.brake, settle: w.settle,
+		set: set, kind: kind, about: about, pods: pods, neighbours: map[string]int{}, nodes: w.nodes, brake: w.brake, settle: w.settle,
 		self: w.self, now: w.now,
 		taken: func(name string) bool {
 			_, ok := w.snap.Get(crdt.Key{Resource: "pods", Namespace: set.Namespace, Name: name})
@@ -78,12 +90,7 @@ func replicaSet(w *world, e *crdt.Entry) plan {
 		}
 	}
 	p, st := r.decide()
-	if !equality.Semantic.DeepEqual(st, set.Status) {
-		next := set.DeepCopy()
-		next.Status = st
-		p.writes = append(p.writes, write{verb: status, obj: next})
-	}
-	return p
+	return p, &st
 }
 
 // census is the pods of a set, sorted by what they are worth from here.
@@ -189,8 +196,8 @@ func (r *replicas) add(p *plan, c census, missing int) {
 		}
 		p.writes = append(p.writes, write{
 			verb: create, obj: pod,
-			done:   &event{r.set, corev1.EventTypeNormal, controller.SuccessfulCreatePodReason, "Created pod: %s"},
-			failed: &event{r.set, corev1.EventTypeWarning, controller.FailedCreatePodReason, "Error creating: %s"},
+			done:   &event{r.about, corev1.EventTypeNormal, controller.SuccessfulCreatePodReason, "Created pod: %s"},
+			failed: &event{r.about, corev1.EventTypeWarning, controller.FailedCreatePodReason, "Error creating: %s"},
 		})
 	}
 	used := map[int]bool{}
@@ -306,8 +313,8 @@ func (r *replicas) withdraw(p *plan, c census) {
 			continue
 		}
 		w := deletion(crdt.Key{Resource: "pods", Namespace: s.pod.Namespace, Name: s.pod.Name}, s.pod.UID)
-		w.done = &event{r.set, corev1.EventTypeNormal, controller.SuccessfulDeletePodReason, "Deleted pod: %s"}
-		w.failed = &event{r.set, corev1.EventTypeWarning, controller.FailedDeletePodReason, "Error deleting: %s"}
+		w.done = &event{r.about, corev1.EventTypeNormal, controller.SuccessfulDeletePodReason, "Deleted pod: %s"}
+		w.failed = &event{r.about, corev1.EventTypeWarning, controller.FailedDeletePodReason, "Error deleting: %s"}
 		p.writes = append(p.writes, w)
 	}
 }
