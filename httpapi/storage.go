@@ -217,13 +217,22 @@ func (o *objects) GetList(_ context.Context, path string, opts storage.ListOptio
 
 	limit := int(opts.Predicate.Limit)
 	more, last := false, ""
+	// left counts what the following pages have. With a selector that is not known without looking, and not told.
+	var left *int64
+	if opts.Predicate.Empty() {
+		left = new(int64)
+	}
 	for e := range snap.Range(o.kind.key(), k.Namespace, o.cursor(after)) {
 		if k.Name != "" && e.Key.Name != k.Name {
 			continue
 		}
 		if limit > 0 && v.Len() >= limit {
 			more = true
-			break
+			if left == nil {
+				break
+			}
+			*left++
+			continue
 		}
 		obj := o.newFunc()
 		if err := o.internal(e, obj); err != nil {
@@ -242,14 +251,16 @@ func (o *objects) GetList(_ context.Context, path string, opts storage.ListOptio
 		last = o.path(e.Key)
 	}
 	next := ""
-	if more {
+	if !more {
+		left = nil
+	} else {
 		o.pages.put(snap)
 		next, err = storage.EncodeContinue(last, o.prefix+"/", int64(snap.Version()))
 		if err != nil {
 			return err
 		}
 	}
-	return o.Versioner().UpdateList(list, uint64(snap.Version()), next, nil)
+	return o.Versioner().UpdateList(list, uint64(snap.Version()), next, left)
 }
 
 // expiredPage is the 410 of a continue token whose snapshot is gone; the token in it goes on from the

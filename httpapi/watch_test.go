@@ -149,7 +149,13 @@ func TestPagesAndVersions(t *testing.T) {
 		}
 		version, token = page.ResourceVersion, page.Continue
 		if token == "" {
+			if page.RemainingItemCount != nil {
+				t.Errorf("the last page says that %d follow", *page.RemainingItemCount)
+			}
 			break
+		}
+		if left := page.RemainingItemCount; left == nil || int(*left) != 7-len(names) {
+			t.Errorf("after %d of 7, %v follow", len(names), left)
 		}
 		// What changes between pages is not seen by them.
 		c.Delete(ctx, "m6", metav1.DeleteOptions{})

@@ -19,6 +19,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
@@ -108,7 +109,7 @@ func start(t *testing.T, nodes ...string) *cluster {
 	for _, n := range nodes {
 		_, err := store.Commit(ctx, crdt.Write{Key: crdt.Key{Resource: "nodes", Name: n}, Object: &corev1.Node{
 			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: n},
-			Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
+			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.1.1." + n[1:]}}, Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
 		}})
 		check(t, err)
 	}
@@ -289,6 +290,19 @@ func empty(namespace string) func(*crdt.Snapshot) bool {
 		return len(crdt.List[corev1.Pod](s, "pods", namespace)) == 0 && len(crdt.List[appsv1.ReplicaSet](s, "apps/replicasets", namespace)) == 0 &&
 			len(crdt.List[appsv1.Deployment](s, "apps/deployments", namespace)) == 0
 	}
+}
+
+// TestAPIService: the API's own service has every node for an endpoint, in both forms, and nothing is written twice.
+func TestAPIService(t *testing.T) {
+	c := start(t, "n1", "n2")
+	c.eventually("endpoints of the API", func(s *crdt.Snapshot) bool {
+		e, ok := crdt.Get[corev1.Endpoints](s, crdt.Key{Resource: "endpoints", Namespace: "default", Name: "kubernetes"})
+		slice, also := crdt.Get[discoveryv1.EndpointSlice](s, crdt.Key{Resource: "discovery.k8s.io/endpointslices", Namespace: "default", Name: "kubernetes"})
+		return ok && also && len(e.Subsets) == 1 && len(e.Subsets[0].Addresses) == 2 && e.Subsets[0].Ports[0].Port == 6443 &&
+			len(slice.Endpoints) == 2 && slice.Endpoints[1].Addresses[0] == "10.1.1.2" && *slice.Ports[0].Port == 6443 &&
+			slice.Labels[discoveryv1.LabelServiceName] == "kubernetes"
+	})
+	quiet(c)
 }
 
 // TestReplicationController: pods are made, adopted and let go by its selector, counted, and gone with it.

@@ -66,16 +66,20 @@ func address(p *corev1.Pod) string {
 // reached from here.
 func endpointSlice(w *world, e *crdt.Entry) plan {
 	svc, pods, ok := selected(w, e)
-	if !ok {
+	var want map[string]*discoveryv1.EndpointSlice
+	if ok {
+		want = slicesOf(svc, pods, func(node string) string {
+			if n, ok := crdt.Get[corev1.Node](w.snap, crdt.Key{Resource: "nodes", Name: node}); ok {
+				return n.Labels[corev1.LabelTopologyZone]
+			}
+			return ""
+		})
+	} else if svc, ok = apiService(e); ok {
+		slice := apiSlice(svc, crdt.List[corev1.Node](w.snap, "nodes", ""))
+		want = map[string]*discoveryv1.EndpointSlice{slice.Name: slice}
+	} else {
 		return plan{}
 	}
-	zone := func(node string) string {
-		if n, ok := crdt.Get[corev1.Node](w.snap, crdt.Key{Resource: "nodes", Name: node}); ok {
-			return n.Labels[corev1.LabelTopologyZone]
-		}
-		return ""
-	}
-	want := slicesOf(svc, pods, zone)
 	p := plan{}
 	var stale []write
 	for _, have := range of[discoveryv1.EndpointSlice](w, endpointSlices, svc.Namespace, svc.UID) {
@@ -203,10 +207,14 @@ func endpoint(svc *corev1.Service, p *corev1.Pod, zone string) discoveryv1.Endpo
 // endpoints decides the Endpoints object of one service, which older clients read.
 func endpoints(w *world, e *crdt.Entry) plan {
 	svc, pods, ok := selected(w, e)
-	if !ok {
+	var want *corev1.Endpoints
+	if ok {
+		want = endpointsOf(svc, pods)
+	} else if svc, ok = apiService(e); ok {
+		want = apiEndpoints(svc, crdt.List[corev1.Node](w.snap, "nodes", ""))
+	} else {
 		return plan{}
 	}
-	want := endpointsOf(svc, pods)
 	have, ok := crdt.Get[corev1.Endpoints](w.snap, crdt.Key{Resource: "endpoints", Namespace: svc.Namespace, Name: svc.Name})
 	if !ok {
 		return plan{writes: []write{{verb: create, obj: want}}}
