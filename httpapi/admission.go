@@ -19,7 +19,9 @@ import (
 	core "k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/auth/nodeidentifier"
 	"k8s.io/kubernetes/plugin/pkg/admission/defaulttolerationseconds"
+	"k8s.io/kubernetes/plugin/pkg/admission/limitranger"
 	"k8s.io/kubernetes/plugin/pkg/admission/priority"
+	"k8s.io/kubernetes/plugin/pkg/admission/runtimeclass"
 	"k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
 
 	"murmur/crdt"
@@ -52,6 +54,17 @@ func (s *Server) admission() (admission.Interface, error) {
 	priorities.SetExternalKubeInformerFactory(informers)
 	priorities.SetExternalKubeClientSet(client)
 
+	limits, err := limitranger.NewLimitRanger(nil)
+	if err != nil {
+		return nil, fmt.Errorf("limit ranger: %w", err)
+	}
+	limits.SetExternalKubeInformerFactory(informers)
+	limits.SetExternalKubeClientSet(client)
+
+	runtimes := runtimeclass.NewRuntimeClass()
+	runtimes.SetExternalKubeInformerFactory(informers)
+	runtimes.SetExternalKubeClientSet(client)
+
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	defaulttolerationseconds.RegisterFlags(flags)
 	for _, name := range []string{"default-not-ready-toleration-seconds", "default-unreachable-toleration-seconds"} {
@@ -63,7 +76,7 @@ func (s *Server) admission() (admission.Interface, error) {
 	tolerations.InspectFeatureGates(utilfeature.DefaultFeatureGate)
 
 	chain := []admission.Interface{namespaces, nodeRestriction{admission.NewHandler(admission.Create, admission.Update, admission.Delete), s.cfg.Store},
-		accounts, tolerations, priorities}
+		limits, accounts, tolerations, priorities, runtimes}
 	if s.cfg.Arbiter != nil {
 		chain = append(chain, placementRecord{admission.NewHandler(admission.Create), s.cfg.Arbiter})
 	}

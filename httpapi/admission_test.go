@@ -6,7 +6,10 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
@@ -64,5 +67,41 @@ func TestPodDeletion(t *testing.T) {
 	check(t, err)
 	if _, err := n.As("system:node:n1", "system:nodes").UpdateStatus(ctx, other); !apierrors.IsForbidden(err) {
 		t.Errorf("a node wrote the status of a pod that is not its own: %v", err)
+	}
+}
+
+// TestPodDefaults: what LimitRanges, RuntimeClasses and PriorityClasses say of a pod is in it.
+func TestPodDefaults(t *testing.T) {
+	n := newNode(t, nil)
+	ctx := context.Background()
+	c := n.clientset(true)
+	for _, class := range []string{"system-node-critical", "system-cluster-critical"} {
+		if _, err := c.SchedulingV1().PriorityClasses().Get(ctx, class, metav1.GetOptions{}); err != nil {
+			t.Errorf("priority class %s: %v", class, err)
+		}
+	}
+	_, err := c.CoreV1().LimitRanges("default").Create(ctx, &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Name: "l"}, Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{
+		Type: corev1.LimitTypeContainer, DefaultRequest: corev1.ResourceList{"memory": resource.MustParse("200Mi")}, Max: corev1.ResourceList{"memory": resource.MustParse("1Gi")}}}}}, metav1.CreateOptions{})
+	check(t, err)
+	_, err = c.NodeV1().RuntimeClasses().Create(ctx, &nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "r"}, Handler: "runc",
+		Overhead: &nodev1.Overhead{PodFixed: corev1.ResourceList{"cpu": resource.MustParse("10m")}}}, metav1.CreateOptions{})
+	check(t, err)
+	_, err = c.SchedulingV1().PriorityClasses().Create(ctx, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "high"}, Value: 1000}, metav1.CreateOptions{})
+	check(t, err)
+	class := "r"
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{RuntimeClassName: &class, PriorityClassName: "high", Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
+	made, err := c.CoreV1().Pods("default").Create(ctx, pod, metav1.CreateOptions{})
+	check(t, err)
+	if m := made.Spec.Containers[0].Resources.Requests["memory"]; m.String() != "200Mi" || made.Spec.Overhead.Cpu().String() != "10m" || *made.Spec.Priority != 1000 {
+		t.Errorf("memory %s, overhead %v, priority %d", m.String(), made.Spec.Overhead, *made.Spec.Priority)
+	}
+	pod.Name, pod.Spec.Containers[0].Resources.Limits = "big", corev1.ResourceList{"memory": resource.MustParse("2Gi")}
+	if _, err := c.CoreV1().Pods("default").Create(ctx, pod, metav1.CreateOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("over the limit: %v", err)
+	}
+	gone := "gone"
+	pod.Name, pod.Spec.RuntimeClassName, pod.Spec.Containers[0].Resources.Limits = "classless", &gone, nil
+	if _, err := c.CoreV1().Pods("default").Create(ctx, pod, metav1.CreateOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("of a class that does not exist: %v", err)
 	}
 }

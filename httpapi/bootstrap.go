@@ -14,13 +14,14 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/component-helpers/auth/rbac/validation"
+	schedulinghelpers "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
 
 	"murmur/crdt"
 )
 
-// Bootstrap makes sure of what every cluster has: its namespaces, upstream's default roles and bindings, and the
-// kubernetes Service. Everything in it is a function of the release and the configuration, so nodes that do it at
+// Bootstrap makes sure of what every cluster has: its namespaces, upstream's default roles and bindings, the
+// system's priority classes, and the kubernetes Service. Everything in it is a function of the release and the configuration, so nodes that do it at
 // the same time write the same objects. Roles that exist get rules that they lack, unless they say not to.
 func (s *Server) Bootstrap(ctx context.Context) error {
 	c := s.As(user.APIServerUser, user.SystemPrivilegedGroup)
@@ -49,6 +50,9 @@ func (s *Server) Bootstrap(ctx context.Context) error {
 		for _, b := range bs {
 			ensure("rbac.authorization.k8s.io/rolebindings", &b)
 		}
+	}
+	for _, c := range schedulinghelpers.SystemPriorityClasses() {
+		ensure("scheduling.k8s.io/priorityclasses", c)
 	}
 	ensure("services", s.kubernetesService())
 	return group.Wait()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 	apiversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/kubernetes/pkg/serviceaccount"
 )
 
 // version is what clients are told: the Kubernetes release whose API this is.
@@ -29,6 +30,17 @@ func (s *Server) installHealth(e *echo.Echo) {
 	}
 	e.GET("/readyz", ready)
 	e.GET("/healthz", ready)
+	if s.openid != nil {
+		described := func(contentType string, document func() ([]byte, int)) echo.HandlerFunc {
+			return func(c echo.Context) error {
+				b, maxAge := document()
+				c.Response().Header().Set("Cache-Control", fmt.Sprintf("public, max-age=%d", maxAge))
+				return c.Blob(http.StatusOK, contentType, b)
+			}
+		}
+		e.GET(serviceaccount.OpenIDConfigPath, described("application/json", s.openid.GetConfigJSON))
+		e.GET(serviceaccount.JWKSPath, described("application/jwk-set+json", s.openid.GetKeysetJSON))
+	}
 	if s.cfg.Metrics != nil {
 		e.GET("/metrics", handled(s.cfg.Metrics))
 	}

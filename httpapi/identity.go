@@ -58,6 +58,11 @@ func (s *Server) authentication() error {
 		if err != nil {
 			return fmt.Errorf("ServiceAccount tokens: %w", err)
 		}
+		// Whoever is to believe these tokens finds the keys here: OpenID Connect Discovery 1.0.
+		// An issuer that is not a https URL cannot be discovered, and its tokens are as good here.
+		if s.openid, err = serviceaccount.NewOpenIDMetadataProvider(s.cfg.Issuer, s.cfg.Issuer+serviceaccount.JWKSPath, "", keys); err != nil {
+			s.cfg.Log.Warn("the issuer of ServiceAccount tokens cannot be discovered", "issuer", s.cfg.Issuer, "err", err)
+		}
 		tokens = append(tokens, serviceaccount.JWTTokenAuthenticator([]string{s.cfg.Issuer}, keys, s.audiences,
 			serviceaccount.NewValidator(tokenSubjects{s.cfg.Store})))
 	}

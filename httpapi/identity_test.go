@@ -30,6 +30,11 @@ func TestServiceAccountToken(t *testing.T) {
 	if code := who(); code != 200 {
 		t.Errorf("with a token: %d", code)
 	}
+	for path, want := range map[string]string{"/.well-known/openid-configuration": `"jwks_uri":"https://kubernetes.default.svc.cluster.local/openid/v1/jwks"`, "/openid/v1/jwks": `"use":"sig"`} {
+		if b, err := c.CoreV1().RESTClient().Get().AbsPath(path).DoRaw(ctx); err != nil || !strings.Contains(string(b), want) {
+			t.Errorf("%s: %s, %v", path, b, err)
+		}
+	}
 	check(t, c.CoreV1().ServiceAccounts("default").Delete(ctx, "sa", metav1.DeleteOptions{}))
 	if code := who(); code != 401 {
 		t.Errorf("with the token of a deleted account: %d", code)

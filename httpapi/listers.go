@@ -5,19 +5,22 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/client-go/informers"
 	informerscore "k8s.io/client-go/informers/core"
 	informerscorev1 "k8s.io/client-go/informers/core/v1"
+	informersnode "k8s.io/client-go/informers/node"
+	informersnodev1 "k8s.io/client-go/informers/node/v1"
 	informersscheduling "k8s.io/client-go/informers/scheduling"
 	informersschedulingv1 "k8s.io/client-go/informers/scheduling/v1"
 	policyclient "k8s.io/client-go/kubernetes/typed/policy/v1"
 	listerscorev1 "k8s.io/client-go/listers/core/v1"
+	listersnodev1 "k8s.io/client-go/listers/node/v1"
 	listersschedulingv1 "k8s.io/client-go/listers/scheduling/v1"
 	"k8s.io/client-go/tools/cache"
 	schedulinghelpers "k8s.io/kubernetes/pkg/apis/scheduling/v1"
@@ -36,8 +39,9 @@ type snapshotInformers struct {
 
 func (f snapshotInformers) Core() informerscore.Interface { return coreInformers{store: f.store} }
 func (f snapshotInformers) Scheduling() informersscheduling.Interface {
-	return schedulingInformers{}
+	return schedulingInformers{store: f.store}
 }
+func (f snapshotInformers) Node() informersnode.Interface { return nodeInformers{store: f.store} }
 
 type coreInformers struct {
 	informerscore.Interface
@@ -53,6 +57,9 @@ type coreV1Informers struct {
 
 func (c coreV1Informers) Namespaces() informerscorev1.TypedNamespaceInformer {
 	return namespaceInformer{store: c.store}
+}
+func (c coreV1Informers) LimitRanges() informerscorev1.TypedLimitRangeInformer {
+	return limitRangeInformer{store: c.store}
 }
 func (c coreV1Informers) ServiceAccounts() informerscorev1.TypedServiceAccountInformer {
 	return serviceAccountInformer{store: c.store}
@@ -129,43 +136,120 @@ func (s serviceAccountLister) Get(name string) (*corev1.ServiceAccount, error) {
 	return found[corev1.ServiceAccount](s.store, "serviceaccounts", s.namespace, name)
 }
 
-type schedulingInformers struct{ informersscheduling.Interface }
+type limitRangeInformer struct {
+	informerscorev1.TypedLimitRangeInformer
+	store *crdt.Store
+}
 
-func (schedulingInformers) V1() informersschedulingv1.Interface { return schedulingV1Informers{} }
+func (l limitRangeInformer) Informer() cache.SharedIndexInformer { return synced{} }
+func (l limitRangeInformer) Lister() listerscorev1.LimitRangeLister {
+	return limitRangeLister{store: l.store}
+}
+
+type limitRangeLister struct {
+	listerscorev1.LimitRangeListerExpansion
+	store     *crdt.Store
+	namespace string
+}
+
+func (l limitRangeLister) List(selector labels.Selector) ([]*corev1.LimitRange, error) {
+	return selected[corev1.LimitRange](l.store, "limitranges", l.namespace, selector), nil
+}
+func (l limitRangeLister) LimitRanges(namespace string) listerscorev1.LimitRangeNamespaceLister {
+	l.namespace = namespace
+	return l
+}
+func (l limitRangeLister) Get(name string) (*corev1.LimitRange, error) {
+	return found[corev1.LimitRange](l.store, "limitranges", l.namespace, name)
+}
+
+type nodeInformers struct {
+	informersnode.Interface
+	store *crdt.Store
+}
+
+func (n nodeInformers) V1() informersnodev1.Interface { return nodeV1Informers{store: n.store} }
+
+type nodeV1Informers struct {
+	informersnodev1.Interface
+	store *crdt.Store
+}
+
+func (n nodeV1Informers) RuntimeClasses() informersnodev1.TypedRuntimeClassInformer {
+	return runtimeClassInformer{store: n.store}
+}
+
+type runtimeClassInformer struct {
+	informersnodev1.TypedRuntimeClassInformer
+	store *crdt.Store
+}
+
+func (r runtimeClassInformer) Informer() cache.SharedIndexInformer { return synced{} }
+func (r runtimeClassInformer) Lister() listersnodev1.RuntimeClassLister {
+	return runtimeClassLister{store: r.store}
+}
+
+type runtimeClassLister struct {
+	listersnodev1.RuntimeClassListerExpansion
+	store *crdt.Store
+}
+
+func (r runtimeClassLister) List(selector labels.Selector) ([]*nodev1.RuntimeClass, error) {
+	return selected[nodev1.RuntimeClass](r.store, "node.k8s.io/runtimeclasses", "", selector), nil
+}
+func (r runtimeClassLister) Get(name string) (*nodev1.RuntimeClass, error) {
+	return found[nodev1.RuntimeClass](r.store, "node.k8s.io/runtimeclasses", "", name)
+}
+
+type schedulingInformers struct {
+	informersscheduling.Interface
+	store *crdt.Store
+}
+
+func (s schedulingInformers) V1() informersschedulingv1.Interface {
+	return schedulingV1Informers{store: s.store}
+}
 
 type schedulingV1Informers struct {
 	informersschedulingv1.Interface
+	store *crdt.Store
 }
 
-func (schedulingV1Informers) PriorityClasses() informersschedulingv1.TypedPriorityClassInformer {
-	return priorityClassInformer{}
+func (s schedulingV1Informers) PriorityClasses() informersschedulingv1.TypedPriorityClassInformer {
+	return priorityClassInformer{store: s.store}
 }
 
 type priorityClassInformer struct {
 	informersschedulingv1.TypedPriorityClassInformer
+	store *crdt.Store
 }
 
 func (priorityClassInformer) Informer() cache.SharedIndexInformer { return synced{} }
-func (priorityClassInformer) Lister() listersschedulingv1.PriorityClassLister {
-	return priorityClasses{}
+func (p priorityClassInformer) Lister() listersschedulingv1.PriorityClassLister {
+	return priorityClassLister{store: p.store}
 }
 
-// priorityClasses are the two that every cluster has.
-type priorityClasses struct {
+type priorityClassLister struct {
 	listersschedulingv1.PriorityClassListerExpansion
+	store *crdt.Store
 }
 
-func (p priorityClasses) Lister() listersschedulingv1.PriorityClassLister { return p }
-func (p priorityClasses) List(selector labels.Selector) ([]*schedulingv1.PriorityClass, error) {
-	return schedulinghelpers.SystemPriorityClasses(), nil
+func (p priorityClassLister) List(selector labels.Selector) ([]*schedulingv1.PriorityClass, error) {
+	return selected[schedulingv1.PriorityClass](p.store, "scheduling.k8s.io/priorityclasses", "", selector), nil
 }
-func (p priorityClasses) Get(name string) (*schedulingv1.PriorityClass, error) {
+
+// Get knows the two classes of the system also before they are written.
+func (p priorityClassLister) Get(name string) (*schedulingv1.PriorityClass, error) {
+	class, err := found[schedulingv1.PriorityClass](p.store, "scheduling.k8s.io/priorityclasses", "", name)
+	if err == nil {
+		return class, nil
+	}
 	for _, c := range schedulinghelpers.SystemPriorityClasses() {
 		if c.Name == name {
 			return c, nil
 		}
 	}
-	return nil, apierrors.NewNotFound(schedulingv1.Resource("priorityclasses"), name)
+	return nil, err
 }
 
 // noBudgets answers for disruption budgets, of which there are none: every eviction is allowed.

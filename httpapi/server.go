@@ -141,6 +141,7 @@ type Server struct {
 	authn     authenticator.Request
 	audiences authenticator.Audiences
 	issuer    serviceaccount.TokenGenerator
+	openid    serviceaccount.OpenIDMetadataProvider
 	authz     authorizer.Authorizer
 	rules     rbacvalidation.AuthorizationRuleResolver
 	resolver  authorizer.RuleResolver
