@@ -218,7 +218,7 @@ func (k *Kubelet) assign(ctx context.Context, group *errgroup.Group) map[types.U
 		}
 		bound[p.UID] = true
 		w := k.worker(ctx, group, RefOf(p))
-		w.notice(e.Version, versions(snap, references(p)))
+		w.notice(e.Version, sources(snap, p))
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -1,6 +1,10 @@
 package pod
 
 import (
+	"fmt"
+	"maps"
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
@@ -58,8 +62,10 @@ func references(p *corev1.Pod) []crdt.Key {
 	return keys
 }
 
-// versions tells one state of the referenced objects from another.
-func versions(s *crdt.Snapshot, keys []crdt.Key) string {
+// sources tells one state of what a pod's volumes and environment are made from, from another: the objects that it refers
+// to and, if a volume shows the pod's own metadata, that.
+func sources(s *crdt.Snapshot, p *corev1.Pod) string {
+	keys := references(p)
 	text := make([]byte, 0, 16*len(keys))
 	for _, k := range keys {
 		if e, ok := s.Get(k); ok {
@@ -67,5 +73,21 @@ func versions(s *crdt.Snapshot, keys []crdt.Key) string {
 		}
 		text = append(text, ' ')
 	}
+	if showsItself(p) {
+		for _, m := range []map[string]string{p.Labels, p.Annotations} {
+			for _, k := range slices.Sorted(maps.Keys(m)) {
+				text = fmt.Appendf(text, "%q=%q ", k, m[k])
+			}
+			text = append(text, ';')
+		}
+	}
 	return string(text)
+}
+
+// showsItself reports whether a volume has fields of the pod in it.
+func showsItself(p *corev1.Pod) bool {
+	return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {
+		return v.DownwardAPI != nil || v.Projected != nil &&
+			slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.DownwardAPI != nil })
+	})
 }

@@ -159,7 +159,7 @@ func (w *worker) run(ctx context.Context) {
 			if w.op.gone {
 				w.cleaned = true
 			}
-			if !w.op.again.IsZero() {
+			if !w.op.again.IsZero() || w.op.first.Verb == refreshVolumes {
 				w.again = w.op.again
 			}
 			w.op.cancel()
@@ -278,10 +278,15 @@ func (w *worker) begin(ctx context.Context, p *corev1.Pod, snap *crdt.Snapshot, 
 	ctx, cancel := context.WithCancel(ctx)
 	op := &operation{cancel: cancel, done: make(chan struct{}), first: actions[0], ends: actions[0].Verb == StopPod}
 	w.op = op
+	t := &turn{w: w, k: w.k, pod: p, objects: snapshot{snap}, sandboxes: sandboxes, containers: containers, op: op}
+	if p != nil {
+		t.refs = sources(snap, p)
+	}
 	w.mu.Lock()
 	w.doing, w.since = actions[0].String(), time.Now()
 	if actions[0].Verb == refreshVolumes || actions[0].Verb == RunSandbox {
-		w.refresh = false
+		// What was noticed since this turn looked is for the next.
+		w.refresh = t.refs != w.refs
 	}
 	w.mu.Unlock()
 	if actions[0].Verb == RunSandbox {
@@ -289,10 +294,6 @@ func (w *worker) begin(ctx context.Context, p *corev1.Pod, snap *crdt.Snapshot, 
 	}
 	if actions[0].Verb == Release {
 		w.prepared = false
-	}
-	t := &turn{w: w, k: w.k, pod: p, objects: snapshot{snap}, sandboxes: sandboxes, containers: containers, op: op}
-	if p != nil {
-		t.refs = versions(snap, references(p))
 	}
 	go func() {
 		defer close(op.done)

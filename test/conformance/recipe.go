@@ -11,7 +11,7 @@ import (
 
 // userland is what Debian brings into images beside busybox: the tools that upstream's images of agnhost and of the DNS
 // tests have.
-var userland = []string{"bash", "curl", "bind9-dnsutils", "netcat-openbsd", "iproute2", "iperf", "util-linux", "socat", "libc-bin", "dash"}
+var userland = []string{"bash", "curl", "bind9-dnsutils", "netcat-openbsd", "iproute2", "iperf", "util-linux", "socat", "libc-bin"}
 
 // recipe says how to make an image, whatever its tag.
 type recipe struct {
@@ -29,8 +29,8 @@ var recipes = map[string]recipe{
 	e2eImages + "agnhost":                {layers: []string{"base", "tools", "agnhost"}, entrypoint: []string{"/agnhost"}, cmd: []string{"pause"}},
 	e2eImages + "kitten":                 {layers: []string{"base", "tools", "agnhost", "kitten"}, entrypoint: []string{"/agnhost"}, cmd: []string{"test-webserver"}},
 	e2eImages + "nautilus":               {layers: []string{"base", "tools", "agnhost", "nautilus"}, entrypoint: []string{"/agnhost"}, cmd: []string{"test-webserver"}},
-	e2eImages + "busybox":                {layers: []string{"base"}, cmd: []string{"sh"}},
-	e2eImages + "nonroot":                {layers: []string{"base"}, cmd: []string{"sh"}, user: "1234"},
+	e2eImages + "busybox":                {layers: []string{"base", "tools"}, cmd: []string{"sh"}},
+	e2eImages + "nonroot":                {layers: []string{"base", "tools"}, cmd: []string{"sh"}, user: "1234"},
 	e2eImages + "nonewprivs":             {layers: []string{"base", "nonewprivs"}, cmd: []string{"nnp"}},
 	e2eImages + "ipc-utils":              {layers: []string{"base", "tools"}, cmd: []string{"sh"}},
 	e2eImages + "glibc-dns-testing":      {layers: []string{"base", "tools"}, cmd: []string{"bash"}},
@@ -81,7 +81,9 @@ func (c cache) layers(ctx context.Context) (map[string]layer, error) {
 				return err
 			}
 			l.link("usr/bin/nc", "nc.openbsd") // what the package's scripts would do
-			l.link("usr/bin/sh", "dash")       // busybox's shell prefers its own nc, whatever the PATH says
+			// Busybox's shell as Debian builds it prefers its own nc, whatever the PATH says, and drops variables whose names are
+			// no identifiers.
+			l.link("usr/bin/sh", "bash")
 			return l.err
 		},
 		"agnhost": plain(func(l *layerWriter) {
