@@ -589,6 +589,9 @@ func (b *batch) merge(in *document) (changed bool, err error) {
 	if b.vector().Covers(in.context) {
 		return false, nil // all of it has been here
 	}
+	if err := b.known(in); err != nil {
+		return false, err
+	}
 	forgotten := old.doc == nil || old.doc.grave && old.doc.after == in.after
 	if forgotten && b.vector().touches(in.context) {
 		return false, nil // of a life that ended here, and of which nothing is left

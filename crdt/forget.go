@@ -1,0 +1,86 @@
+package crdt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// A store that was forgotten no longer holds up what the others let go of, so what it held may be long gone when it comes
+// back. Its commits are known by their origin: a document of the store itself, seen by no API, says which origin was forgotten, and after
+// which of its commits. Later ones are refused by whoever has heard of it. The forgotten store hears of it too, and must be
+// thrown away by its owner.
+
+// forgottenResource holds one document for each origin that was forgotten.
+const forgottenResource = "murmur.io/forgotten"
+
+func forgottenKey(o Origin) Key { return Key{Resource: forgottenResource, Name: o.String()} }
+
+// ParseOrigin reads an origin as String writes it.
+func ParseOrigin(s string) (Origin, error) {
+	n, err := strconv.ParseUint(s, 16, 64)
+	if err != nil {
+		return 0, fmt.Errorf("origin %q is no number of 16 hexadecimal digits", s)
+	}
+	return Origin(n), nil
+}
+
+// Forget ends an origin: none of its commits that this store has not heard of are taken in any more.
+func (s *Store) Forget(ctx context.Context, o Origin) error {
+	for {
+		st := s.current.Load()
+		last := st.progress.vector[o]
+		base, ok := st.snapshot.Get(forgottenKey(o))
+		if ok && forgottenAfter(base) >= last {
+			return nil
+		}
+		_, err := s.Commit(ctx, Write{Key: forgottenKey(o), Base: base, Object: &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "murmur.io/v1", "kind": "Forgotten", "metadata": map[string]any{"name": o.String()},
+			"last": strconv.FormatUint(last, 10),
+		}}})
+		if !errors.Is(err, ErrConflict) && !errors.Is(err, ErrExists) {
+			return err
+		}
+	}
+}
+
+// Forgotten lists the origins that were forgotten, and tells whether this store's is one of them. Whoever has heard of more
+// commits of one than it says was in touch with that store to the last, and calls Forget again to say so.
+func (s *Store) Forgotten() (origins []Origin, this bool) {
+	st := s.current.Load()
+	for e := range st.snapshot.Range(forgottenResource, "", "") {
+		if o, err := ParseOrigin(e.Key.Name); err == nil {
+			origins = append(origins, o)
+			this = this || o == st.meta.origin
+		}
+	}
+	return origins, this
+}
+
+func forgottenAfter(e *Entry) uint64 {
+	value, err := e.Map()
+	if err != nil {
+		return 0
+	}
+	last, _ := value["last"].(string)
+	n, _ := strconv.ParseUint(last, 10, 64)
+	return n
+}
+
+var errForgotten = errors.New("it is of a store that was forgotten")
+
+// known refuses a document with commits that a forgotten store made since.
+func (b *batch) known(in *document) error {
+	for o, seq := range in.context {
+		if b.vector()[o] >= seq || o == b.meta.origin {
+			continue
+		}
+		if sl := b.slot(forgottenKey(o)); sl.entry != nil && seq > forgottenAfter(sl.entry) {
+			return fmt.Errorf("commit %d of %s: %w", seq, o, errForgotten)
+		}
+	}
+	return nil
+}
