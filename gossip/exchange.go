@@ -371,14 +371,14 @@ func (p *Plane) partCame(now time.Duration, x *exchange, r *frameReader) {
 	}
 	if err != nil {
 		p.counters.Refused++
-		p.partMerged(now, x, i, 0, err)
+		p.partMerged(now, x, i, 0, false, err)
 		return
 	}
 	p.merge(merging{peer: x.peer.name, exchange: x, index: i}, delta)
 }
 
 // partMerged: one part is merged, or cannot be.
-func (p *Plane) partMerged(now time.Duration, x *exchange, index uint64, changed int, err error) {
+func (p *Plane) partMerged(now time.Duration, x *exchange, index uint64, changed int, gap bool, err error) {
 	p.counters.Repaired += uint64(changed)
 	if x.over {
 		return
@@ -394,7 +394,12 @@ func (p *Plane) partMerged(now time.Duration, x *exchange, index uint64, changed
 			x.failed = fmt.Errorf("merge what %s sent: %w", x.peer.name, err)
 		}
 	}
-	if x.lastSent && index == x.total-1 {
+	last := x.lastSent && index == x.total-1
+	if gap && !last && x.failed == nil {
+		// Some of it was held aside, so the last part would claim too much.
+		x.failed = fmt.Errorf("some of what %s sent is held aside", x.peer.name)
+	}
+	if last {
 		p.allMerged(now, x)
 		return
 	}
@@ -417,6 +422,7 @@ func (p *Plane) mergeLast(now time.Duration, x *exchange) {
 
 func (p *Plane) allMerged(now time.Duration, x *exchange) {
 	x.received = true
+	p.inbound-- // others may send while this one confirms
 	var ok byte
 	if x.failed == nil {
 		ok = 1
@@ -440,7 +446,7 @@ func (p *Plane) finish(now time.Duration, x *exchange, err error) {
 	q := x.peer
 	x.over = true
 	p.exchanges = slices.DeleteFunc(p.exchanges, func(o *exchange) bool { return o == x })
-	if x.receiving {
+	if x.receiving && !x.received {
 		p.inbound--
 	}
 	if x.asker {

@@ -17,7 +17,7 @@ type Held interface {
 	// Vector says what is held, for a peer's Delta.
 	Vector() []byte
 	// Delta is what a peer with that vector lacks, as deltas that can be merged one by one. Only the last may claim more
-	// than it carries: it is merged when all before it are.
+	// than it carries: it is merged when all before it are, without a gap.
 	Delta(since []byte) (iter.Seq[[]byte], error)
 }
 
@@ -160,7 +160,7 @@ const (
 	gapEvery = 250 * time.Millisecond
 	// exchangeLimit is how long an exchange may stand still, and confirmLimit how long a peer may take to merge what it was sent.
 	exchangeLimit = 15 * time.Second
-	confirmLimit  = 60 * time.Second
+	confirmLimit  = 30 * time.Second
 	// reachPause collects changes of the set of peers.
 	reachPause = 50 * time.Millisecond
 	never      = time.Duration(-1)
@@ -378,7 +378,7 @@ func (p *Plane) Merged(now time.Duration, id uint64, changed int, gap bool, err 
 	}
 	delete(p.merging, id)
 	if m.exchange != nil {
-		p.partMerged(now, m.exchange, m.index, changed, err)
+		p.partMerged(now, m.exchange, m.index, changed, gap, err)
 		return
 	}
 	q := p.byName[m.peer]

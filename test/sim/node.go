@@ -1,0 +1,280 @@
+package sim
+
+import (
+	"context"
+	"encoding/binary"
+	"hash/fnv"
+	"time"
+
+	"murmur/crdt"
+	"murmur/gossip"
+)
+
+// node is one machine.
+type node struct {
+	world *world
+	index int
+	name  string
+	zone  int
+
+	memory *crdt.Memory
+	backup *crdt.Memory // an older state of memory
+	// backupSeq is the last commit of the store that the backup holds, backupOf that store.
+	backupSeq uint64
+	backupOf  crdt.Origin
+	skew      time.Duration
+	slow      time.Duration // what a write to disk takes more
+
+	// Of one life; nothing of it survives a crash.
+	life     uint64
+	disk     *disk
+	store    *crdt.Store
+	plane    *gossip.Plane
+	end      func()
+	sessions []uint64 // by peer: the connection known here; 0 is none
+	wakeAt   time.Duration
+	busy     time.Duration // until when the disk writes
+	next     time.Duration // when what is queued behind that is written; 0 if nothing is
+	watchers []*watcher
+
+	// Of the machine, over all lives since a backup was restored.
+	lastVersion crdt.Version
+	gone        map[string]bool // UIDs that were seen to be deleted
+	acked       uint64          // the last commit acknowledged
+}
+
+func (n *node) up() bool { return n.store != nil }
+
+// clock is what the machine believes the time to be.
+func (n *node) clock() time.Time { return epoch.Add(n.world.now + n.skew) }
+
+// seeded is randomness for what wants bytes.
+type seeded struct{ w *world }
+
+func (s seeded) Read(b []byte) (int, error) {
+	for i := 0; i < len(b); i += 8 {
+		var x [8]byte
+		binary.BigEndian.PutUint64(x[:], s.w.random.Uint64())
+		copy(b[i:], x[:])
+	}
+	return len(b), nil
+}
+
+// start boots the machine from its disk. copied: the disk is a restored backup.
+func (n *node) start(copied bool) {
+	w := n.world
+	if n.memory == nil {
+		n.memory = &crdt.Memory{}
+	}
+	if n.gone == nil || copied {
+		n.gone, n.lastVersion = map[string]bool{}, 0
+	}
+	n.life++
+	n.disk = &disk{Memory: n.memory}
+	if w.options.Mutant == DiskLies {
+		n.disk.lies = func() bool { return w.faulty && w.chance(0.1) }
+	}
+	if w.options.Mutant == OriginReused {
+		copied = false
+	}
+	store, err := crdt.Open(crdt.Config{Disk: n.disk, Cluster: "sim", Now: n.clock, Copied: copied, Rand: seeded{w}})
+	if err != nil {
+		w.fail("%s does not start: %v", n.name, err)
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = store.Run(ctx) }()
+	n.store, n.end = store, func() { cancel(); <-done }
+	n.plane = gossip.NewPlane(gossip.PlaneConfig{Self: n.name, Seed: w.random.Uint64(), Held: w.held(n)})
+	n.wakeAt, n.busy, n.next = -1, 0, 0
+	w.tell("%s starts with %v", n.name, n.store.Report().Vector)
+	if seq := n.seq(); !copied && seq < n.acked {
+		w.fail("%s lost its own commits: %d of %d acknowledged are there", n.name, seq, n.acked)
+	}
+	w.history.survived(n)
+	n.acked = n.seq()
+	n.watch()
+	n.step(func(now time.Duration, p *gossip.Plane) { p.Tick(now) })
+}
+
+// seq is the number of the store's last own commit.
+func (n *node) seq() uint64 { return n.store.Report().Vector[n.store.Origin()] }
+
+// stop ends a life without a word to anybody.
+func (n *node) stop() {
+	if !n.up() {
+		return
+	}
+	n.end()
+	n.store, n.plane = nil, nil
+	n.life++
+	clear(n.sessions)
+}
+
+// crash stops the machine and boots it some time later.
+func (n *node) crash(back time.Duration, restore bool) {
+	w := n.world
+	if !n.up() {
+		return
+	}
+	w.tell("%s crashes", n.name)
+	n.watched(false)
+	n.stop()
+	w.after(back, func() {
+		if n.up() {
+			return
+		}
+		if restore && n.backup != nil {
+			w.tell("%s is restored from its backup", n.name)
+			w.history.excuse(w, n)
+			n.memory = n.backup.Clone()
+			n.acked = 0
+			n.start(true)
+			return
+		}
+		n.start(false)
+	})
+}
+
+// crashed boots the machine again if a write to disk was its end.
+func (n *node) crashed() bool {
+	if n.disk == nil || !n.disk.crashed {
+		return false
+	}
+	n.crash(n.world.between(10*time.Millisecond, 4*time.Second), false)
+	return true
+}
+
+// step lets something happen to the plane and does what follows.
+func (n *node) step(happen func(now time.Duration, p *gossip.Plane)) {
+	w := n.world
+	if !n.up() {
+		return
+	}
+	happen(w.now, n.plane)
+	r := n.plane.Ready(w.now)
+	for _, s := range r.Send {
+		w.send(n, w.byName(s.Peer), s.Packet)
+	}
+	for _, t := range r.Transfers {
+		w.transfer(n, w.byName(t.Peer), t)
+	}
+	for _, m := range r.Merges {
+		n.queueMerge(m)
+	}
+	n.sleep()
+}
+
+// sleep has the plane woken when it wants to be.
+func (n *node) sleep() {
+	w := n.world
+	at, any := n.plane.Wake()
+	if !any {
+		return
+	}
+	at = max(at, w.now+10*time.Microsecond)
+	if n.wakeAt >= w.now && n.wakeAt <= at {
+		return
+	}
+	n.wakeAt = at
+	life := n.life
+	w.at(at, func() {
+		if n.life != life || n.wakeAt != at {
+			return
+		}
+		n.wakeAt = -1
+		n.step(func(now time.Duration, p *gossip.Plane) { p.Tick(now) })
+	})
+}
+
+// durable is when a write that is queued now is on disk: with the one that is next.
+func (n *node) durable() time.Duration {
+	w := n.world
+	takes := w.between(500*time.Microsecond, 4*time.Millisecond) + n.slow
+	if w.now >= n.busy {
+		n.busy = max(n.next, w.now)
+		n.next = 0
+	}
+	if w.now >= n.busy {
+		n.busy = w.now + takes
+		return n.busy
+	}
+	if n.next == 0 {
+		n.next = n.busy + takes
+	}
+	return n.next
+}
+
+// queueMerge merges a delta once the disk has come to it.
+func (n *node) queueMerge(m gossip.Merge) {
+	w := n.world
+	life := n.life
+	w.at(n.durable(), func() {
+		if n.life != life {
+			return
+		}
+		if w.options.Mutant == MergeDrops && w.chance(0.2) {
+			n.step(func(now time.Duration, p *gossip.Plane) { p.Merged(now, m.ID, 1, false, nil) })
+			return
+		}
+		delta := m.Delta
+		if w.options.Mutant == OverClaims {
+			delta = widened(delta)
+		}
+		changed, gap, err := n.store.Merge(context.Background(), delta)
+		if n.crashed() {
+			return
+		}
+		w.mix(uint64(n.index), m.ID, uint64(changed), sum(m.Delta))
+		w.tell("%s merges %d bytes from %s: %d new, gap %v, %v", n.name, len(m.Delta), m.Peer, changed, gap, err)
+		if err != nil {
+			w.fail("%s cannot merge what %s sent: %v", n.name, m.Peer, err)
+		}
+		n.step(func(now time.Duration, p *gossip.Plane) { p.Merged(now, m.ID, changed, gap, err) })
+	})
+}
+
+var over = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// commit writes one object on this node, and tells whether it was acknowledged.
+func (n *node) commit(wr crdt.Write) (*crdt.Entry, bool) {
+	w := n.world
+	e, err := n.store.Commit(context.Background(), wr)
+	if n.crashed() {
+		return nil, false
+	}
+	if err != nil {
+		w.fail("%s: commit %s: %v", n.name, wr.Key, err)
+		return nil, false
+	}
+	n.acked = n.seq()
+	for {
+		delta, err := n.store.News(over)
+		if err != nil {
+			break
+		}
+		w.mix(sum(delta))
+		n.step(func(now time.Duration, p *gossip.Plane) { p.Committed(now, delta) })
+	}
+	return e, true
+}
+
+func sum(b []byte) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write(b)
+	return h.Sum64()
+}
+
+func (w *world) byName(name string) *node {
+	for _, n := range w.nodes {
+		if n.name == name {
+			return n
+		}
+	}
+	return nil
+}
