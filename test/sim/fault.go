@@ -1,6 +1,12 @@
 package sim
 
-import "time"
+import (
+	"context"
+	"errors"
+	"time"
+
+	"murmur/crdt"
+)
 
 // faultsUntil has something go wrong every now and then.
 func (w *world) faultsUntil(end time.Duration) {
@@ -42,6 +48,8 @@ func (w *world) fault(end time.Duration) {
 			n.slow = w.between(20*time.Millisecond, 300*time.Millisecond)
 			w.after(lasts, func() { n.slow = 0 })
 		}},
+		{"settle", func() { w.letGo() }},
+		{"settle", func() { w.letGo() }},
 		{"backup", func() { n.takeBackup() }},
 		{"restore", func() {
 			if n.backup != nil {
@@ -54,6 +62,57 @@ func (w *world) fault(end time.Duration) {
 	w.mix(uint64(len(f.name)))
 	w.tell("fault: %s (%s)", f.name, n.name)
 	f.do()
+}
+
+// letGo has nodes let go of what all have seen, each at its own time, as one finds out who can ask all.
+func (w *world) letGo() {
+	var reports []crdt.Report
+	for _, n := range w.nodes {
+		if !n.up() {
+			return
+		}
+		reports = append(reports, n.store.Report())
+	}
+	c := crdt.Conclude(reports)
+	w.tell("all have seen %v of %v", c.Seen, c.Made)
+	for _, n := range w.nodes {
+		if w.chance(0.3) {
+			continue
+		}
+		w.after(w.between(0, 3*time.Second), func() {
+			if !n.up() {
+				return
+			}
+			err := n.store.Settle(context.Background(), c)
+			if n.crashed() || errors.Is(err, crdt.ErrBehind) {
+				return
+			}
+			if err != nil {
+				w.fail("%s cannot settle: %v", n.name, err)
+			}
+			w.tell("%s settles", n.name)
+		})
+	}
+}
+
+// letGoEverywhere has all nodes let go of everything, so that they can be compared to the byte: until then a history may be
+// told in more stamps on one node than on another.
+func (w *world) letGoEverywhere() {
+	for range 2 {
+		var reports []crdt.Report
+		for _, n := range w.nodes {
+			if !n.up() || w.err != nil {
+				return
+			}
+			reports = append(reports, n.store.Report())
+		}
+		c := crdt.Conclude(reports)
+		for _, n := range w.nodes {
+			if err := n.store.Settle(context.Background(), c); err != nil {
+				w.fail("%s cannot settle when all is quiet: %v", n.name, err)
+			}
+		}
+	}
 }
 
 func (n *node) arm(c crashPoint) {

@@ -38,6 +38,7 @@ type node struct {
 	watchers []*watcher
 
 	// Of the machine, over all lives since a backup was restored.
+	origin      crdt.Origin
 	lastVersion crdt.Version
 	gone        map[string]bool // UIDs that were seen to be deleted
 	acked       uint64          // the last commit acknowledged
@@ -66,9 +67,6 @@ func (n *node) start(copied bool) {
 	if n.memory == nil {
 		n.memory = &crdt.Memory{}
 	}
-	if n.gone == nil || copied {
-		n.gone, n.lastVersion = map[string]bool{}, 0
-	}
 	n.life++
 	n.disk = &disk{Memory: n.memory}
 	if w.options.Mutant == DiskLies {
@@ -86,6 +84,13 @@ func (n *node) start(copied bool) {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = store.Run(ctx) }()
 	n.store, n.end = store, func() { cancel(); <-done }
+	if n.gone == nil || copied {
+		n.gone = map[string]bool{}
+	}
+	if n.origin != store.Origin() {
+		// Another store: restored, or one that crashed before it had anything on disk.
+		n.origin, n.lastVersion, n.acked = store.Origin(), 0, 0
+	}
 	n.plane = gossip.NewPlane(gossip.PlaneConfig{Self: n.name, Seed: w.random.Uint64(), Held: w.held(n)})
 	n.wakeAt, n.busy, n.next = -1, 0, 0
 	w.tell("%s starts with %v", n.name, n.store.Report().Vector)

@@ -21,7 +21,7 @@ var (
 
 // replay is the line that runs a seed again.
 func replay(seed uint64) string {
-	return fmt.Sprintf("go test ./test/sim -count=1 -run TestSeeds -seed %d", seed)
+	return fmt.Sprintf("go test ./test/sim -count=1 -v -run TestSeeds -seed %d", seed)
 }
 
 func TestSeeds(t *testing.T) {

@@ -197,6 +197,8 @@ func (w *world) settle() time.Duration {
 		w.fail("alike once, but not for good: %v", w.differences())
 	}
 	w.checkAll()
+	w.letGoEverywhere()
+	w.checkAll()
 	w.checkSame()
 	for _, x := range w.nodes {
 		d := x.store.Digest()
