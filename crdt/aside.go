@@ -63,6 +63,9 @@ func (b *batch) take(d *document) (changed, ok bool) {
 	changed, err := b.merge(d)
 	b.store.mu.Lock()
 	defer b.store.mu.Unlock()
+	if errors.Is(err, errForgotten) {
+		return false, false // its owner throws it away
+	}
 	if err != nil {
 		if _, known := b.store.aside.failed[d.key]; !known {
 			b.store.log.Error("object set aside", "key", d.key.String(), "err", err)

@@ -14,10 +14,10 @@ import (
 // which of its commits. Later ones are refused by whoever has heard of it. The forgotten store hears of it too, and must be
 // thrown away by its owner.
 
-// forgottenResource holds one document for each origin that was forgotten.
-const forgottenResource = "murmur.io/forgotten"
+// ForgottenResource holds one document for each origin that was forgotten.
+const ForgottenResource = "murmur.io/forgotten"
 
-func forgottenKey(o Origin) Key { return Key{Resource: forgottenResource, Name: o.String()} }
+func forgottenKey(o Origin) Key { return Key{Resource: ForgottenResource, Name: o.String()} }
 
 // ParseOrigin reads an origin as String writes it.
 func ParseOrigin(s string) (Origin, error) {
@@ -51,7 +51,7 @@ func (s *Store) Forget(ctx context.Context, o Origin) error {
 // commits of one than it says was in touch with that store to the last, and calls Forget again to say so.
 func (s *Store) Forgotten() (origins []Origin, this bool) {
 	st := s.current.Load()
-	for e := range st.snapshot.Range(forgottenResource, "", "") {
+	for e := range st.snapshot.Range(ForgottenResource, "", "") {
 		if o, err := ParseOrigin(e.Key.Name); err == nil {
 			origins = append(origins, o)
 			this = this || o == st.meta.origin

@@ -61,6 +61,10 @@ type StoreStatus struct {
 	DiskBytes  int64 `json:"diskBytes"`
 	// Held lists writes that are held aside because they were stamped too far in the future.
 	Held map[string]time.Time `json:"held,omitempty"`
+	// Failed lists objects that could not be merged, with the reasons.
+	Failed map[string]string `json:"failed,omitempty"`
+	// Settling is how far stamps and tombstones are let go of.
+	Settling Settling `json:"settling"`
 	// Conflicts counts fields in which a concurrent write lost, since the daemon started.
 	Conflicts int `json:"conflicts"`
 }
@@ -97,6 +101,15 @@ func (n *Node) status() Status {
 			out.Store.Held = map[string]time.Time{}
 		}
 		out.Store.Held[k.String()] = s.Time()
+	}
+	for k, reason := range st.Failed {
+		if out.Store.Failed == nil {
+			out.Store.Failed = map[string]string{}
+		}
+		out.Store.Failed[k.String()] = reason
+	}
+	if s := n.settling.Load(); s != nil {
+		out.Store.Settling = *s
 	}
 	for _, p := range n.agent.Peers() {
 		out.Peers = append(out.Peers, PeerStatus{Name: p.Name, Synced: p.Synced, Queued: p.Queued, Dropped: p.Dropped})
@@ -186,6 +199,17 @@ func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
 		}
 		return struct{}{}, nil
 	})
+	mux.HandleFunc("GET /v1/backup", func(w http.ResponseWriter, _ *http.Request) {
+		if err := n.settled(); err != nil {
+			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+			return
+		}
+		if err := n.backup(w); err != nil {
+			n.log.Error("backup", "err", err)
+			panic(http.ErrAbortHandler)
+		}
+	})
+	answer("POST /v1/release", func(*http.Request) (any, error) { return n.store.Release(), nil })
 	answer("POST /v1/images", func(r *http.Request) (any, error) { return n.runtime.Import(r.Context(), r.Body) })
 	answer("POST /v1/join", func(r *http.Request) (any, error) {
 		var req JoinRequest

@@ -14,6 +14,9 @@ import (
 // syncLimit bounds one attempt to take a member's state.
 const syncLimit = time.Minute
 
+// restoreLimit is how long a restored node looks for others before it takes itself for the only one.
+const restoreLimit = 15 * time.Second
+
 // reachState is the barrier: a joiner waits until it holds what one member that has the cluster's state holds. That is the
 // one that invited it if it is there, or any other; those that are behind the barrier themselves are not asked. It returns
 // early if the node is told to leave.
@@ -22,9 +25,14 @@ func (n *Node) reachState(ctx context.Context) error {
 	if len(inviters) == 0 {
 		return nil
 	}
+	began := time.Now()
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		err := n.takeState(ctx, inviters)
 		if err == nil {
+			break
+		}
+		if n.id.Restored && time.Since(began) > restoreLimit {
+			n.log.Warn("no node of the cluster answers: it goes on from the backup that was restored here", "err", err)
 			break
 		}
 		n.log.Warn("waiting for the state of the cluster", "invited by", inviters[0].NodeName, "err", err)
@@ -36,7 +44,7 @@ func (n *Node) reachState(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
-	n.id.Inviters = nil
+	n.id.Inviters, n.id.Restored = nil, false
 	if err := n.id.save(n.cfg.DataDir); err != nil {
 		return err
 	}
@@ -114,6 +122,10 @@ func (n *Node) takeStateOf(ctx context.Context, name string) error {
 	}
 	if covered, err := n.store.Covers(vector); err != nil || !covered {
 		return errors.Join(err, errors.New("its state has not arrived whole"))
+	}
+	// What came from others meanwhile, or from a backup, may be what the cluster has let go of.
+	if _, err := n.compare(syncing, name, true); err != nil {
+		return fmt.Errorf("compare stores: %w", err)
 	}
 	return nil
 }

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"murmur/crdt"
 )
 
 // ErrNoDaemon is returned to a CLI that finds nobody at the socket.
@@ -55,16 +57,8 @@ func (a *Admin) call(ctx context.Context, path string, body, out any) error {
 }
 
 func (a *Admin) do(ctx context.Context, method, path string, body io.Reader, out any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://murmur"+path, body)
+	resp, err := a.send(ctx, method, path, body)
 	if err != nil {
-		return err
-	}
-	resp, err := a.client.Do(req)
-	if err != nil {
-		var op *net.OpError
-		if errors.As(err, &op) && op.Op == "dial" {
-			return fmt.Errorf("%w (%s: %w)", ErrNoDaemon, a.socket, op.Err)
-		}
 		return err
 	}
 	defer resp.Body.Close()
@@ -72,13 +66,46 @@ func (a *Admin) do(ctx context.Context, method, path string, body io.Reader, out
 	if err != nil {
 		return err
 	}
-	if resp.StatusCode != http.StatusOK {
-		return errors.New(strings.TrimSpace(string(b)))
-	}
 	if out == nil {
 		return nil
 	}
 	return json.Unmarshal(b, out)
+}
+
+// send asks the daemon and returns the answer to be read. One that is a refusal is an error.
+func (a *Admin) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://murmur"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := a.client.Do(req)
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" {
+			return nil, fmt.Errorf("%w (%s: %w)", ErrNoDaemon, a.socket, op.Err)
+		}
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	return nil, errors.New(strings.TrimSpace(string(b)))
+}
+
+// stream copies the answer for path. The daemon ends it with a broken connection if it fails on the way.
+func (a *Admin) stream(ctx context.Context, path string, w io.Writer) error {
+	resp, err := a.send(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(w, resp.Body)
+	return err
 }
 
 // Status asks for the daemon's status.
@@ -158,4 +185,30 @@ func (a *Admin) vector(ctx context.Context) ([]byte, error) {
 	var out []byte
 	err := a.call(ctx, "/v1/vector", nil, &out)
 	return out, err
+}
+
+// report asks a member what it has and what it has let go of.
+func (a *Admin) report(ctx context.Context) (out crdt.Report, err error) {
+	err = a.call(ctx, "/v1/report", nil, &out)
+	return out, err
+}
+
+// settle tells a member what is certain.
+func (a *Admin) settle(ctx context.Context, c crdt.Certainty) error {
+	return a.call(ctx, "/v1/settle", c, nil)
+}
+
+// check sends a member one message of a comparison of stores and returns its answer.
+func (a *Admin) check(ctx context.Context, msg []byte) (out []byte, err error) {
+	err = a.call(ctx, "/v1/check", msg, &out)
+	return out, err
+}
+
+// Backup writes a backup of the daemon's node.
+func (a *Admin) Backup(ctx context.Context, w io.Writer) error { return a.stream(ctx, "/v1/backup", w) }
+
+// Release takes in the writes that are held aside because they were stamped too far in the future. It returns how many.
+func (a *Admin) Release(ctx context.Context) (n int, err error) {
+	err = a.call(ctx, "/v1/release", struct{}{}, &n)
+	return n, err
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"murmur/crdt"
 	"murmur/gossip"
 )
@@ -79,7 +81,7 @@ func (n *Node) forget(ctx context.Context, name string) error {
 	if name == n.id.NodeName {
 		return fmt.Errorf("%s is this node: take it out with `murmur leave`", name)
 	}
-	_, known := n.store.Snapshot().Get(nodeKey(name))
+	stored, known := crdt.Get[corev1.Node](n.store.Snapshot(), nodeKey(name))
 	var failed []string
 	for _, m := range n.agent.Members() {
 		switch {
@@ -96,6 +98,15 @@ func (n *Node) forget(ctx context.Context, name string) error {
 	for _, id := range failed {
 		if err := n.agent.Forget(id); err != nil {
 			return fmt.Errorf("forget %s: %w", name, err)
+		}
+	}
+	if known {
+		origin, err := crdt.ParseOrigin(stored.Annotations[annotationOrigin])
+		if err == nil {
+			err = n.store.Forget(ctx, origin)
+		}
+		if err != nil {
+			return fmt.Errorf("forget the store of %s: %w", name, err)
 		}
 	}
 	if err := n.unregister(ctx, name); err != nil {

@@ -15,6 +15,7 @@ var (
 	metricTombstones = prometheus.NewDesc("murmur_store_tombstones", "Deletions that this node's store remembers.", nil, nil)
 	metricDisk       = prometheus.NewDesc("murmur_store_disk_bytes", "Size of this node's store on disk.", nil, nil)
 	metricHeld       = prometheus.NewDesc("murmur_store_held_writes", "Writes held aside because they are stamped too far in the future.", nil, nil)
+	metricFailed     = prometheus.NewDesc("murmur_store_failed_objects", "Objects set aside because they could not be merged.", nil, nil)
 	metricLosses     = prometheus.NewDesc("murmur_store_conflicts", "Remembered fields in which a concurrent write lost.", nil, nil)
 	metricQueued     = prometheus.NewDesc("murmur_peer_queued_deltas", "Deltas that wait to be pushed to a peer.", []string{"peer"}, nil)
 	metricDropped    = prometheus.NewDesc("murmur_peer_dropped_deltas_total", "Deltas that a full queue left to repair.", []string{"peer"}, nil)
@@ -26,7 +27,7 @@ var (
 type metrics struct{ node *Node }
 
 func (metrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{metricMembers, metricObjects, metricTombstones, metricDisk, metricHeld, metricLosses, metricQueued, metricDropped, metricSynced, metricPending} {
+	for _, d := range []*prometheus.Desc{metricMembers, metricObjects, metricTombstones, metricDisk, metricHeld, metricFailed, metricLosses, metricQueued, metricDropped, metricSynced, metricPending} {
 		out <- d
 	}
 }
@@ -47,6 +48,7 @@ func (m metrics) Collect(out chan<- prometheus.Metric) {
 	gauge(metricTombstones, float64(st.Tombstones))
 	gauge(metricDisk, float64(st.DiskBytes))
 	gauge(metricHeld, float64(len(st.Held)))
+	gauge(metricFailed, float64(len(st.Failed)))
 	gauge(metricLosses, float64(len(st.Losses)))
 	for _, p := range m.node.agent.Peers() {
 		gauge(metricQueued, float64(p.Queued), p.Name)

@@ -37,6 +37,8 @@ type JoinReply struct {
 // move is a decision to become a member of another cluster.
 type move struct {
 	to *identity
+	// forgotten tells that the state of this node is void, whatever it is.
+	forgotten bool
 	// answer takes why it cannot be, or nil once nothing acts for the old cluster any more.
 	answer chan error
 }

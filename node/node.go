@@ -69,8 +69,9 @@ type Node struct {
 	leaving  chan struct{}
 	moves    chan move
 	// joining is who invited this node, while it has not reached the cluster's state.
-	joining atomic.Pointer[inviter]
-	started time.Time
+	joining  atomic.Pointer[inviter]
+	settling atomic.Pointer[Settling]
+	started  time.Time
 }
 
 // New makes a node from what is on its disk, joining or founding a cluster if nothing is. It starts nothing.
@@ -445,6 +446,8 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	acting.run("certificates", n.renew, failed)
 	acting.run("view", n.view.Run, failed)
 	acting.run("registration", n.register.Run, failed)
+	acting.run("settling", n.settle, failed)
+	acting.run("forgotten", n.giveUp, failed)
 	acting.run("containerd", n.runtime.Run, failed)
 	acting.run("network", n.network.Run, failed)
 	acting.run("iptables", n.rules.Run, failed)
@@ -475,7 +478,10 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		acting.stop()
 		again = true
 		// Nobody can write any more; until now somebody could.
-		err := n.blank()
+		var err error
+		if !m.forgotten {
+			err = n.blank()
+		}
 		m.answer <- err
 		if err != nil {
 			return nil

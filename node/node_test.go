@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -240,5 +241,20 @@ func TestConflictsNameTheWriters(t *testing.T) {
 	if c.Object != "configmaps/default/shared" || c.Field != ".data.k" || c.Kept.By != "n1" || c.Lost.By != "0000000000000002" || c.Lost.Value != nil ||
 		!c.Kept.At.Equal(time.UnixMilli(1_800_000_000_000)) {
 		t.Errorf("got %+v", c)
+	}
+}
+
+func TestVotersAreAllWhoCouldHoldSomething(t *testing.T) {
+	member := func(name string, s gossip.Status) gossip.Member { return gossip.Member{Name: name, Status: s} }
+	members := []gossip.Member{member("a", gossip.Failed), member("b", gossip.Alive), member("c", gossip.Alive), member("gone", gossip.Left), member("joining", gossip.Alive)}
+	must, asks := voters("b", []string{"b", "c", "never-met"}, members)
+	if want := []string{"a", "c", "joining", "never-met"}; !slices.Equal(must, want) || !asks {
+		t.Errorf("b asks %v: %v, want %v", must, asks, want)
+	}
+	if _, asks := voters("c", []string{"b", "c"}, members); asks {
+		t.Error("c asks while b is alive")
+	}
+	if must, asks := voters("alone", []string{"alone"}, nil); len(must) != 0 || !asks {
+		t.Errorf("one that is alone asks %v: %v", must, asks)
 	}
 }

@@ -27,6 +27,25 @@ const askLimit = 3 * time.Second
 func (n *Node) servePeers(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/vector", answered(func(*http.Request) (any, error) { return n.store.Vector(), nil }))
+	mux.HandleFunc("GET /v1/report", answered(func(*http.Request) (any, error) { return n.store.Report(), nil }))
+	mux.HandleFunc("POST /v1/settle", answered(func(r *http.Request) (any, error) {
+		var c crdt.Certainty
+		if err := json.NewDecoder(r.Body).Decode(&c); err != nil {
+			return nil, err
+		}
+		return struct{}{}, n.letGo(r.Context(), c)
+	}))
+	mux.HandleFunc("POST /v1/check", answered(func(r *http.Request) (any, error) {
+		var msg []byte
+		if err := json.NewDecoder(r.Body).Decode(&msg); err != nil {
+			return nil, err
+		}
+		out, mended, err := n.store.Check(r.Context(), msg, false)
+		if mended > 0 {
+			n.log.Warn("a comparison of stores found differences that their vectors hid", "mended", mended)
+		}
+		return out, err
+	}))
 	mux.HandleFunc("GET /v1/explain", answered(func(r *http.Request) (any, error) {
 		return n.explainHere(r.FormValue("namespace"), r.FormValue("name"))
 	}))

@@ -135,6 +135,12 @@ func printStatus(out io.Writer, s node.Status) error {
 	for key, at := range s.Store.Held {
 		row("Held aside", "%s, stamped %s", key, at.Format(time.RFC3339))
 	}
+	for key, reason := range s.Store.Failed {
+		row("Set aside", "%s: %s", key, reason)
+	}
+	if w := s.Store.Settling.WaitsFor; len(w) > 0 {
+		row("Kept for", "%s: tombstones go when all nodes have seen them; `murmur forget` ends a node that is not coming back", strings.Join(w, ", "))
+	}
 	row("Memory", "%.1f MiB", float64(s.MemoryBytes)/(1<<20))
 	row("Next certificate", "%s", s.CertificateRotation.Format(time.RFC3339))
 	for _, p := range s.Peers {
@@ -317,7 +323,7 @@ func printConflicts(out io.Writer, all []node.Conflict) error {
 	w := tabwriter.NewWriter(out, 0, 8, 3, ' ', 0)
 	fmt.Fprintln(w, "OBJECT\tFIELD\tKEPT\tBY\tAT\tLOST\tBY\tAT")
 	for _, l := range all {
-		fmt.Fprintf(w, "%s\t%s", l.Object, l.Field)
+		fmt.Fprintf(w, "%s\t%s", l.Object, cmp.Or(l.Field, "(the object)"))
 		for _, s := range []node.Side{l.Kept, l.Lost} {
 			fmt.Fprintf(w, "\t%s\t%s\t%s", short(s.Value), s.By, s.At.Format(time.RFC3339))
 		}

@@ -49,7 +49,7 @@ of them, and each side of a partition keeps working.
 	})
 	onlyWords(c)
 	c.AddCommand(upCommand(), joinCommand(), leaveCommand(), forgetCommand(), checkCommand(),
-		membersCommand(), statusCommand(), reachabilityCommand(), conflictsCommand(), explainCommand(), debugCommand(),
+		membersCommand(), statusCommand(), reachabilityCommand(), conflictsCommand(), explainCommand(), debugCommand(), backupCommand(), restoreCommand(), releaseCommand(),
 		tokenCommand(), kubectlCommand(), imagesCommand(), versionCommand())
 	return c
 }

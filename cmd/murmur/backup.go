@@ -1,0 +1,113 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"murmur/node"
+)
+
+func backupCommand() *cobra.Command {
+	var d daemonFlags
+	c := &cobra.Command{
+		Use:   "backup FILE",
+		Short: "Write the state of the cluster, as this node has it, to a file",
+		Long: `Write the state of the cluster, as this node has it at one moment, to a file that "murmur restore" makes a node of.
+The file holds the secrets of the cluster, its CA key among them: keep it as you keep those. FILE may be - for the
+standard output. The node, and all others, go on meanwhile.`,
+		Args: oneFile,
+	}
+	d.add(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if args[0] == "-" {
+			return d.admin().Backup(c.Context(), c.OutOrStdout())
+		}
+		return writeWhole(args[0], func(w io.Writer) error { return d.admin().Backup(c.Context(), w) })
+	}
+	return c
+}
+
+// writeWhole makes a file that only its owner can read, or none.
+func writeWhole(path string, write func(io.Writer) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	err = write(f)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+func oneFile(c *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("%s: name one file, or - for the standard %s", c.Name(), map[string]string{"backup": "output", "restore": "input"}[c.Name()])
+	}
+	return nil
+}
+
+func restoreCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "restore FILE",
+		Short: "Make a node of a backup",
+		Long: `Make of a backup the disk of a node that has none yet; "murmur up" then starts it. If nodes of the cluster are
+still there, the node takes their word for all that has happened since the backup. If none answers, the cluster goes on
+from the backup, and other machines can join it. Without --node-name the node is the one that was backed up, which must not
+run any more. FILE may be - for the standard input.`,
+		Args: oneFile,
+	}
+	up := nodeFlags(c.Flags())
+	c.RunE = func(c *cobra.Command, args []string) error {
+		cfg, err := up.read(c.Flags(), "")
+		if err != nil {
+			return err
+		}
+		in := io.NopCloser(c.InOrStdin())
+		if args[0] != "-" {
+			if in, err = os.Open(args[0]); err != nil {
+				return err
+			}
+		}
+		defer in.Close()
+		name, err := node.Restore(cfg, in)
+		if err != nil {
+			return fmt.Errorf("restore %s: %w", args[0], err)
+		}
+		_, err = fmt.Fprintf(c.OutOrStdout(), "%s holds the node %s; `murmur up` starts it\n", cfg.DataDir, name)
+		return err
+	}
+	return c
+}
+
+func releaseCommand() *cobra.Command {
+	var d daemonFlags
+	c := &cobra.Command{
+		Use:   "release",
+		Short: "Take in the writes that are held aside because a clock is far ahead",
+		Long: `Take in the writes that this node holds aside because they were stamped more than five seconds in the future, as
+"murmur status" lists them. Set the clock that made them right first: until the time has come, nothing else can win against
+such a write.`,
+		Args: cobra.NoArgs,
+	}
+	d.add(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		n, err := d.admin().Release(c.Context())
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(c.OutOrStdout(), "%d writes are taken in with the next exchange, within seconds\n", n)
+		return err
+	}
+	return c
+}

@@ -1,0 +1,101 @@
+package node
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"path/filepath"
+
+	"github.com/google/uuid"
+	corev1 "k8s.io/api/core/v1"
+
+	"murmur/crdt"
+)
+
+// A backup is one file: the identity of the node, with the secrets of the cluster, and the store as it was at one moment.
+//
+//	"murmur backup 1\n", length (uvarint) and JSON of the identity, the store's own backup
+const backupMagic = "murmur backup 1\n"
+
+// maxIdentity bounds what a reader takes for an identity.
+const maxIdentity = 1 << 20
+
+// errNoBackup is returned for a file that is no backup.
+var errNoBackup = errors.New("this is no backup made by `murmur backup`, or it is cut off")
+
+func (n *Node) backup(w io.Writer) error {
+	if err := n.settled(); err != nil {
+		return err
+	}
+	id, err := json.Marshal(n.id)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(append(binary.AppendUvarint([]byte(backupMagic), uint64(len(id))), id...)); err != nil {
+		return err
+	}
+	return n.store.Backup(w)
+}
+
+// Restore makes of a backup the disk of a node that has none yet. The node meets whoever of the cluster is still there and
+// takes their word for what has happened since; if nobody is, the backup is where the cluster goes on. It returns the node's name.
+func Restore(cfg Config, file io.Reader) (name string, err error) {
+	named := cfg.NodeName
+	if cfg, err = cfg.complete(); err != nil {
+		return "", err
+	}
+	held, err := lock(cfg.DataDir)
+	if err != nil {
+		return "", err
+	}
+	defer held.Close()
+	store := filepath.Join(cfg.DataDir, "store")
+	if exists(identityFile(cfg.DataDir)) || exists(store) {
+		return "", fmt.Errorf("%s is the disk of a node already: give another --data-dir, or remove it if nothing in it is needed", cfg.DataDir)
+	}
+	r := bufio.NewReader(file)
+	magic := make([]byte, len(backupMagic))
+	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != backupMagic {
+		return "", errNoBackup
+	}
+	size, err := binary.ReadUvarint(r)
+	if err != nil || size > maxIdentity {
+		return "", errNoBackup
+	}
+	id := &identity{}
+	b := make([]byte, size)
+	if _, err := io.ReadFull(r, b); err != nil || json.Unmarshal(b, id) != nil {
+		return "", errNoBackup
+	}
+	if err := crdt.Restore(store, r); err != nil {
+		return "", err
+	}
+	// The node that was backed up may be alive: this is another incarnation of it, or another node if it is given a name.
+	id.NodeID, id.Restored, id.Inviters = uuid.NewString(), true, nil
+	if named != "" {
+		id.NodeName = named
+	}
+	if id.Inviters, err = neighbours(store, id); err != nil {
+		return "", err
+	}
+	return id.NodeName, id.save(cfg.DataDir)
+}
+
+// neighbours are the nodes that a restored store knows.
+func neighbours(dir string, id *identity) (out []inviter, err error) {
+	s, err := crdt.Open(crdt.Config{Dir: dir, Cluster: id.Cluster.ID})
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range crdt.List[corev1.Node](s.Snapshot(), "nodes", "") {
+		at, err := netip.ParseAddrPort(o.Annotations[annotationSerf])
+		if err == nil && o.Name != id.NodeName && len(out) < maxInviters {
+			out = append(out, inviter{NodeName: o.Name, Serf: at})
+		}
+	}
+	return out, s.Close()
+}

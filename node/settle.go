@@ -1,0 +1,189 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"murmur/crdt"
+	"murmur/gossip"
+)
+
+const (
+	// settleEvery is how often one node asks all what they have, so that stores can let go of what everybody has seen.
+	settleEvery = time.Minute
+	// checkEvery is how often each node compares its store with another's document by document.
+	checkEvery = 10 * time.Minute
+	// maxCheckRounds bounds one comparison; what is left is for the next.
+	maxCheckRounds = 64
+)
+
+// Settling is how far the stores have come in letting go of what all have seen.
+type Settling struct {
+	// At is when this store last did; zero if it has not since the daemon started.
+	At time.Time `json:"at,omitzero"`
+	// WaitsFor lists the nodes that did not answer the last time this node asked.
+	WaitsFor []string `json:"waitsFor,omitempty"`
+}
+
+// settle runs the rounds in which all stores let go of what is certain, when it is this node's turn to, and this node's checks.
+func (n *Node) settle(ctx context.Context) error {
+	round, check := time.NewTicker(settleEvery), time.NewTicker(checkEvery)
+	defer round.Stop()
+	defer check.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-round.C:
+			must, asks := voters(n.id.NodeName, n.registeredNames(), n.agent.Members())
+			if !asks {
+				continue
+			}
+			waits, err := n.settleRound(ctx, must)
+			if err != nil && ctx.Err() == nil {
+				n.log.Debug("stores are not settled", "err", err)
+			}
+			s := Settling{WaitsFor: waits}
+			if old := n.settling.Load(); old != nil {
+				s.At = old.At
+			}
+			n.settling.Store(&s)
+		case <-check.C:
+			if others := alive(n.id.NodeName, n.agent.Members()); len(others) > 0 {
+				name := others[rand.IntN(len(others))]
+				if mended, err := n.compare(ctx, name, false); err != nil && ctx.Err() == nil {
+					n.log.Debug("compare stores", "with", name, "err", err)
+				} else if mended > 0 {
+					n.log.Warn("a comparison of stores found differences that their vectors hid", "with", name, "mended", mended)
+				}
+			}
+		}
+	}
+}
+
+func (n *Node) registeredNames() []string {
+	var out []string
+	for e := range n.store.Snapshot().Range("nodes", "", "") {
+		out = append(out, e.Key.Name)
+	}
+	return out
+}
+
+func alive(self string, members []gossip.Member) []string {
+	var out []string
+	for _, m := range members {
+		if m.Status == gossip.Alive && m.Name != self {
+			out = append(out, m.Name)
+		}
+	}
+	return out
+}
+
+// voters lists who else must answer before anything is certain: whoever is registered or a member, the ones that are joining
+// included. asks tells whether it is this node's turn to ask them.
+func voters(self string, registered []string, members []gossip.Member) (must []string, asks bool) {
+	must = slices.Clone(registered)
+	for _, m := range members {
+		if m.Status != gossip.Left {
+			must = append(must, m.Name)
+		}
+	}
+	slices.Sort(must)
+	must = slices.Compact(must)
+	first := slices.Min(append(alive(self, members), self))
+	return slices.DeleteFunc(must, func(name string) bool { return name == self }), first == self
+}
+
+// settleRound asks everybody what they have, and if all answer tells everybody what is certain.
+func (n *Node) settleRound(ctx context.Context, must []string) (waits []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, settleEvery/2)
+	defer cancel()
+	reports := make([]crdt.Report, len(must)+1)
+	errs := n.each(must, func(i int, name string) (err error) {
+		reports[i], err = n.peer(name).report(ctx)
+		return err
+	})
+	for i, err := range errs {
+		if err != nil {
+			waits = append(waits, must[i])
+		}
+	}
+	if len(waits) > 0 {
+		return waits, errors.Join(errs...)
+	}
+	reports[len(must)] = n.store.Report()
+	certain := crdt.Conclude(reports)
+	if certain.Settled.Covers(certain.Made) && n.store.Status().Tombstones == 0 {
+		return nil, nil // nothing has happened since the last round
+	}
+	errs = n.each(must, func(_ int, name string) error { return n.peer(name).settle(ctx, certain) })
+	return nil, errors.Join(append(errs, n.letGo(ctx, certain))...)
+}
+
+// letGo settles this node's store.
+func (n *Node) letGo(ctx context.Context, c crdt.Certainty) error {
+	if err := n.store.Settle(ctx, c); err != nil {
+		return err
+	}
+	s := Settling{At: time.Now()}
+	if old := n.settling.Load(); old != nil {
+		s.WaitsFor = old.WaitsFor
+	}
+	n.settling.Store(&s)
+	return nil
+}
+
+// maxAsking bounds how many members are asked at once.
+const maxAsking = 32
+
+// each calls f for some nodes, many at once, and returns their errors in order.
+func (n *Node) each(names []string, f func(i int, name string) error) []error {
+	errs := make([]error, len(names))
+	slots := make(chan struct{}, maxAsking)
+	var all sync.WaitGroup
+	for i, name := range names {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			if err := f(i, name); err != nil {
+				errs[i] = fmt.Errorf("%s: %w", name, err)
+			}
+		})
+	}
+	all.Wait()
+	return errs
+}
+
+// compare looks whether this store and another's hold the same, and sets right what they do not. final takes the other at its
+// word: see crdt.Store.Check.
+func (n *Node) compare(ctx context.Context, name string, final bool) (mended int, err error) {
+	for range maxCheckRounds {
+		var msg []byte
+		here := 0
+		for {
+			out, k, err := n.store.Check(ctx, msg, final)
+			if err != nil {
+				return mended, err
+			}
+			here += k
+			if len(out) == 0 {
+				break
+			}
+			if msg, err = n.peer(name).check(ctx, out); err != nil {
+				return mended, err
+			}
+			if len(msg) == 0 {
+				break
+			}
+		}
+		if mended += here; here == 0 {
+			return mended, nil
+		}
+	}
+	return mended, nil
+}
