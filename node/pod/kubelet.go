@@ -176,7 +176,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 
 // manage keeps one worker for each pod of this node and for each pod that is only in the runtime or on the disk.
 func (k *Kubelet) manage(ctx context.Context, group *errgroup.Group) error {
-	wake := k.cfg.Store.Subscribe("pods", "configmaps", "secrets", "persistentvolumeclaims")
+	wake := k.cfg.Store.Subscribe("pods", "configmaps", "secrets", "persistentvolumeclaims", trustBundles)
 	defer wake.Close()
 	timer := time.NewTimer(0)
 	defer timer.Stop()

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
@@ -18,7 +19,10 @@ type Objects interface {
 	PersistentVolumeClaim(namespace, name string) (*corev1.PersistentVolumeClaim, bool)
 	PersistentVolume(name string) (*corev1.PersistentVolume, bool)
 	Services(namespace string) []*corev1.Service
+	ClusterTrustBundles() []*certificatesv1.ClusterTrustBundle
 }
+
+const trustBundles = "certificates.k8s.io/clustertrustbundles"
 
 // snapshot reads Objects from the store.
 type snapshot struct{ *crdt.Snapshot }
@@ -41,6 +45,10 @@ func (s snapshot) PersistentVolume(name string) (*corev1.PersistentVolume, bool)
 
 func (s snapshot) Services(namespace string) []*corev1.Service {
 	return crdt.List[corev1.Service](s.Snapshot, "services", namespace)
+}
+
+func (s snapshot) ClusterTrustBundles() []*certificatesv1.ClusterTrustBundle {
+	return crdt.List[certificatesv1.ClusterTrustBundle](s.Snapshot, trustBundles, "")
 }
 
 // references are the keys of what a pod's volumes and environment are made from.
@@ -73,6 +81,11 @@ func sources(s *crdt.Snapshot, p *corev1.Pod) string {
 		}
 		text = append(text, ' ')
 	}
+	if projects(p, func(s corev1.VolumeProjection) bool { return s.ClusterTrustBundle != nil }) {
+		for e := range s.Range(trustBundles, "", "") {
+			text = append(append(text, e.Version.String()...), ' ')
+		}
+	}
 	if showsItself(p) {
 		for _, m := range []map[string]string{p.Labels, p.Annotations} {
 			for _, k := range slices.Sorted(maps.Keys(m)) {
@@ -86,8 +99,13 @@ func sources(s *crdt.Snapshot, p *corev1.Pod) string {
 
 // showsItself reports whether a volume has fields of the pod in it.
 func showsItself(p *corev1.Pod) bool {
+	return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool { return v.DownwardAPI != nil }) ||
+		projects(p, func(s corev1.VolumeProjection) bool { return s.DownwardAPI != nil })
+}
+
+// projects reports whether a projected volume has a source of some kind.
+func projects(p *corev1.Pod, kind func(corev1.VolumeProjection) bool) bool {
 	return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {
-		return v.DownwardAPI != nil || v.Projected != nil &&
-			slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.DownwardAPI != nil })
+		return v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, kind)
 	})
 }

@@ -97,6 +97,11 @@ func (v *Volumes) collect(ctx context.Context, f *files, vol *corev1.Volume) (ag
 			if next, err = v.token(ctx, f, s.ServiceAccountToken, mode); err == nil && (again.IsZero() || next.Before(again)) {
 				again = next
 			}
+		case s.ClusterTrustBundle != nil:
+			var anchors []byte
+			if anchors, err = trustAnchors(s.ClusterTrustBundle, f.objects.ClusterTrustBundles()); err == nil {
+				f.put(s.ClusterTrustBundle.Path, anchors, nil, mode)
+			}
 		default:
 			err = fmt.Errorf("a source of the projected volume has a type that is not supported")
 		}
