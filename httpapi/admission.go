@@ -80,6 +80,7 @@ func (s *Server) admission() (admission.Interface, error) {
 	if s.cfg.Arbiter != nil {
 		chain = append(chain, placementRecord{admission.NewHandler(admission.Create), s.cfg.Arbiter})
 	}
+	chain = append(chain, newQuotas(s)) // last: what it charges, nobody else refuses
 	for _, plugin := range chain {
 		if v, ok := plugin.(admission.InitializationValidator); ok {
 			if err := v.ValidateInitialization(); err != nil {

@@ -21,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 
@@ -115,7 +116,7 @@ func start(t *testing.T, nodes ...string) *cluster {
 	}
 	for _, n := range nodes {
 		controllers, err := control.New(control.Config{
-			Store: store, Node: n, View: c.view, CACert: []byte("bundle"), Resources: resources, Settle: 50 * time.Millisecond,
+			Store: store, Node: n, View: c.view, CACert: []byte("bundle"), Resources: resources, Usage: api.QuotaUsage, Settle: 50 * time.Millisecond,
 			API: func(user string) control.API {
 				return api.As(user, "system:serviceaccounts", "system:serviceaccounts:kube-system")
 			},
@@ -305,6 +306,55 @@ func TestAPIService(t *testing.T) {
 	quiet(c)
 }
 
+// TestEndpoints: those of a service with a selector go with it, and those written by hand are mirrored for as long as they
+// are there.
+func TestEndpoints(t *testing.T) {
+	c := start(t, "n1")
+	service := func(name string, selector map[string]string) {
+		_, err := c.admin.Create(c.ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
+			Spec: corev1.ServiceSpec{Selector: selector, Ports: []corev1.ServicePort{{Port: 80}}}})
+		check(t, err)
+	}
+	service("made", map[string]string{"app": "none"})
+	service("byhand", nil)
+	manual := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: "byhand", Namespace: "default", Labels: map[string]string{"a": "b"}},
+		Subsets: []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: "10.1.2.3"}}, NotReadyAddresses: []corev1.EndpointAddress{{IP: "10.1.2.4"}},
+			Ports: []corev1.EndpointPort{{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP}}}}}
+	obj, err := c.admin.Create(c.ctx, manual)
+	check(t, err)
+	has := func(name string) func(*crdt.Snapshot) bool {
+		return func(s *crdt.Snapshot) bool {
+			_, ok := s.Get(crdt.Key{Resource: "endpoints", Namespace: "default", Name: name})
+			return ok
+		}
+	}
+	mirrored := func(want string) func(*crdt.Snapshot) bool {
+		return func(s *crdt.Snapshot) bool {
+			got := ""
+			for _, slice := range crdt.List[discoveryv1.EndpointSlice](s, "discovery.k8s.io/endpointslices", "default") {
+				if slice.Labels[discoveryv1.LabelServiceName] == "byhand" && slice.Labels["a"] == "b" {
+					for _, e := range slice.Endpoints {
+						got += fmt.Sprint(e.Addresses[0], " ", *slice.Ports[0].Port, " ", *e.Conditions.Ready, " ")
+					}
+				}
+			}
+			return got == want
+		}
+	}
+	c.eventually("endpoints", has("made"))
+	c.eventually("a mirror", mirrored("10.1.2.3 80 true 10.1.2.4 80 false "))
+	next := obj.(*corev1.Endpoints)
+	next.Subsets[0].NotReadyAddresses = nil
+	_, err = c.admin.Update(c.ctx, next)
+	check(t, err)
+	c.eventually("the mirror follows", mirrored("10.1.2.3 80 true "))
+	quiet(c)
+	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "services", Namespace: "default", Name: "made"}, metav1.DeleteOptions{}))
+	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "endpoints", Namespace: "default", Name: "byhand"}, metav1.DeleteOptions{}))
+	c.eventually("gone with the service", func(s *crdt.Snapshot) bool { return !has("made")(s) })
+	c.eventually("the mirror is gone", mirrored(""))
+}
+
 // TestReplicationController: pods are made, adopted and let go by its selector, counted, and gone with it.
 func TestReplicationController(t *testing.T) {
 	c := start(t, "n1")
@@ -345,6 +395,42 @@ func TestReplicationController(t *testing.T) {
 	})
 	check(t, c.admin.Delete(c.ctx, key, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationBackground)}))
 	c.eventually("gone with its pods", func(s *crdt.Snapshot) bool { return mine(s) == 0 })
+}
+
+// TestQuota: what is created is charged and refused beyond the limit, what goes is given back, and the refusal shows in the
+// owner's status.
+func TestQuota(t *testing.T) {
+	c := start(t, "n1")
+	c.eventually("the default account", func(s *crdt.Snapshot) bool {
+		_, ok := s.Get(crdt.Key{Resource: "serviceaccounts", Namespace: "default", Name: "default"})
+		return ok
+	})
+	_, err := c.admin.Create(c.ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q", Namespace: "default"},
+		Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{"pods": resource.MustParse("2"), "count/replicasets.apps": resource.MustParse("5")}}})
+	check(t, err)
+	used := func(pods, sets int64) func(*crdt.Snapshot) bool {
+		return func(s *crdt.Snapshot) bool {
+			q, ok := crdt.Get[corev1.ResourceQuota](s, crdt.Key{Resource: "resourcequotas", Namespace: "default", Name: "q"})
+			return ok && len(q.Status.Hard) == 2 && q.Status.Used.Pods().Value() == pods && q.Status.Used.Name("count/replicasets.apps", resource.DecimalSI).Value() == sets
+		}
+	}
+	c.eventually("nothing is used", used(0, 0))
+	_, err = c.admin.Create(c.ctx, web("nginx:1", 3))
+	check(t, err)
+	c.eventually("two of three pods", func(s *crdt.Snapshot) bool {
+		sets := crdt.List[appsv1.ReplicaSet](s, "apps/replicasets", "default")
+		return len(sets) == 1 && sets[0].Status.ReadyReplicas == 2 && len(sets[0].Status.Conditions) == 1 && len(crdt.List[corev1.Pod](s, "pods", "default")) == 2 && used(2, 1)(s)
+	})
+	d := c.deployment()
+	d.Spec.Replicas = new(int32)
+	_, err = c.admin.Update(c.ctx, d)
+	check(t, err)
+	c.eventually("given back", used(0, 1))
+	c.eventually("no failure is left", func(s *crdt.Snapshot) bool {
+		sets := crdt.List[appsv1.ReplicaSet](s, "apps/replicasets", "default")
+		return len(sets) == 1 && len(sets[0].Status.Conditions) == 0
+	})
+	quiet(c)
 }
 
 // TestCascade: foreground deletion waits for dependents, orphaning leaves them, a namespace takes all of its own with it.

@@ -60,6 +60,8 @@ type Config struct {
 	// Resources lists what is stored, as in crdt.Key.Resource. Namespaces are emptied of, and owners are looked for
 	// among, these.
 	Resources []string
+	// Usage counts for resource quotas; nil: their usage is not kept.
+	Usage Usage
 	// Brake is Available if empty.
 	Brake Brake
 	// Settle is how long a node must have been in sight before the readiness of its pods is believed enough to withdraw
@@ -141,12 +143,13 @@ func (c *Controllers) Run(ctx context.Context) error {
 func table(cfg Config) []row {
 	const pods, nodes = "pods", "nodes"
 	collector, lost, evicted := newGarbage(cfg.Resources), newStrays(), newEviction()
-	return []row{
+	rows := []row{
 		{name: "deployment-controller", owners: []string{deployments}, watches: []string{replicaSets, pods}, decide: deployment},
 		{name: "replicaset-controller", owners: []string{replicaSets}, watches: []string{pods, nodes}, decide: replicaSet},
 		{name: "replication-controller", owners: []string{replicationControllers}, watches: []string{pods, nodes}, decide: replicationController},
 		{name: "endpointslice-controller", owners: []string{"services"}, watches: []string{pods, nodes, endpointSlices}, decide: endpointSlice},
 		{name: "endpoint-controller", owners: []string{"services"}, watches: []string{pods, nodes, "endpoints"}, decide: endpoints},
+		{name: "endpointslicemirroring-controller", owners: []string{"endpoints"}, watches: []string{"services", endpointSlices}, decide: mirror},
 		{name: "service-account-controller", owners: []string{"namespaces"}, watches: []string{"serviceaccounts"}, decide: serviceAccount},
 		{name: "root-ca-cert-publisher", owners: []string{"namespaces"}, watches: []string{"configmaps"}, decide: rootCA(string(cfg.CACert))},
 		{name: "namespace-controller", owners: []string{"namespaces"}, watches: cfg.Resources, decide: namespace(cfg.Resources)},
@@ -157,4 +160,10 @@ func table(cfg Config) []row {
 		{name: "clusterrole-aggregation-controller", owners: []string{clusterRoles}, decide: clusterRole},
 		{name: "token-cleaner", owners: []string{"secrets"}, decide: token},
 	}
+	if cfg.Usage != nil {
+		spent := newCharges(cfg.Usage)
+		rows = append(rows, row{name: "resourcequota-controller", owners: []string{resourceQuotas}, watches: cfg.Resources, pace: 100 * time.Millisecond,
+			prepare: spent.prepare, decide: spent.decide})
+	}
+	return rows
 }

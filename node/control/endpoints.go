@@ -220,11 +220,11 @@ func endpoints(w *world, e *crdt.Entry) plan {
 		return plan{writes: []write{{verb: create, obj: want}}}
 	}
 	if equality.Semantic.DeepEqual(repack.RepackSubsets(have.Subsets), want.Subsets) && maps.Equal(have.Labels, want.Labels) &&
-		have.Annotations[corev1.EndpointsOverCapacity] == want.Annotations[corev1.EndpointsOverCapacity] {
+		metav1.IsControlledBy(have, svc) && have.Annotations[corev1.EndpointsOverCapacity] == want.Annotations[corev1.EndpointsOverCapacity] {
 		return plan{}
 	}
 	next := have.DeepCopy()
-	next.Subsets, next.Labels = want.Subsets, want.Labels
+	next.Subsets, next.Labels, next.OwnerReferences = want.Subsets, want.Labels, want.OwnerReferences
 	delete(next.Annotations, corev1.EndpointsOverCapacity)
 	for k, v := range want.Annotations {
 		metav1.SetMetaDataAnnotation(&next.ObjectMeta, k, v)
@@ -233,7 +233,9 @@ func endpoints(w *world, e *crdt.Entry) plan {
 }
 
 func endpointsOf(svc *corev1.Service, pods []*corev1.Pod) *corev1.Endpoints {
-	out := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: svc.Name, Namespace: svc.Namespace, Labels: map[string]string{}}}
+	// Upstream deletes them when it sees no Service; here not to see one is no proof, and owners are looked for with care.
+	out := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: svc.Name, Namespace: svc.Namespace, Labels: map[string]string{},
+		OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(svc, corev1.SchemeGroupVersion.WithKind("Service"))}}}
 	maps.Copy(out.Labels, svc.Labels)
 	delete(out.Labels, corev1.IsHeadlessService)
 	if svc.Spec.ClusterIP == corev1.ClusterIPNone || svc.Spec.ClusterIP == "" {

@@ -1,0 +1,167 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/admission/plugin/resourcequota"
+	"k8s.io/apiserver/pkg/authentication/user"
+	quota "k8s.io/apiserver/pkg/quota/v1"
+	"k8s.io/apiserver/pkg/quota/v1/generic"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/kubernetes/pkg/quota/v1/evaluator/core"
+	"k8s.io/kubernetes/pkg/quota/v1/install"
+	"k8s.io/utils/clock"
+
+	"murmur/crdt"
+)
+
+// quotas charges what is created to the ResourceQuotas of its namespace before it is stored, and refuses what exceeds one.
+// The charge is a write to the quota's status, bound to its version, so no two requests of one connected side spend the
+// same. Sides of a partition each spend what is left; after the heal nothing more is admitted until usage is below the
+// limit again. What is freed, or was charged for an object that then was refused, node/control gives back.
+type quotas struct {
+	*admission.Handler
+	server *Server
+	// registry has an evaluator for each kind. It lists nothing: usage is read off the quota.
+	registry quota.Registry
+
+	// mu lets one request charge at a time, instead of having them meet as conflicts.
+	mu sync.Mutex
+}
+
+// chargeAttempts bounds how often a charge is tried that meets another node's.
+const chargeAttempts = 16
+
+func newQuotas(s *Server) *quotas {
+	return &quotas{Handler: admission.NewHandler(admission.Create, admission.Update), server: s, registry: generic.NewRegistry(evaluators(nil))}
+}
+
+// Validate runs after everything else has agreed.
+func (q *quotas) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	resource := a.GetResource().GroupResource()
+	if _, ignored := install.DefaultIgnoredResources()[resource]; ignored || a.GetNamespace() == "" || resource == corev1.Resource("namespaces") {
+		return nil
+	}
+	evaluator := q.registry.Get(resource)
+	if evaluator == nil || !evaluator.Handles(a) || len(q.of(a.GetNamespace())) == 0 {
+		return nil
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	api := q.server.As(user.APIServerUser, user.SystemPrivilegedGroup)
+	charged := map[string]bool{}
+	var last error
+attempts:
+	for range chargeAttempts {
+		have := q.of(a.GetNamespace())
+		want, err := resourcequota.CheckRequest(have, a, evaluator, nil)
+		if err != nil {
+			return err
+		}
+		if a.IsDryRun() {
+			return nil
+		}
+		for i := range want {
+			if charged[want[i].Name] || quota.Equals(have[i].Status.Used, want[i].Status.Used) {
+				continue
+			}
+			switch _, err := api.UpdateStatus(ctx, &want[i]); {
+			case apierrors.IsConflict(err):
+				last = err
+				continue attempts
+			case apierrors.IsNotFound(err):
+			case err != nil:
+				return admission.NewForbidden(a, fmt.Errorf("charge quota %s: %w", want[i].Name, err))
+			}
+			charged[want[i].Name] = true
+		}
+		return nil
+	}
+	return last
+}
+
+// of are the quotas of a namespace, copies.
+func (q *quotas) of(namespace string) []corev1.ResourceQuota {
+	var out []corev1.ResourceQuota
+	for _, have := range crdt.List[corev1.ResourceQuota](q.server.cfg.Store.Snapshot(), "resourcequotas", namespace) {
+		out = append(out, *have.DeepCopy())
+	}
+	return out
+}
+
+// aliases are the names that kinds had in quotas before count/RESOURCE.GROUP.
+var aliases = map[schema.GroupResource]corev1.ResourceName{
+	corev1.Resource("configmaps"):             corev1.ResourceConfigMaps,
+	corev1.Resource("resourcequotas"):         corev1.ResourceQuotas,
+	corev1.Resource("replicationcontrollers"): corev1.ResourceReplicationControllers,
+	corev1.Resource("secrets"):                corev1.ResourceSecrets,
+}
+
+// evaluators know what objects of each kind use.
+func evaluators(list quota.ListerForResourceFunc) []quota.Evaluator {
+	out := []quota.Evaluator{core.NewPodEvaluator(list, clock.RealClock{}), core.NewServiceEvaluator(list), core.NewPersistentVolumeClaimEvaluator(list)}
+	own := map[schema.GroupResource]bool{}
+	for _, e := range out {
+		own[e.GroupResource()] = true
+	}
+	for _, k := range kinds() {
+		if k.decode != nil && !own[k.resource] {
+			out = append(out, generic.NewObjectCountEvaluator(k.resource, generic.ListResourceUsingListerFunc(list, k.resource.WithVersion(k.storage.Version)), aliases[k.resource]))
+		}
+	}
+	return out
+}
+
+// QuotaUsage counts what the objects of a snapshot use of a quota.
+func (s *Server) QuotaUsage(snap *crdt.Snapshot, q *corev1.ResourceQuota) (corev1.ResourceList, error) {
+	list := func(resource schema.GroupVersionResource) (cache.GenericLister, error) {
+		k := s.registry.kinds[(&kind{resource: resource.GroupResource()}).key()]
+		if k == nil {
+			return nil, fmt.Errorf("%s is not a stored kind", resource)
+		}
+		return counted{snap: snap, kind: k}, nil
+	}
+	return quota.CalculateUsage(q.Namespace, q.Spec.Scopes, q.Spec.Hard, generic.NewRegistry(evaluators(list)), q.Spec.ScopeSelector)
+}
+
+// counted lists one kind in a namespace of a snapshot.
+type counted struct {
+	cache.GenericLister
+	cache.GenericNamespaceLister
+	snap      *crdt.Snapshot
+	kind      *kind
+	namespace string
+}
+
+func (c counted) ByNamespace(namespace string) cache.GenericNamespaceLister {
+	c.namespace = namespace
+	return c
+}
+
+func (c counted) Get(name string) (runtime.Object, error) {
+	e, ok := c.snap.Get(crdt.Key{Resource: c.kind.key(), Namespace: c.namespace, Name: name})
+	if !ok {
+		return nil, apierrors.NewNotFound(c.kind.resource, name)
+	}
+	return c.kind.decode(e)
+}
+
+func (c counted) List(labels.Selector) ([]runtime.Object, error) {
+	var out []runtime.Object
+	for e := range c.snap.Range(c.kind.key(), c.namespace, "") {
+		obj, err := c.kind.decode(e)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, obj)
+	}
+	return out, nil
+}
