@@ -2,8 +2,10 @@ package crdt
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"math/rand/v2"
+	"reflect"
 	"testing"
 	"time"
 
@@ -149,5 +151,18 @@ func TestForgottenLifeStaysForgotten(t *testing.T) {
 		if _, ok := s.Snapshot().Get(cmKey("x")); !ok {
 			t.Errorf("store %d does not have the object that was made anew", i)
 		}
+	}
+}
+
+// Nodes tell each other in JSON.
+func TestCertaintyTravels(t *testing.T) {
+	c := Certainty{Seen: Vector{1: 2}, Made: Vector{1: 3, 1 << 63: 4}, Settled: Vector{}}
+	b, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out Certainty
+	if err := json.Unmarshal(b, &out); err != nil || !reflect.DeepEqual(out, c) {
+		t.Errorf("%s reads as %v: %v", b, out, err)
 	}
 }

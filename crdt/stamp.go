@@ -15,6 +15,12 @@ func (o Origin) String() string { return fmt.Sprintf("%016x", uint64(o)) }
 // MarshalText writes the origin as String does.
 func (o Origin) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
 
+// UnmarshalText reads what MarshalText writes.
+func (o *Origin) UnmarshalText(b []byte) (err error) {
+	*o, err = ParseOrigin(string(b))
+	return err
+}
+
 // Stamp orders writes: a hybrid logical clock reading (48 bits of Unix milliseconds, 16 bits of counter), ties
 // broken by the writer. The zero Stamp is older than every write.
 // Kulkarni et al., Logical Physical Clocks (2014).

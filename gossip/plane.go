@@ -504,6 +504,9 @@ func (p *Plane) Tick(now time.Duration) {
 		p.repick(now)
 	}
 	p.expire(now)
+	if len(p.peers) == 0 {
+		p.repairAt = never
+	}
 	if p.repairAt != never && now >= p.repairAt {
 		p.repairAt = now + repairEvery*3/4 + p.jitter(repairEvery/2)
 		p.chooseRepair(now)

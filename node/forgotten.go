@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/google/uuid"
 
@@ -43,14 +42,10 @@ func (n *Node) beginAnew(ctx context.Context) error {
 	}
 	n.log.Warn("this node was forgotten while it was away: it gives up its state and joins the cluster again, empty", "by way of", inviters[0].NodeName)
 	to := &identity{NodeID: uuid.NewString(), NodeName: n.id.NodeName, Cluster: n.id.Cluster, Inviters: inviters}
-	m := move{to: to, forgotten: true, answer: make(chan error, 1)}
+	// The answer comes when all parts have stopped, this one among them.
 	select {
-	case n.moves <- m:
+	case n.moves <- move{to: to, forgotten: true, answer: make(chan error, 1)}:
 	case <-ctx.Done():
-		return nil
-	}
-	if err := <-m.answer; err != nil {
-		return fmt.Errorf("give up the state of a forgotten node: %w", err)
 	}
 	return nil
 }
