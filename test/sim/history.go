@@ -28,6 +28,8 @@ type write struct {
 	fields map[string]string
 	// durable: it was acknowledged, or found on disk after the crash that kept it from being so.
 	durable bool
+	// failed: the crash came before it was on disk.
+	failed bool
 	// excused: it may be lost, because the only disk that had it was replaced by an older one.
 	excused bool
 }
@@ -59,10 +61,11 @@ func (h *history) commit(wr *write) { wr.durable = true }
 func (h *history) survived(n *node) {
 	for i := len(h.all) - 1; i >= 0; i-- {
 		wr := h.all[i]
-		if wr.origin != n.store.Origin() || wr.durable {
+		if wr.origin != n.store.Origin() || wr.durable || wr.failed {
 			continue
 		}
 		if n.seq() != wr.seq || wr.excused {
+			wr.failed = true // and its number goes to another
 			return
 		}
 		if wr.kind == created {
