@@ -205,6 +205,7 @@ func (p *Plane) exchanged(now time.Duration, q *peer, kind frameKind, r *frameRe
 		}
 		p.counters.Compared++
 		p.finish(now, x, nil)
+		p.check(now, q)
 		return
 	}
 	x := q.asked

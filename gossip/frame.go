@@ -30,6 +30,7 @@ const (
 	frameVector frameKind = 11 // exchange id, role, vector
 	framePart   frameKind = 12 // exchange id, role, index, last, encoding, delta
 	frameDone   frameKind = 13 // exchange id, role, ok
+	frameCheck  frameKind = 14 // a message of the stores' own
 )
 
 // Bounds of what a peer may send.

@@ -50,6 +50,8 @@ type session struct {
 	done    chan struct{}
 	streams sync.WaitGroup
 	merging chan struct{}
+	// checking is a place for every message of a check being answered.
+	checking chan struct{}
 }
 
 func newMux(a *Agent) *mux {
@@ -251,6 +253,7 @@ func (x *mux) serve(ctx context.Context, name string, conn net.Conn, client bool
 	}
 	s := &session{
 		name: name, mux: ym, packets: make(chan []byte, 1), done: make(chan struct{}), merging: make(chan struct{}, maxMerging),
+		checking: make(chan struct{}, maxChecking),
 	}
 	rtt := x.agent.rttOf(name)
 	x.mu.Lock()

@@ -54,6 +54,8 @@ type Plane struct {
 
 	// When what is done at intervals is due next.
 	repairAt, announceAt, repickAt, reachAt, gapAt time.Duration
+	// checkAt is when the next check may begin.
+	checkAt time.Duration
 	// spreadAt is when the next repaired news may be spread at once.
 	spreadAt time.Duration
 	// rate counts the news of the current and of the last second.
@@ -76,6 +78,8 @@ type PlaneConfig struct {
 	Held Held
 	// PushAll is up to how many peers are told directly of what is committed here; 0 means 50.
 	PushAll int
+	// CheckEvery is how often this node begins a check; 0 is never.
+	CheckEvery time.Duration
 }
 
 // Ready is what is to be done, in this order.
@@ -86,6 +90,8 @@ type Ready struct {
 	Transfers []Transfer
 	// Merges are deltas to be merged; each ends with a call of Merged.
 	Merges []Merge
+	// Checks are messages of checks to be answered; each ends with a call of Checked.
+	Checks []Check
 	// Synced are calls of Sync that are over.
 	Synced []Synced
 }
@@ -110,6 +116,12 @@ type Merge struct {
 	Delta []byte
 }
 
+// Check is a message of a check that came from a peer; an empty one begins a check with it.
+type Check struct {
+	Peer    string
+	Message []byte
+}
+
 // Synced is the end of what Sync began.
 type Synced struct {
 	ID  uint64
@@ -131,6 +143,8 @@ type PlaneCounters struct {
 	Repaired uint64
 	// Refused counts deltas that could not be merged; they are set aside, and nothing waits for them.
 	Refused uint64
+	// Checks counts checks begun here, Mended the objects that a check set right: bugs or rotten disks.
+	Checks, Mended uint64
 	// Unknown counts frames and packets of kinds that this version does not know.
 	Unknown uint64
 }
@@ -177,6 +191,9 @@ func NewPlane(c PlaneConfig) *Plane {
 	// Exchange ids of an earlier start of this node should not be taken for new ones.
 	p.lastID = p.random.Uint64() >> 1
 	p.repairAt = never
+	if c.CheckEvery > 0 {
+		p.checkAt = p.jitter(c.CheckEvery)
+	}
 	return p
 }
 
@@ -339,6 +356,12 @@ func (p *Plane) frame(now time.Duration, q *peer, kind frameKind, r *frameReader
 			slices.Sort(hashes)
 			q.reach = hashes
 		}
+	case frameCheck:
+		if p.config.CheckEvery == 0 {
+			p.counters.Unknown++
+			return
+		}
+		p.ready.Checks = append(p.ready.Checks, Check{Peer: q.name, Message: r.b})
 	case frameAsk, frameSame, frameBusy, frameVector, framePart, frameDone:
 		p.exchanged(now, q, kind, r)
 	default:

@@ -23,6 +23,13 @@ type State interface {
 	News(ctx context.Context) ([]byte, error)
 }
 
+// Checker is a State that can be checked against another's that has heard of the same.
+type Checker interface {
+	// Check answers one message of a check, or begins one if there is none; the empty answer ends it. mended counts the objects
+	// that the message set right here. final is for a store that takes all that the other says for true.
+	Check(ctx context.Context, in []byte, final bool) (out []byte, mended int, err error)
+}
+
 // The streams between two nodes: packets, and deltas in bulk, which must not hold up the packets.
 const (
 	serviceState = "state/1"
@@ -62,9 +69,13 @@ type carrier struct {
 }
 
 func newCarrier(a *Agent, seed uint64) *carrier {
+	pc := PlaneConfig{Self: a.config.Name, Seed: seed, Held: a.config.State}
+	if _, ok := a.config.State.(Checker); ok {
+		pc.CheckEvery = checkEvery
+	}
 	return &carrier{
 		agent: a, begun: time.Now(), wake: make(chan struct{}, 1), sessions: map[string]*session{}, syncs: map[uint64]chan error{},
-		plane: NewPlane(PlaneConfig{Self: a.config.Name, Seed: seed, Held: a.config.State}),
+		plane: NewPlane(pc),
 	}
 }
 
@@ -82,6 +93,10 @@ func (c *carrier) step(happen func(now time.Duration, p *Plane)) []Merge {
 	for _, t := range r.Transfers {
 		s := c.sessions[t.Peer]
 		s.streams.Go(func() { c.transfer(s, t) })
+	}
+	for _, k := range r.Checks {
+		s := c.sessions[k.Peer]
+		s.streams.Go(func() { c.check(s, k) })
 	}
 	for _, s := range r.Synced {
 		c.syncs[s.ID] <- s.Err
@@ -278,6 +293,29 @@ func (c *carrier) merge(ctx context.Context, m Merge) []Merge {
 		c.agent.log.Error("delta set aside", "peer", m.Peer, "bytes", len(m.Delta), "err", err)
 	}
 	return c.step(func(now time.Duration, p *Plane) { p.Merged(now, m.ID, changed, gap, err) })
+}
+
+// maxChecking bounds the messages of checks that one peer may have answered at once.
+const maxChecking = 2
+
+// check answers a message of a check.
+func (c *carrier) check(s *session, k Check) {
+	select {
+	case s.checking <- struct{}{}:
+		defer func() { <-s.checking }()
+	default:
+		return // whoever asks again will be answered
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), mergeLimit)
+	defer cancel()
+	out, mended, err := c.agent.config.State.(Checker).Check(ctx, k.Message, false)
+	switch {
+	case err != nil:
+		c.agent.log.Error("check of the store", "peer", s.name, "err", err)
+	case mended > 0:
+		c.agent.log.Error("the store lacked or had wrong what it had heard of; a check has set it right", "peer", s.name, "objects", mended)
+	}
+	c.of(s, func(now time.Duration, p *Plane) { p.Checked(now, s.name, out, mended, err) })
 }
 
 // writePacket sends a packet behind its length (4 bytes).

@@ -42,6 +42,12 @@ func (n *Node) beginAnew(ctx context.Context) error {
 	}
 	n.log.Warn("this node was forgotten while it was away: it gives up its state and joins the cluster again, empty", "by way of", inviters[0].NodeName)
 	to := &identity{NodeID: uuid.NewString(), NodeName: n.id.NodeName, Cluster: n.id.Cluster, Inviters: inviters}
+	// Its pods are stopped through the runtime, which may be starting.
+	select {
+	case <-n.runtime.Up():
+	case <-ctx.Done():
+		return nil
+	}
 	// The answer comes when all parts have stopped, this one among them.
 	select {
 	case n.moves <- move{to: to, forgotten: true, answer: make(chan error, 1)}:

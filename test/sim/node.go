@@ -91,7 +91,7 @@ func (n *node) start(copied bool) {
 		// Another store: restored, or one that crashed before it had anything on disk.
 		n.origin, n.lastVersion, n.acked = store.Origin(), 0, 0
 	}
-	n.plane = gossip.NewPlane(gossip.PlaneConfig{Self: n.name, Seed: w.random.Uint64(), Held: w.held(n)})
+	n.plane = gossip.NewPlane(gossip.PlaneConfig{Self: n.name, Seed: w.random.Uint64(), Held: w.held(n), CheckEvery: w.checkEvery})
 	n.wakeAt, n.busy, n.next = -1, 0, 0
 	w.tell("%s starts with %v", n.name, n.store.Report().Vector)
 	if seq := n.seq(); !copied && seq < n.acked {
@@ -168,6 +168,9 @@ func (n *node) step(happen func(now time.Duration, p *gossip.Plane)) {
 	for _, m := range r.Merges {
 		n.queueMerge(m)
 	}
+	for _, k := range r.Checks {
+		n.queueCheck(k)
+	}
 	n.sleep()
 }
 
@@ -237,6 +240,30 @@ func (n *node) queueMerge(m gossip.Merge) {
 			w.fail("%s cannot merge what %s sent: %v", n.name, m.Peer, err)
 		}
 		n.step(func(now time.Duration, p *gossip.Plane) { p.Merged(now, m.ID, changed, gap, err) })
+	})
+}
+
+// queueCheck answers a message of a check.
+func (n *node) queueCheck(k gossip.Check) {
+	w := n.world
+	life := n.life
+	w.at(n.durable(), func() {
+		if n.life != life {
+			return
+		}
+		answer, mended, err := n.store.Check(context.Background(), k.Message, false)
+		if n.crashed() {
+			return
+		}
+		w.mix(uint64(n.index), sum(answer), uint64(mended))
+		w.tell("%s checks %d bytes of %s: answers %d, %d mended, %v", n.name, len(k.Message), k.Peer, len(answer), mended, err)
+		if err != nil {
+			w.fail("%s cannot answer a check of %s: %v", n.name, k.Peer, err)
+		}
+		if mended > 0 && !w.rotten {
+			w.fail("%s lacked what its vector claimed: a check mended %d objects", n.name, mended)
+		}
+		n.step(func(now time.Duration, p *gossip.Plane) { p.Checked(now, k.Peer, answer, mended, err) })
 	})
 }
 

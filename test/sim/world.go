@@ -51,12 +51,15 @@ type world struct {
 	links   map[[2]int]*link // by from and to
 	pairs   []*pair
 	history history
-	harsh   bool // packets are lost, doubled and overtaken, which streams do not do
-	faulty  bool // faults may still begin
-	nextSID uint64
-	values  int
-	faults  map[string]int
-	err     error
+	// checkEvery is how often nodes check each other; rotten is set where they should find something.
+	checkEvery time.Duration
+	rotten     bool
+	harsh      bool // packets are lost, doubled and overtaken, which streams do not do
+	faulty     bool // faults may still begin
+	nextSID    uint64
+	values     int
+	faults     map[string]int
+	err        error
 }
 
 // event is something that happens at a time. Events of the same time happen in the order in which they were made.
@@ -145,6 +148,7 @@ func Run(o Options) Result {
 	w.history.byKey = map[crdt.Key][]*write{}
 	n := 3 + w.random.IntN(7)
 	w.harsh = w.chance(0.5)
+	w.checkEvery = 5 * time.Second
 	zones := 1 + w.random.IntN(3)
 	w.tell("seed %d: %d nodes in %d zones, harsh %v", o.Seed, n, zones, w.harsh)
 	for i := range n {
