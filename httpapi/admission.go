@@ -12,8 +12,6 @@ import (
 	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
 	"k8s.io/apiserver/pkg/authentication/user"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 	authenticationapi "k8s.io/kubernetes/pkg/apis/authentication"
 	coordinationapi "k8s.io/kubernetes/pkg/apis/coordination"
 	core "k8s.io/kubernetes/pkg/apis/core"
@@ -31,14 +29,7 @@ import (
 // plugins over the snapshot, node restriction, and the placement record of a new pod.
 func (s *Server) admission() (admission.Interface, error) {
 	informers := snapshotInformers{store: s.cfg.Store}
-	client, err := kubernetes.NewForConfig(&rest.Config{
-		Host: "https://murmur", QPS: -1, // what is asked in this process needs no limit
-		Transport: inProcess{s, &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup}}},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("admission client: %w", err)
-	}
-
+	client := s.own
 	namespaces, err := lifecycle.NewLifecycle(sets.New("default", "kube-system", "kube-public"))
 	if err != nil {
 		return nil, fmt.Errorf("namespace lifecycle: %w", err)

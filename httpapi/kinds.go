@@ -163,7 +163,7 @@ func kinds() []*kind {
 			return map[string]rest.Storage{"": s}, err
 		}},
 		{resource: coreKind("pods"), storage: corev1.SchemeGroupVersion, decode: as[corev1.Pod], rest: func(r *registry) (map[string]rest.Storage, error) {
-			s, err := podstore.NewStorage(r, placedOn{}, r.proxy, noBudgets{}, r.authz)
+			s, err := podstore.NewStorage(r, placedOn{}, r.proxy, r.own.PolicyV1(), r.authz)
 			if err != nil {
 				return nil, err
 			}

@@ -1,12 +1,9 @@
 package httpapi
 
 import (
-	"context"
-
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	nodev1 "k8s.io/api/node/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -18,7 +15,6 @@ import (
 	informersnodev1 "k8s.io/client-go/informers/node/v1"
 	informersscheduling "k8s.io/client-go/informers/scheduling"
 	informersschedulingv1 "k8s.io/client-go/informers/scheduling/v1"
-	policyclient "k8s.io/client-go/kubernetes/typed/policy/v1"
 	listerscorev1 "k8s.io/client-go/listers/core/v1"
 	listersnodev1 "k8s.io/client-go/listers/node/v1"
 	listersschedulingv1 "k8s.io/client-go/listers/scheduling/v1"
@@ -250,21 +246,6 @@ func (p priorityClassLister) Get(name string) (*schedulingv1.PriorityClass, erro
 		}
 	}
 	return nil, err
-}
-
-// noBudgets answers for disruption budgets, of which there are none: every eviction is allowed.
-type noBudgets struct{}
-
-func (noBudgets) PodDisruptionBudgets(string) policyclient.PodDisruptionBudgetInterface {
-	return noBudget{}
-}
-
-type noBudget struct {
-	policyclient.PodDisruptionBudgetInterface
-}
-
-func (noBudget) List(context.Context, metav1.ListOptions) (*policyv1.PodDisruptionBudgetList, error) {
-	return &policyv1.PodDisruptionBudgetList{}, nil
 }
 
 // slices finds the endpoints of a Service for its proxy subresource.

@@ -21,9 +21,12 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/client-go/applyconfigurations"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	rbacvalidation "k8s.io/kubernetes/pkg/registry/rbac/validation"
 	"k8s.io/kubernetes/pkg/serviceaccount"
@@ -152,7 +155,9 @@ type Server struct {
 	handler   *echo.Echo
 	peers     *http.Transport
 	converter managedfields.TypeConverter
-	managers  managers
+	// own is the client of upstream's plugins and registries, into this process.
+	own      kubernetes.Interface
+	managers managers
 
 	// stopping is closed when Run ends, so that watches end too.
 	stopping chan struct{}
@@ -177,6 +182,13 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	var err error
+	s.own, err = kubernetes.NewForConfig(&rest.Config{
+		Host: "https://murmur", QPS: -1, // what is asked in this process needs no limit
+		Transport: inProcess{s, &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup}}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("httpapi: client of its own: %w", err)
+	}
 	if s.admit, err = s.admission(); err != nil {
 		return nil, err
 	}

@@ -20,9 +20,14 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
 	"murmur/crdt"
@@ -431,6 +436,42 @@ func TestQuota(t *testing.T) {
 		return len(sets) == 1 && len(sets[0].Status.Conditions) == 0
 	})
 	quiet(c)
+}
+
+// TestEviction: a budget lets go of as many pods as it can spare.
+func TestEviction(t *testing.T) {
+	c := start(t, "n1", "n2")
+	_, err := c.admin.Create(c.ctx, web("nginx:1", 3))
+	check(t, err)
+	c.eventually("rolled out", complete(3, "1"))
+	one := intstr.FromInt32(1)
+	_, err = c.admin.Create(c.ctx, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "b", Namespace: "default"},
+		Spec: policyv1.PodDisruptionBudgetSpec{MaxUnavailable: &one, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}}})
+	check(t, err)
+	allowed := func(n int32) func(*crdt.Snapshot) bool {
+		return func(s *crdt.Snapshot) bool {
+			b, ok := crdt.Get[policyv1.PodDisruptionBudget](s, crdt.Key{Resource: "policy/poddisruptionbudgets", Namespace: "default", Name: "b"})
+			return ok && b.Status.ExpectedPods == 3 && b.Status.DesiredHealthy == 2 && b.Status.DisruptionsAllowed == n
+		}
+	}
+	c.eventually("one may go", allowed(1))
+	quiet(c)
+	clients, err := kubernetes.NewForConfig(&rest.Config{Host: "https://here", Transport: c.admin.RoundTripper()})
+	check(t, err)
+	refused := 0
+	for _, p := range crdt.List[corev1.Pod](c.store.Snapshot(), "pods", "default")[:2] {
+		err := clients.PolicyV1().Evictions("default").Evict(c.ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: p.Name, Namespace: "default"}})
+		if apierrors.IsTooManyRequests(err) {
+			refused++
+		} else {
+			check(t, err)
+		}
+	}
+	if refused == 2 {
+		t.Error("both evictions were refused")
+	}
+	c.eventually("one may go again", allowed(1))
+	c.eventually("three again", complete(3, "1"))
 }
 
 // TestCascade: foreground deletion waits for dependents, orphaning leaves them, a namespace takes all of its own with it.

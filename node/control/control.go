@@ -150,6 +150,7 @@ func table(cfg Config) []row {
 		{name: "endpointslice-controller", owners: []string{"services"}, watches: []string{pods, nodes, endpointSlices}, decide: endpointSlice},
 		{name: "endpoint-controller", owners: []string{"services"}, watches: []string{pods, nodes, "endpoints"}, decide: endpoints},
 		{name: "endpointslicemirroring-controller", owners: []string{"endpoints"}, watches: []string{"services", endpointSlices}, decide: mirror},
+		{name: "disruption-controller", owners: []string{budgets}, watches: []string{pods, nodes, replicaSets, deployments, replicationControllers}, decide: disruption},
 		{name: "service-account-controller", owners: []string{"namespaces"}, watches: []string{"serviceaccounts"}, decide: serviceAccount},
 		{name: "root-ca-cert-publisher", owners: []string{"namespaces"}, watches: []string{"configmaps"}, decide: rootCA(string(cfg.CACert))},
 		{name: "namespace-controller", owners: []string{"namespaces"}, watches: cfg.Resources, decide: namespace(cfg.Resources)},
