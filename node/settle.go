@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -16,8 +15,6 @@ import (
 const (
 	// settleEvery is how often one node asks all what they have, so that stores can let go of what everybody has seen.
 	settleEvery = time.Minute
-	// checkEvery is how often each node compares its store with another's document by document.
-	checkEvery = 10 * time.Minute
 	// maxCheckRounds bounds one comparison; what is left is for the next.
 	maxCheckRounds = 64
 )
@@ -30,39 +27,29 @@ type Settling struct {
 	WaitsFor []string `json:"waitsFor,omitempty"`
 }
 
-// settle runs the rounds in which all stores let go of what is certain, when it is this node's turn to, and this node's checks.
+// settle runs the rounds in which all stores let go of what is certain, when it is this node's turn to.
 func (n *Node) settle(ctx context.Context) error {
-	round, check := time.NewTicker(settleEvery), time.NewTicker(checkEvery)
+	round := time.NewTicker(settleEvery)
 	defer round.Stop()
-	defer check.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-round.C:
-			must, asks := voters(n.id.NodeName, n.registeredNames(), n.agent.Members())
-			if !asks {
-				continue
-			}
-			waits, err := n.settleRound(ctx, must)
-			if err != nil && ctx.Err() == nil {
-				n.log.Debug("stores are not settled", "err", err)
-			}
-			s := Settling{WaitsFor: waits}
-			if old := n.settling.Load(); old != nil {
-				s.At = old.At
-			}
-			n.settling.Store(&s)
-		case <-check.C:
-			if others := alive(n.id.NodeName, n.agent.Members()); len(others) > 0 {
-				name := others[rand.IntN(len(others))]
-				if mended, err := n.compare(ctx, name, false); err != nil && ctx.Err() == nil {
-					n.log.Debug("compare stores", "with", name, "err", err)
-				} else if mended > 0 {
-					n.log.Warn("a comparison of stores found differences that their vectors hid", "with", name, "mended", mended)
-				}
-			}
 		}
+		must, asks := voters(n.id.NodeName, n.registeredNames(), n.agent.Members())
+		if !asks {
+			continue
+		}
+		waits, err := n.settleRound(ctx, must)
+		if err != nil && ctx.Err() == nil {
+			n.log.Debug("stores are not settled", "err", err)
+		}
+		s := Settling{WaitsFor: waits}
+		if old := n.settling.Load(); old != nil {
+			s.At = old.At
+		}
+		n.settling.Store(&s)
 	}
 }
 

@@ -128,7 +128,12 @@ func TestLeaveJoinForget(t *testing.T) {
 		t.Errorf("no service on the new node: %v", err)
 	}
 
+	// What n3 alone has made, and nobody heard of, is its own loss once it is forgotten.
+	l.do("partition", "n1,n2", "n3")
+	l.kubectl("n3", "create", "configmap", "unheard")
+	l.kubectl("n1", "create", "configmap", "heard")
 	l.do("kill", "n3")
+	l.do("heal")
 	l.within(20*time.Second, "n3 is missed", func() error {
 		_, err := l.try("exec", "n1", "--", "murmur", "reachability")
 		if err == nil {
@@ -149,13 +154,84 @@ func TestLeaveJoinForget(t *testing.T) {
 	took = l.within(30*time.Second, "its pods are replaced", l.wantReady("n2", "web", 12, "n1", "n2"))
 	t.Logf("pods replaced %.1f s after forget", took.Seconds())
 
-	// It came back all the same, and registers anew.
+	// It comes back all the same, gives up its state, and is a member without any.
 	l.do("start", "n3")
+	l.within(30*time.Second, "n3 says that it begins anew", func() error {
+		if log := l.do("logs", "n3"); !strings.Contains(log, "this node was forgotten while it was away") {
+			return errors.New("not yet")
+		}
+		return nil
+	})
 	for _, n := range []string{"n1", "n2", "n3"} {
 		l.within(30*time.Second, "n3 is a member again as "+n+" sees it", l.registered(n, "n1", "n2", "n3"))
 	}
 	l.within(30*time.Second, "what n3 ran is not doubled", l.wantReady("n3", "web", 12))
+	for _, n := range []string{"n1", "n2", "n3"} {
+		l.kubectl(n, "get", "configmap", "heard")
+		if _, err := l.tryKubectl(n, "get", "configmap", "unheard"); err == nil {
+			t.Errorf("%s has what only the forgotten node had", n)
+		}
+	}
 	l.murmur("n1", "reachability")
+}
+
+// A backup makes a node of an empty disk: one that takes the others' word for what has happened since, or one that goes on alone.
+func TestBackupAndRestore(t *testing.T) {
+	l := up(t, "e-backup", 2)
+	file := filepath.Join(t.TempDir(), "backup")
+	for _, name := range []string{"stays", "goes"} {
+		l.kubectl("n1", "create", "configmap", name)
+	}
+	l.within(5*time.Second, "n2 has both", func() error { _, err := l.tryKubectl("n2", "get", "configmap", "stays", "goes"); return err })
+	l.murmur("n1", "backup", file)
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the backup is %v: %v", info.Mode(), err)
+	}
+	l.kubectl("n1", "delete", "configmap", "goes")
+	l.kubectl("n1", "create", "configmap", "later")
+
+	disk := func(node string) string { return filepath.Join("/var/lib/murmur-lab", l.name, node, "data") }
+	restore := func(node string) {
+		t.Helper()
+		ip := get[corev1.Node](l, "n1", "node", node).Status.Addresses[0].Address
+		l.do("kill", node)
+		if err := os.RemoveAll(disk(node)); err != nil {
+			t.Fatal(err)
+		}
+		args := []string{"exec", node, "--", "murmur", "restore", file, "--data-dir", disk(node), "--node-name", node, "--node-ip", ip}
+		l.do(args...)
+		if _, err := l.try(args...); err == nil || !strings.Contains(err.Error(), "is the disk of a node already") {
+			t.Errorf("restored over a node: %v", err)
+		}
+		l.do("start", node)
+	}
+	has := func(node, want string) func() error {
+		return func() error {
+			out, err := l.tryKubectl(node, "get", "configmap", "-o", `jsonpath={range .items[?(@.metadata.name!="kube-root-ca.crt")]}{.metadata.name} {end}`)
+			if err == nil && strings.TrimSpace(out) != want {
+				err = fmt.Errorf("%s has %q, want %q", node, out, want)
+			}
+			return err
+		}
+	}
+	restore("n2")
+	l.within(30*time.Second, "n2 is a member again", l.registered("n1", "n1", "n2"))
+	for _, n := range []string{"n1", "n2"} {
+		l.within(10*time.Second, n+" has what the cluster has", has(n, "later stays"))
+	}
+	// All are lost.
+	ip := get[corev1.Node](l, "n1", "node", "n1").Status.Addresses[0].Address
+	l.do("kill", "n1")
+	l.do("kill", "n2")
+	for _, n := range []string{"n1", "n2"} {
+		if err := os.RemoveAll(disk(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.do("exec", "n1", "--", "murmur", "restore", file, "--data-dir", disk("n1"), "--node-ip", ip)
+	l.do("start", "n1")
+	l.within(40*time.Second, "n1 goes on from the backup", has("n1", "goes stays"))
+	l.kubectl("n1", "create", "configmap", "again")
 }
 
 // What two sides write to the same field is not lost silently.
