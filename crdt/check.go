@@ -59,7 +59,7 @@ func (d *document) hash() uint64 {
 }
 
 // Check answers one message of a check, or begins one if there is none; the empty answer ends it. mended counts the documents
-// that the message set right here. If final is set the other store is taken at its word: what it does not have, although it has
+// that the message set right here, though not those that were only on their way. If final is set the other store is taken at its word: what it does not have, although it has
 // heard of it, is gone. That is for a store that is not yet part of the cluster.
 func (s *Store) Check(ctx context.Context, in []byte, final bool) (out []byte, mended int, err error) {
 	if len(in) == 0 {
@@ -290,8 +290,8 @@ func (s *Store) mend(ctx context.Context, r *reader) (docs []*document, mended i
 	return docs, mended, err
 }
 
-// mend takes in a document whatever the vectors say of it.
-func (b *batch) mend(in *document) (changed bool, err error) {
+// mend takes in a document whatever the vectors say of it, and reports whether this store should have had it.
+func (b *batch) mend(in *document) (wrong bool, err error) {
 	if !b.store.admit(b.now, in) {
 		return false, nil
 	}
@@ -314,11 +314,15 @@ func (b *batch) mend(in *document) (changed bool, err error) {
 			return false, nil
 		}
 	}
-	b.store.log.Warn("a check found a difference and set it right", "key", in.key.String())
+	// What is not claimed yet was only on its way.
+	wrong = b.vector().Covers(in.context)
+	if wrong {
+		b.store.log.Warn("a check found a difference and set it right", "key", in.key.String())
+	}
 	derived := old.derived
 	if doc.dead() {
 		derived = nil
 	}
 	b.show(old, doc, derived)
-	return true, nil
+	return wrong, nil
 }

@@ -74,3 +74,34 @@ func widened(delta []byte) []byte {
 	out := binary.AppendUvarint(append([]byte(nil), delta[:head]...), begin-min(begin, 3))
 	return append(out, delta[head+n:]...)
 }
+
+// hollow is a delta that claims what it did, and carries nothing: stretches are an origin (8 bytes), two numbers, and a number
+// of documents, each behind its length.
+func hollow(delta []byte) []byte {
+	if len(delta) == 0 {
+		return delta
+	}
+	out := append([]byte(nil), delta[0])
+	for b := delta[1:]; len(b) > 8; {
+		out = append(out, b[:8]...)
+		b = b[8:]
+		number := func() uint64 {
+			v, n := binary.Uvarint(b)
+			if n <= 0 {
+				b = nil
+				return 0
+			}
+			b = b[n:]
+			return v
+		}
+		out = binary.AppendUvarint(out, number())
+		out = binary.AppendUvarint(out, number())
+		for range number() {
+			if n := number(); n <= uint64(len(b)) {
+				b = b[n:]
+			}
+		}
+		out = append(out, 0)
+	}
+	return out
+}

@@ -222,13 +222,12 @@ func (n *node) queueMerge(m gossip.Merge) {
 		if n.life != life {
 			return
 		}
-		if w.options.Mutant == MergeDrops && w.chance(0.2) {
-			n.step(func(now time.Duration, p *gossip.Plane) { p.Merged(now, m.ID, 1, false, nil) })
-			return
-		}
 		delta := m.Delta
 		if w.options.Mutant == OverClaims {
 			delta = widened(delta)
+		}
+		if w.options.Mutant == MergeDrops && w.chance(0.05) {
+			delta = hollow(delta)
 		}
 		changed, gap, err := n.store.Merge(context.Background(), delta)
 		if n.crashed() {

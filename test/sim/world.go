@@ -139,16 +139,15 @@ func (w *world) runUntil(t time.Duration) {
 	w.now = max(w.now, t)
 }
 
-// Run is one run.
-func Run(o Options) Result {
+// newWorld starts a cluster. Nothing goes wrong yet.
+func newWorld(o Options) *world {
 	w := &world{
 		options: o, random: rand.New(rand.NewPCG(o.Seed, 0x6d75726d7572)), links: map[[2]int]*link{}, hash: 14695981039346656037,
-		faults: map[string]int{},
+		faults: map[string]int{}, checkEvery: 5 * time.Second,
 	}
 	w.history.byKey = map[crdt.Key][]*write{}
 	n := 3 + w.random.IntN(7)
 	w.harsh = w.chance(0.5)
-	w.checkEvery = 5 * time.Second
 	zones := 1 + w.random.IntN(3)
 	w.tell("seed %d: %d nodes in %d zones, harsh %v", o.Seed, n, zones, w.harsh)
 	for i := range n {
@@ -158,20 +157,30 @@ func Run(o Options) Result {
 	for _, x := range w.nodes {
 		x.start(false)
 	}
+	return w
+}
+
+func (w *world) stop() {
+	for _, n := range w.nodes {
+		n.stop()
+	}
+}
+
+// Run is one run.
+func Run(o Options) Result {
+	w := newWorld(o)
+	defer w.stop()
 	w.runUntil(w.between(500*time.Millisecond, 3*time.Second))
 	w.faulty = true
-	length := w.between(8*time.Second, 25*time.Second)
-	end := w.now + length
+	end := w.now + w.between(8*time.Second, 25*time.Second)
 	w.workload(end)
 	w.faultsUntil(end)
 	w.checkAlways(end)
 	w.runUntil(end)
 	healed := w.settle()
-	out := Result{Hash: w.hash, Nodes: n, Writes: len(w.history.all), Events: w.count, Healed: healed, Harsh: w.harsh, Faults: w.faults, Err: w.err}
-	for _, x := range w.nodes {
-		x.stop()
+	return Result{
+		Hash: w.hash, Nodes: len(w.nodes), Writes: len(w.history.all), Events: w.count, Healed: healed, Harsh: w.harsh, Faults: w.faults, Err: w.err,
 	}
-	return out
 }
 
 // healWithin is how long the cluster may take to be one after the last fault. Packets that were lost may leave an exchange
