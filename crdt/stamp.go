@@ -64,6 +64,8 @@ const (
 type clock struct {
 	writer Origin
 	last   uint64
+	// bounds are set while a decision of class H is written.
+	bounds bounds
 }
 
 func hlc(now time.Time) uint64 { return uint64(max(now.UnixMilli(), 0)) << 16 }
@@ -72,7 +74,11 @@ func hlc(now time.Time) uint64 { return uint64(max(now.UnixMilli(), 0)) << 16 }
 // object written to. An object stamped by a fast clock does not drag ours along.
 func (c *clock) tick(now time.Time, after Stamp) Stamp {
 	c.last = max(c.last+1, hlc(now))
-	return Stamp{HLC: max(c.last, after.HLC+1), Writer: c.writer}
+	at := c.last
+	if c.bounds.ceiling != 0 {
+		at = min(at, c.bounds.ceiling)
+	}
+	return Stamp{HLC: max(at, c.bounds.floor+1, after.HLC+1), Writer: c.writer}
 }
 
 // observe takes note of a stamp from elsewhere. It reports false when that clock is too far ahead to follow.
