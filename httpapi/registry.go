@@ -106,7 +106,7 @@ func (r *registry) GetRESTOptions(resource schema.GroupResource, _ runtime.Objec
 		},
 		Decorator: func(_ *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
 			newFunc, _ func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers) (storage.Interface, factory.DestroyFunc, error) {
-			return &objects{store: r.cfg.Store, pages: r.pages, kind: k, prefix: prefix, newFunc: newFunc}, func() {}, nil
+			return &objects{server: r.Server, store: r.cfg.Store, pages: r.pages, kind: k, prefix: prefix, newFunc: newFunc}, func() {}, nil
 		},
 		EnableGarbageCollection: true,
 		DeleteCollectionWorkers: 4,

@@ -37,7 +37,7 @@ var longRunning = serverfilters.BasicLongRunningRequestCheck(
 )
 
 // routes builds the router and, around it, the pipeline. Outermost first: recovery, request info, timeout, warnings,
-// authentication, impersonation, authorisation, in-flight limits; then the route, which does admission and the registry.
+// authentication, impersonation, authorisation, in-flight limits, class of the writes; then the route, which does admission and the registry.
 func (s *Server) routes() (*echo.Echo, error) {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
@@ -66,6 +66,7 @@ func (s *Server) routes() (*echo.Echo, error) {
 		func(h http.Handler) http.Handler {
 			return serverfilters.WithMaxInFlightLimit(h, s.cfg.ReadsInFlight, s.cfg.WritesInFlight, longRunning)
 		},
+		s.withClass,
 	))
 	if err := s.installKinds(e); err != nil {
 		return nil, err

@@ -46,6 +46,8 @@ type Kubelet interface {
 // Config is what the API of one node is made of. Store and Node are required.
 type Config struct {
 	Store *crdt.Store
+	// Homes makes the writes that must not happen on two nodes at once. Nil: the store does.
+	Homes Homes
 	// Node is this node's name: pods bound to it are answered here, all others are relayed.
 	Node string
 

@@ -23,6 +23,7 @@ import (
 // store. Inside the registry objects are internal ones; in the store they are the JSON of the storage
 // version. Versions are this node's apply sequence, so they increase here and mean nothing elsewhere.
 type objects struct {
+	server  *Server
 	store   *crdt.Store
 	pages   *pages
 	kind    *kind
@@ -86,11 +87,17 @@ func (o *objects) failed(verb string, k crdt.Key, err error) error {
 		return apierrors.NewForbidden(o.kind.resource, k.Name, err)
 	case errors.Is(err, crdt.ErrClosed):
 		return apierrors.NewServiceUnavailable("this node is stopping")
+	case errors.Is(err, crdt.ErrUnsettled):
+		s := apierrors.NewServerTimeout(o.kind.resource, verb, 1)
+		s.ErrStatus.Message += ": " + err.Error()
+		return s
+	case errors.Is(err, crdt.ErrUnknown):
+		return apierrors.NewTimeoutError(fmt.Sprintf("%s %s: %v", verb, k, err), 0)
 	}
 	return fmt.Errorf("%s %s: %w", verb, k, err)
 }
 
-func (o *objects) Versioner() storage.Versioner { return storage.APIObjectVersioner{} }
+func (o *objects) Versioner() storage.Versioner { return versioner{objects: o} }
 
 func (o *objects) Create(ctx context.Context, path string, obj, out runtime.Object, _ uint64) error {
 	k := o.key(path)
@@ -106,7 +113,7 @@ func (o *objects) Create(ctx context.Context, path string, obj, out runtime.Obje
 	// create the same object.
 	m.SetUID("")
 	m.SetResourceVersion("")
-	e, err := o.store.Commit(ctx, crdt.Write{Key: k, Object: versioned})
+	e, err := o.commit(ctx, o.serialised(ctx, true, nil, nil, nil), crdt.Write{Key: k, Object: versioned})
 	switch {
 	case errors.Is(err, crdt.ErrExists), errors.Is(err, crdt.ErrConflict):
 		return storage.NewKeyExistsError(path, 0)
@@ -137,7 +144,7 @@ func (o *objects) Delete(ctx context.Context, path string, out runtime.Object, p
 		if err := validate(ctx, have); err != nil {
 			return err
 		}
-		last, err := o.store.Commit(ctx, crdt.Write{Key: k, Base: e})
+		last, err := o.commit(ctx, o.serialised(ctx, false, finalizers(have), nil, pre), crdt.Write{Key: k, Base: e})
 		switch {
 		case errors.Is(err, crdt.ErrConflict):
 			continue
@@ -316,7 +323,11 @@ func (o *objects) GuaranteedUpdate(ctx context.Context, path string, out runtime
 		if err := pre.Check(path, have); err != nil {
 			return err
 		}
+		had := finalizers(have)
 		want, _, err := update(have, res)
+		if apierrors.IsConflict(err) && o.moved(k, e) {
+			continue // what was compared is not the present state
+		}
 		if err != nil {
 			return err
 		}
@@ -331,7 +342,7 @@ func (o *objects) GuaranteedUpdate(ctx context.Context, path string, out runtime
 			}
 			m.SetUID("")
 		}
-		now, err := o.store.Commit(ctx, crdt.Write{Key: k, Object: versioned, Base: e})
+		now, err := o.commit(ctx, o.serialised(ctx, e == nil, had, finalizers(want), pre), crdt.Write{Key: k, Object: versioned, Base: e})
 		switch {
 		case errors.Is(err, crdt.ErrConflict), errors.Is(err, crdt.ErrExists), errors.Is(err, crdt.ErrNotFound):
 			continue
@@ -341,6 +352,12 @@ func (o *objects) GuaranteedUpdate(ctx context.Context, path string, out runtime
 		return o.internal(now, out)
 	}
 	return storage.NewResourceVersionConflictsError(path, 0)
+}
+
+// moved tells whether an object is no longer as it was.
+func (o *objects) moved(k crdt.Key, was *crdt.Entry) bool {
+	now, ok := o.store.Snapshot().Get(k)
+	return ok != (was != nil) || ok && now.Version != was.Version
 }
 
 func (o *objects) Stats(context.Context) (storage.Stats, error) {

@@ -37,10 +37,11 @@ import (
 	"murmur/sched"
 )
 
-// The services on the streams between members: requests to the API that are relayed, and placement.
+// The services on the streams between members: requests to the API that are relayed, placement, and writes that one node decides.
 const (
 	serviceAPI   = "api"
 	serviceSched = sched.Service
+	serviceHomes = "homes"
 )
 
 // Node is one daemon.
@@ -54,6 +55,7 @@ type Node struct {
 	store    *crdt.Store
 	agent    *gossip.Agent
 	view     *view
+	homes    *crdt.Homes
 	events   record.EventBroadcaster
 	api      *httpapi.Server
 	runtime  *containerd.Driver
@@ -188,6 +190,13 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	n.view = &view{self: name, store: n.store, agent: n.agent}
 	n.events = record.NewBroadcaster()
 
+	if n.homes, err = crdt.NewHomes(crdt.HomeConfig{
+		Store: n.store, Node: name, View: n.view, Registry: []string{"nodes"}, Owner: n.view.Owner,
+		Dial:     func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceHomes) },
+		Listener: n.agent.Listen(serviceHomes), Log: n.log.With("part", "homes"),
+	}); err != nil {
+		return err
+	}
 	if n.sched, err = sched.New(sched.Config{
 		Store: n.store, Node: name, Dir: filepath.Join(cfg.DataDir, "placement"), View: n.view,
 		Dial:     func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceSched) },
@@ -229,7 +238,7 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 		n.joining.Store(&n.id.Inviters[0])
 	}
 	if n.api, err = httpapi.New(httpapi.Config{
-		Store: n.store, Node: name, Address: net.JoinHostPort("", strconv.Itoa(int(cfg.HTTPSPort))),
+		Store: n.store, Homes: n.homes, Node: name, Address: net.JoinHostPort("", strconv.Itoa(int(cfg.HTTPSPort))),
 		TLS: &tls.Config{
 			MinVersion: tls.VersionTLS12, ClientCAs: roots, ClientAuth: tls.VerifyClientCertIfGiven,
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return n.cert.Load(), nil },
@@ -445,6 +454,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer serving.stop()
 	acting.run("certificates", n.renew, failed)
 	acting.run("view", n.view.Run, failed)
+	acting.run("homes", n.homes.Run, failed)
 	acting.run("registration", n.register.Run, failed)
 	acting.run("settling", n.settle, failed)
 	acting.run("forgotten", n.giveUp, failed)

@@ -129,6 +129,32 @@ func (v *view) Alive() []string {
 	return out
 }
 
+// Unheard tells whether there are registered nodes of which the members have said nothing since this daemon started.
+func (v *view) Unheard() bool {
+	sights := v.sights()
+	for e := range v.store.Snapshot().Range("nodes", "", "") {
+		if _, known := sights[e.Key.Name]; !known {
+			return true
+		}
+	}
+	return false
+}
+
+// Owner names the node whose store makes versions like one; "" if none is registered, or more than one.
+func (v *view) Owner(version crdt.Version) (node string) {
+	for origin, name := range origins(v.store.Snapshot()) {
+		o, err := crdt.ParseOrigin(origin)
+		if err != nil || !version.Of(o) {
+			continue
+		}
+		if node != "" {
+			return ""
+		}
+		node = name
+	}
+	return node
+}
+
 // Changed is closed when who is alive has changed.
 func (v *view) Changed() <-chan struct{} { return v.agent.Changed() }
 
