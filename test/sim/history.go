@@ -28,7 +28,7 @@ type write struct {
 	fields map[string]string
 	// durable: it was acknowledged, or found on disk after the crash that kept it from being so.
 	durable bool
-	// failed: the crash came before it was on disk.
+	// failed: it is no commit.
 	failed bool
 	// excused: it may be lost, because the only disk that had it was replaced by an older one.
 	excused bool

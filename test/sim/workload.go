@@ -76,6 +76,10 @@ func (w *world) write(n *node) {
 	if e != nil && wr.kind == created {
 		wr.uid = string(e.UID)
 	}
+	if n.seq() < wr.seq {
+		wr.failed = true // it changed nothing, and its number goes to another
+		return
+	}
 	w.history.commit(wr)
 	w.tell("%s acknowledged %v", n.name, wr)
 }
