@@ -213,8 +213,8 @@ func (w *homeWorld) restart(wg *sync.WaitGroup, n *homeNode, news int) {
 }
 
 // runHomes checks what clients were told.
-func runHomes(t *testing.T, seed uint64, n int, life time.Duration) (h *casHistory, ok bool) {
-	h = liveHomes(t, seed, n, life)
+func runHomes(t *testing.T, seed uint64, n int, life time.Duration, mutant homeMutant) (h *casHistory, ok bool) {
+	h = liveHomes(t, seed, n, life, mutant)
 	result := porcupine.CheckOperationsTimeout(casModel, h.ops, 20*time.Second)
 	if result == porcupine.Unknown {
 		t.Logf("seed %d: the checker gave up on %d operations", seed, len(h.ops))
@@ -223,11 +223,12 @@ func runHomes(t *testing.T, seed uint64, n int, life time.Duration) (h *casHisto
 }
 
 // liveHomes lets clients write to a few registers of a world in trouble, and returns what they were told.
-func liveHomes(t *testing.T, seed uint64, n int, life time.Duration) (h *casHistory) {
+func liveHomes(t *testing.T, seed uint64, n int, life time.Duration, mutant homeMutant) (h *casHistory) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newHomeWorld(t, seed, n)
 		h = &casHistory{began: time.Now(), count: map[casOutput]int{}}
 		w.loss = []float64{0, 0.002, 0.02}[seed%3]
+		w.mutant = mutant
 		w.startAll()
 		ctx, cancel := context.WithTimeout(context.Background(), life)
 		defer cancel()
@@ -256,7 +257,7 @@ func TestHomesAreLinearizable(t *testing.T) {
 	}
 	total := map[casOutput]int{}
 	for seed := range uint64(seeds) {
-		h, ok := runHomes(t, seed, 3+int(seed%3), 60*time.Second)
+		h, ok := runHomes(t, seed, 3+int(seed%3), 60*time.Second, nil)
 		if !ok {
 			t.Fatalf("seed %d: not linearizable", seed)
 		}
@@ -267,5 +268,85 @@ func TestHomesAreLinearizable(t *testing.T) {
 	t.Logf("done %d, refused %d, unknown %d, nothing %d", total[casDone], total[casRefused], total[casUnknown], total[casNothing])
 	if total[casDone] < 20*seeds {
 		t.Errorf("only %d writes were done", total[casDone])
+	}
+}
+
+// homeMutant leaves out a rule of the protocol, by answering calls in a node's place.
+type homeMutant = func(w *homeWorld, to *homeNode, q *request, c *call) (answered bool)
+
+// word is a backup's word that its own tenures have not given.
+func (n *homeNode) word(c *call, id uint64, ahead time.Duration) bool {
+	_ = c.send((&granted{id: id, until: hlc(n.now().Add(ahead))}).encode())
+	return true
+}
+
+var homeMutants = map[string]homeMutant{
+	"no hold: the backup answers before it has anything": func(_ *homeWorld, to *homeNode, q *request, c *call) bool {
+		return q.verb == verbHold && to.word(c, q.tenure, lease)
+	},
+	"no view: the backup holds for whoever asks": func(_ *homeWorld, to *homeNode, q *request, c *call) bool {
+		switch q.verb {
+		case verbRenew:
+			return to.word(c, q.tenure, lease)
+		case verbHold:
+			if to.store.hold(context.Background(), q.document, func() bool { return true }) != nil {
+				return true
+			}
+			return to.word(c, q.tenure, lease)
+		}
+		return false
+	},
+	"no tenure: nothing is exchanged before a node decides": func(_ *homeWorld, to *homeNode, q *request, c *call) bool {
+		switch q.verb {
+		case verbTenure:
+			_ = to.word(c, 1, lease)
+			_ = c.send(nil)
+			for b, err := c.receive(); err == nil && len(b) > 0; b, err = c.receive() {
+				_ = b
+			}
+			return to.word(c, 1, lease)
+		case verbRenew:
+			return to.word(c, q.tenure, lease)
+		case verbHold:
+			if to.store.hold(context.Background(), q.document, func() bool { return true }) != nil {
+				return true
+			}
+			return to.word(c, q.tenure, lease)
+		}
+		return false
+	},
+	"no lease: a home stamps as it likes": func(_ *homeWorld, to *homeNode, q *request, c *call) bool {
+		if q.verb != verbHold && q.verb != verbRenew {
+			return false
+		}
+		homes := to.running()
+		if homes == nil {
+			return true
+		}
+		may := func() bool {
+			homes.mu.Lock()
+			defer homes.mu.Unlock()
+			m := homes.tenures.members[q.from]
+			return m != nil && m.granted == q.tenure
+		}
+		if q.verb == verbRenew && may() || q.verb == verbHold && to.store.hold(context.Background(), q.document, may) == nil {
+			return to.word(c, q.tenure, time.Hour)
+		}
+		return to.word(c, 0, 0)
+	},
+}
+
+// TestMutantHomesAreCaught: what the checker is for is seen by it. Each mutant breaks a rule that a comment gives a reason for.
+func TestMutantHomesAreCaught(t *testing.T) {
+	for name, mutant := range homeMutants {
+		t.Run(name, func(t *testing.T) {
+			for seed := range uint64(150) {
+				if _, ok := runHomes(t, seed, 3+int(seed%3), 60*time.Second, mutant); !ok {
+					t.Logf("caught by seed %d", seed)
+					return
+				}
+			}
+			t.Error("not caught")
+		})
 	}
 }

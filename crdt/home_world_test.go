@@ -1,9 +1,12 @@
 package crdt
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -17,6 +20,9 @@ type homeWorld struct {
 	t     *testing.T
 	rand  *rand.Rand
 	nodes []*homeNode
+
+	// mutant breaks the protocol on its way: it may answer a call itself. Nil: nothing does.
+	mutant func(w *homeWorld, to *homeNode, q *request, c *call) (answered bool)
 
 	mu   sync.Mutex
 	loss float64 // of each message, by breaking its stream
@@ -223,8 +229,12 @@ func (w *homeWorld) dial(ctx context.Context, from *homeNode, to string) (net.Co
 		return nil, errors.New("unreachable")
 	}
 	a, b := net.Pipe()
-	near, far := &homeTestConn{Conn: a, world: w, peer: to}, &homeTestConn{Conn: b, world: w, peer: from.name}
+	near, far := &homeTestConn{Conn: a, world: w, peer: to}, net.Conn(&homeTestConn{Conn: b, world: w, peer: from.name})
 	n.conns[far] = true
+	if w.mutant != nil {
+		go w.intercept(n, far)
+		return near, nil
+	}
 	select {
 	case n.inbox <- far:
 		return near, nil
@@ -232,6 +242,44 @@ func (w *homeWorld) dial(ctx context.Context, from *homeNode, to string) (net.Co
 		return nil, ctx.Err()
 	}
 }
+
+// intercept reads the request of a call, and passes the call on unless the mutant answers it.
+func (w *homeWorld) intercept(to *homeNode, conn net.Conn) {
+	c := newCall(conn)
+	b, err := c.receive()
+	if err != nil {
+		_ = conn.Close()
+		return
+	}
+	q, err := decodeRequest(b)
+	if err != nil {
+		w.t.Error(err)
+		return
+	}
+	if w.mutant(w, to, q, c) {
+		_ = conn.Close()
+		return
+	}
+	size := binary.BigEndian.AppendUint32(nil, uint32(len(b)))
+	to.mu.Lock()
+	defer to.mu.Unlock()
+	if to.homes == nil {
+		_ = conn.Close()
+		return
+	}
+	select {
+	case to.inbox <- &readAgain{conn, io.MultiReader(bytes.NewReader(append(size, b...)), c.r)}:
+	default:
+		_ = conn.Close()
+	}
+}
+
+type readAgain struct {
+	net.Conn
+	from io.Reader
+}
+
+func (r *readAgain) Read(b []byte) (int, error) { return r.from.Read(b) }
 
 // homeTestConn delays what is written, and now and then breaks before or after it has arrived.
 type homeTestConn struct {
