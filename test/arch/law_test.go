@@ -90,6 +90,7 @@ var modules = []module{
 	{"golang.org/x/sync", []string{"..."}},
 	{"golang.org/x/sys", []string{"..."}},
 	{"github.com/google/uuid", []string{"crdt", "node"}},
+	{"github.com/robfig/cron/v3", []string{"node/control"}}, // the schedules that the API validates
 	{"github.com/spf13/cobra", []string{"cmd/murmur", "cmd/murmur-lab"}},
 	{"github.com/spf13/pflag", []string{"cmd/murmur", "httpapi"}},
 	{"github.com/prometheus/client_golang", []string{"httpapi", "node"}},
