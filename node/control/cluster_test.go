@@ -165,6 +165,9 @@ func (c *cluster) kubelets() {
 					Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: now}}}
 				w.Object = next
 			}
+			if p.DeletionTimestamp != nil && len(p.Finalizers) > 0 {
+				continue // the object stays, as with the real ones
+			}
 			if _, err := c.store.Commit(c.ctx, w); err != nil && !errors.Is(err, crdt.ErrConflict) && !errors.Is(err, crdt.ErrNotFound) && c.ctx.Err() == nil {
 				c.t.Errorf("kubelet: %v", err)
 			}
@@ -436,6 +439,75 @@ func TestQuota(t *testing.T) {
 		return len(sets) == 1 && len(sets[0].Status.Conditions) == 0
 	})
 	quiet(c)
+}
+
+// TestCircle: objects that own each other in a circle can be deleted in the foreground.
+func TestCircle(t *testing.T) {
+	c := start(t, "n1")
+	var made []*corev1.ConfigMap
+	for _, name := range []string{"a", "b", "c"} {
+		obj, err := c.admin.Create(c.ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}})
+		check(t, err)
+		made = append(made, obj.(*corev1.ConfigMap))
+	}
+	yes := true
+	for i, m := range made {
+		owner := made[(i+2)%3]
+		m.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: owner.Name, UID: owner.UID, BlockOwnerDeletion: &yes}}
+		_, err := c.admin.Update(c.ctx, m)
+		check(t, err)
+	}
+	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "configmaps", Namespace: "default", Name: "a"}, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationForeground)}))
+	c.eventually("all three are gone", func(s *crdt.Snapshot) bool {
+		n := 0
+		for _, m := range crdt.List[corev1.ConfigMap](s, "configmaps", "default") {
+			if len(m.Name) == 1 {
+				n++
+			}
+		}
+		return n == 0
+	})
+}
+
+// TestNamespacePodsFirst: what pods use stays until they are gone.
+func TestNamespacePodsFirst(t *testing.T) {
+	c := start(t, "n1")
+	_, err := c.admin.Create(c.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}})
+	check(t, err)
+	c.eventually("the default account", func(s *crdt.Snapshot) bool {
+		_, ok := s.Get(crdt.Key{Resource: "serviceaccounts", Namespace: "ns", Name: "default"})
+		return ok
+	})
+	_, err = c.admin.Create(c.ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "m", Namespace: "ns"}})
+	check(t, err)
+	_, err = c.admin.Create(c.ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "ns", Finalizers: []string{"example.com/hold"}},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}})
+	check(t, err)
+	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "namespaces", Name: "ns"}, metav1.DeleteOptions{}))
+	pod := crdt.Key{Resource: "pods", Namespace: "ns", Name: "p"}
+	c.eventually("the pod is on its way", func(s *crdt.Snapshot) bool {
+		p, ok := crdt.Get[corev1.Pod](s, pod)
+		return ok && p.DeletionTimestamp != nil
+	})
+	time.Sleep(200 * time.Millisecond)
+	if m, ok := crdt.Get[corev1.ConfigMap](c.store.Snapshot(), crdt.Key{Resource: "configmaps", Namespace: "ns", Name: "m"}); !ok || m.DeletionTimestamp != nil {
+		t.Error("the ConfigMap went before the pod")
+	}
+	for range 50 {
+		p, ok := crdt.Get[corev1.Pod](c.store.Snapshot(), pod)
+		if !ok {
+			break
+		}
+		free := p.DeepCopy()
+		free.Finalizers = nil
+		if _, err := c.admin.Update(c.ctx, free); err == nil || apierrors.IsNotFound(err) {
+			break
+		}
+	}
+	c.eventually("all is gone", func(s *crdt.Snapshot) bool {
+		_, ok := s.Get(crdt.Key{Resource: "namespaces", Name: "ns"})
+		return !ok
+	})
 }
 
 // TestEviction: a budget lets go of as many pods as it can spare.

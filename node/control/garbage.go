@@ -185,7 +185,7 @@ func (g *garbage) release(w *world, e *crdt.Entry, m *metav1.PartialObjectMetada
 	case slices.Contains(m.Finalizers, metav1.FinalizerDeleteDependents):
 		for _, key := range g.dependents[e.UID] {
 			for _, ref := range g.metas[key].meta.OwnerReferences {
-				if ref.UID == e.UID && ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion {
+				if ref.UID == e.UID && ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion && !g.waitsFor(key, e.UID) {
 					return p
 				}
 			}
@@ -193,6 +193,27 @@ func (g *garbage) release(w *world, e *crdt.Entry, m *metav1.PartialObjectMetada
 		p.writes = g.unfinalize(e, m, metav1.FinalizerDeleteDependents)
 	}
 	return p
+}
+
+// waitsFor reports whether an object that is being deleted waits, itself or through others that do, for a dependent with
+// this UID. Then neither blocks the other: what waits in a circle goes together.
+func (g *garbage) waitsFor(key crdt.Key, uid types.UID) bool {
+	seen := map[crdt.Key]bool{}
+	var reaches func(crdt.Key) bool
+	reaches = func(key crdt.Key) bool {
+		k, ok := g.metas[key]
+		if !ok || seen[key] || k.meta.DeletionTimestamp == nil || !slices.Contains(k.meta.Finalizers, metav1.FinalizerDeleteDependents) {
+			return false
+		}
+		seen[key] = true
+		for _, next := range g.dependents[k.uid] {
+			if g.metas[next].uid == uid || reaches(next) {
+				return true
+			}
+		}
+		return false
+	}
+	return reaches(key)
 }
 
 func collect(e *crdt.Entry, how metav1.DeletionPropagation) write {

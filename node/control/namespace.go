@@ -21,6 +21,12 @@ func namespace(resources []string) func(*world, *crdt.Entry) plan {
 		}
 		p := plan{}
 		left, finalizers := map[string]int{}, map[string]int{}
+		// Pods go first: while they run they need what is there for them, NetworkPolicies above all (KEP-5080).
+		podless := true
+		for range w.snap.Range("pods", ns.Name, "") {
+			podless = false
+			break
+		}
 		for _, resource := range resources {
 			if resource == "namespaces" {
 				continue
@@ -34,7 +40,7 @@ func namespace(resources []string) func(*world, *crdt.Entry) plan {
 				for _, f := range m.Finalizers {
 					finalizers[f]++
 				}
-				if m.DeletionTimestamp == nil {
+				if m.DeletionTimestamp == nil && (resource == "pods" || podless) {
 					p.writes = append(p.writes, collect(child, metav1.DeletePropagationBackground))
 				}
 			}
