@@ -77,8 +77,9 @@ type Homes struct {
 
 // Timings of writes of class H.
 const (
-	// settleWithin is how long a write waits for a home that decides: a crash is known to all within 4.5 s.
-	settleWithin = 6 * time.Second
+	// settleWithin is how long a write waits for a home that decides: a crash is known to all within 4.5 s, and a node that is
+	// cut off from all others finds out about them one after the other.
+	settleWithin = 15 * time.Second
 	// askAgain is the pause before a write is proposed again, if no change of the view comes first.
 	askAgain = 50 * time.Millisecond
 	// meetAgain is the pause before tenure is asked for again.

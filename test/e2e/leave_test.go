@@ -130,7 +130,10 @@ func TestLeaveJoinForget(t *testing.T) {
 
 	// What n3 alone has made, and nobody heard of, is its own loss once it is forgotten.
 	l.do("partition", "n1,n2", "n3")
-	l.kubectl("n3", "create", "configmap", "unheard")
+	l.within(30*time.Second, "n3 decides alone", func() error {
+		_, err := l.tryKubectl("n3", "create", "configmap", "unheard")
+		return err
+	})
 	l.kubectl("n1", "create", "configmap", "heard")
 	l.do("kill", "n3")
 	l.do("heal")
