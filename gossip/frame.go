@@ -31,6 +31,7 @@ const (
 	framePart   frameKind = 12 // exchange id, role, index, last, encoding, delta
 	frameDone   frameKind = 13 // exchange id, role, ok
 	frameCheck  frameKind = 14 // a message of the stores' own
+	frameFetch  frameKind = 15 // send these ids (8 bytes each)
 )
 
 // Bounds of what a peer may send.

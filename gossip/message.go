@@ -64,8 +64,8 @@ func (r *frameReader) message() *message {
 // seen remembers the ids of the latest messages: at least generation of them, at most twice as many.
 type seen struct{ young, old map[uint64]struct{} }
 
-// generation is more than what crosses a large and busy cluster while a tree is mended.
-const generation = 1 << 15
+// generation is more than what crosses a large and busy cluster while messages are cached, so that none goes round twice.
+const generation = 1 << 16
 
 func (s *seen) has(id uint64) bool {
 	if _, ok := s.young[id]; ok {

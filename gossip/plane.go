@@ -165,8 +165,8 @@ const (
 	// announceEvery is how long ids for lazy neighbours are collected, graftAfter how long a message that was announced may take to
 	// come by itself: longer than the way through the tree differs, or links are made eager in vain.
 	announceEvery = 50 * time.Millisecond
-	graftAfter    = 80 * time.Millisecond
-	graftAgain    = 200 * time.Millisecond
+	graftAfter    = 150 * time.Millisecond
+	graftAgain    = 250 * time.Millisecond
 	// repairEvery is how often one peer is compared with when nothing asks for it.
 	repairEvery = 3 * time.Second
 	// gapPause is how soon after a gap the peer is asked, gapEvery how often at most: what was merely overtaken arrives meanwhile.
@@ -208,8 +208,13 @@ type peer struct {
 	// picked: this node chose it as a neighbour; theirs: it chose this node.
 	picked pick
 	theirs bool
-	// repeats counts messages it sent that were known, since its link is eager.
-	repeats uint8
+	// repeats counts known messages that it sent since its link is eager, firsts the others since the last known one. From
+	// pruneAt on the link may be made lazy.
+	repeats, firsts uint8
+	pruneAt         time.Duration
+	// misses counts how often something had to be fetched from it, missedAt is when it last was.
+	misses   uint8
+	missedAt time.Duration
 
 	// busy: a packet is on its way. sentAt is when the last one left.
 	busy   bool
@@ -299,7 +304,7 @@ func (p *Plane) Committed(now time.Duration, delta []byte) {
 		}
 		return
 	}
-	p.spread(now, m, nil, true)
+	p.spread(now, m, nil)
 }
 
 // Received takes in a packet. What it is not prepared for is counted and left.
@@ -345,6 +350,8 @@ func (p *Plane) frame(now time.Duration, q *peer, kind frameKind, r *frameReader
 		p.announced(now, q, r.uint64s())
 	case frameGraft:
 		p.grafted(now, q, r.uint64s())
+	case frameFetch:
+		p.fetchedBy(now, q, r.uint64s())
 	case framePrune:
 		p.prunedBy(q)
 	case frameLink:
@@ -377,6 +384,7 @@ func (p *Plane) news(now time.Duration, q *peer, m *message) {
 		return
 	}
 	p.seen.add(m.id)
+	q.firsts = min(q.firsts, 254) + 1
 	delete(p.missing, m.id)
 	delta, err := unpack(m.encoding, m.packed)
 	if err != nil {
@@ -418,25 +426,21 @@ func (p *Plane) Merged(now time.Duration, id uint64, changed int, gap bool, err 
 	out := *m.message
 	out.hops++
 	if out.hops < maxHops {
-		// What is no news here came by repair, and may not have come so to others: it is only announced.
-		p.forward(now, &out, q, changed > 0)
+		p.forward(now, &out, q)
 	}
 }
 
-// forward passes on a message that came from a peer. The peer may be gone.
-func (p *Plane) forward(now time.Duration, m *message, from *peer, news bool) {
+// forward passes on a message that came from a peer for the first time. The store may have had it by an exchange that overtook
+// the message; those behind this node in the tree may not. The peer may be gone.
+func (p *Plane) forward(now time.Duration, m *message, from *peer) {
 	p.cache.add(now, m)
 	if m.direct && !p.tree {
-		if news {
-			p.relay(now, m, from)
-		}
+		p.relay(now, m, from)
 		return
 	}
-	if news {
-		p.counters.Forwarded++
-	}
+	p.counters.Forwarded++
 	m.direct = false
-	p.spread(now, m, from, news)
+	p.spread(now, m, from)
 }
 
 // counted keeps the rate of news, by which repair tells what was lost from what is only on its way.

@@ -205,9 +205,9 @@ func TestOnePassesOnWhatACutLinkKeepsAway(t *testing.T) {
 func TestATreeGrows(t *testing.T) {
 	f := newFleet(80)
 	f.run(5 * time.Second)
-	for i := range 60 {
+	for i := range 150 {
 		f.nodes[f.random.IntN(80)].say(fmt.Sprint("warm", i))
-		f.run(100 * time.Millisecond)
+		f.run(200 * time.Millisecond)
 	}
 	f.run(time.Second)
 	before := f.total()
@@ -246,9 +246,9 @@ func TestATreeGrows(t *testing.T) {
 func TestATreeMendsItself(t *testing.T) {
 	f := newFleet(80)
 	f.run(5 * time.Second)
-	for i := range 60 {
+	for i := range 150 {
 		f.nodes[f.random.IntN(80)].say(fmt.Sprint("warm", i))
-		f.run(50 * time.Millisecond)
+		f.run(200 * time.Millisecond)
 	}
 	// Ten die, and nobody knows yet: their branches are fetched over lazy links.
 	for _, x := range f.nodes[:10] {

@@ -38,9 +38,17 @@ const (
 	farPicks  = 2
 	// maxLinks is how many neighbours a node has at most: who picks one that has so many is refused.
 	maxLinks = 24
-	// repeatLimit is how many known messages make an eager link lazy. A race lost now and then must not cost a link that
-	// serves other publishers.
-	repeatLimit = 3
+	// repeatLimit is how many known messages must come over a link before it is made lazy, and prunePatience how long that takes
+	// on average. The time is drawn for each end of each link: along a cycle all links repeat, some for one publisher and some for
+	// another, and if two were made lazy at once the tree would fall apart. The first that is cuts the cycle, and the others have
+	// nothing to repeat any more; after so many messages in a row that were not known (forgiveAfter) they are as good as new.
+	repeatLimit   = 3
+	prunePatience = 4 * time.Second
+	forgiveAfter  = 50
+	// missLimit is how often in a while (missForget) something must be fetched over a link before it is made eager: a message that
+	// was merely late is no sign of a broken tree.
+	missLimit  = 2
+	missForget = 10 * time.Second
 	// repickEvery is how often a near neighbour that is not near is exchanged, by what is known of distances meanwhile.
 	repickEvery = 10 * time.Second
 )
@@ -201,15 +209,13 @@ func (p *Plane) unlinked(now time.Duration, q *peer, refused bool) {
 	}
 }
 
-// spread sends a message over the eager links and announces it over the others; if it is no news here, over all.
-func (p *Plane) spread(now time.Duration, m *message, from *peer, news bool) {
-	if news {
-		p.ensureEager(now, from)
-	}
+// spread sends a message over the eager links and announces it over the others.
+func (p *Plane) spread(now time.Duration, m *message, from *peer) {
+	p.ensureEager(now, from)
 	for _, q := range p.links {
 		switch {
 		case q == from:
-		case q.link == linkEager && news:
+		case q.link == linkEager:
 			p.push(now, q, m)
 		default:
 			if q.out == nil {
@@ -248,7 +254,13 @@ func (p *Plane) repeated(now time.Duration, q *peer, m *message) {
 	if m.direct {
 		return
 	}
-	if q.repeats++; q.repeats < repeatLimit {
+	if q.repeats == 0 || q.firsts >= forgiveAfter {
+		q.repeats = 0
+		q.pruneAt = now + time.Duration(p.random.ExpFloat64()*float64(prunePatience))
+	}
+	q.firsts = 0
+	q.repeats = min(q.repeats+1, repeatLimit)
+	if q.repeats < repeatLimit || now < q.pruneAt {
 		return
 	}
 	// Also if the link is not eager here: then the peer believes it is.
@@ -312,11 +324,20 @@ func (p *Plane) graftMissing(now time.Duration) {
 	}
 	p.absent, p.fetched = due(p.absent), due(p.fetched)
 	for _, q := range ask {
-		if q.link != linkNone {
-			p.setLink(q, linkEager)
+		kind := frameFetch
+		if now > q.missedAt+missForget {
+			q.misses = 0
 		}
-		p.counters.Grafts++
-		p.control(now, q, frameGraft, appendUint64s(nil, ids[q]))
+		q.missedAt = now
+		if q.misses++; q.misses >= missLimit {
+			q.misses = 0
+			kind = frameGraft
+			p.counters.Grafts++
+			if q.link != linkNone {
+				p.setLink(q, linkEager)
+			}
+		}
+		p.control(now, q, kind, appendUint64s(nil, ids[q]))
 		for _, id := range ids[q] {
 			if a := p.missing[id]; a != nil {
 				a.at = now + graftAgain
@@ -349,6 +370,11 @@ func (p *Plane) grafted(now time.Duration, q *peer, ids []uint64) {
 		p.setLink(q, linkEager)
 		q.repeats = 0
 	}
+	p.fetchedBy(now, q, ids)
+}
+
+// fetchedBy: a neighbour wants messages.
+func (p *Plane) fetchedBy(now time.Duration, q *peer, ids []uint64) {
 	for _, id := range ids {
 		if m := p.cache.byID[id]; m != nil {
 			p.push(now, q, m)
