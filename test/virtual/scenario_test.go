@@ -83,7 +83,9 @@ func TestACrashIsNoticedAndMadeGood(t *testing.T) {
 		if lost.get("its", "own") != "write" {
 			c.t.Error("an acknowledged write did not survive the crash")
 		}
-		took = c.within(5*time.Second, "it is back", func() bool { return c.equal() && lost.get("meanwhile", "k") == "1" && c.nodes[0].get("its", "own") == "write" })
+		took = c.within(5*time.Second, "it is back", func() bool {
+			return c.equal() && lost.get("meanwhile", "k") == "1" && c.nodes[0].get("its", "own") == "write"
+		})
 		c.t.Logf("caught up after %v", took)
 	})
 }
