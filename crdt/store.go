@@ -662,6 +662,10 @@ func (b *batch) commit() error {
 	for _, sl := range b.staged {
 		old, _ := st.snapshot.tree.ReplaceOrInsert(sl)
 		st.index(old, sl)
+		if old != nil && old.entry != nil && old.entry != sl.entry {
+			// Whoever still asks for what was can decode it again; most never do.
+			old.entry.typed.Store(nil)
+		}
 		if sl.doc == nil && sl.entry == nil {
 			st.snapshot.tree.Delete(sl)
 		}

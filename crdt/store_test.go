@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -319,5 +320,27 @@ func TestNewsReachesPeersInOrderAndGapsAreSeen(t *testing.T) {
 	}
 	if changed != 0 || gap || a.Digest() != b.Digest() {
 		t.Errorf("after all arrived: changed %d, gap %v, digests equal: %v", changed, gap, a.Digest() == b.Digest())
+	}
+}
+
+// The history is bounded by what it holds in memory, not only by its length.
+func TestHistoryIsBoundedInBytes(t *testing.T) {
+	s := open(t, "")
+	from := s.Snapshot().Version()
+	big := strings.Repeat("x", 256<<10)
+	for i := range 100 {
+		put(t, s, "big", func(c *corev1.ConfigMap) { c.Data = map[string]string{"k": fmt.Sprint(i, big)} })
+	}
+	s.history.mu.Lock()
+	events, size, held := len(s.history.events), s.history.size, 0
+	for _, e := range s.history.events {
+		held += e.size()
+	}
+	s.history.mu.Unlock()
+	if size != held || size > maxHistory*5/4+1<<20 || events < 8 {
+		t.Errorf("%d events of %d bytes, counted as %d", events, held, size)
+	}
+	if _, err := s.Watch("configmaps", "", from); !errors.Is(err, ErrGone) {
+		t.Errorf("watch from what was forgotten: %v", err)
 	}
 }

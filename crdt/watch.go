@@ -35,10 +35,22 @@ type history struct {
 	events []Event
 	floor  Version
 	latest Version
-	limit  int
+	// limit bounds how many events there are, and size, against maxHistory, how many bytes their objects have.
+	limit, size int
 	// grown is closed and replaced, per resource, when events of it are added.
 	grown map[string]chan struct{}
 	wakes map[*Wake]struct{}
+}
+
+// maxHistory bounds the bytes of the objects in the history: they are in memory until it forgets them.
+const maxHistory = 8 << 20
+
+func (e Event) size() int {
+	n := len(e.Entry.value)
+	if e.Old != nil {
+		n += len(e.Old.value)
+	}
+	return n
 }
 
 func newHistory(floor Version, limit int) *history {
@@ -51,9 +63,19 @@ func (h *history) append(events []Event, latest Version) {
 	defer h.mu.Unlock()
 	h.latest = latest
 	h.events = append(h.events, events...)
-	if over := len(h.events) - h.limit; over > h.limit/4 {
-		h.floor = h.events[over-1].Entry.Version
-		h.events = slices.Clone(h.events[over:])
+	for _, e := range events {
+		h.size += e.size()
+	}
+	// A quarter more than the bounds is let grow, so that the copy is not made for every event.
+	if len(h.events) > h.limit*5/4 || h.size > maxHistory*5/4 {
+		over := 0
+		for ; over < len(h.events)-1 && (len(h.events)-over > h.limit || h.size > maxHistory); over++ {
+			h.size -= h.events[over].size()
+		}
+		if over > 0 {
+			h.floor = h.events[over-1].Entry.Version
+			h.events = slices.Clone(h.events[over:])
+		}
 	}
 	for _, e := range events {
 		if c, ok := h.grown[e.Entry.Key.Resource]; ok {
