@@ -469,6 +469,26 @@ func TestCircle(t *testing.T) {
 	})
 }
 
+// TestTwoOwners: of two owners one may go in the foreground; what they share stays with the other.
+func TestTwoOwners(t *testing.T) {
+	c := start(t, "n1")
+	yes := true
+	var refs []metav1.OwnerReference
+	for _, name := range []string{"goes", "stays"} {
+		obj, err := c.admin.Create(c.ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}})
+		check(t, err)
+		refs = append(refs, metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: name, UID: obj.(*corev1.ConfigMap).UID, BlockOwnerDeletion: &yes})
+	}
+	_, err := c.admin.Create(c.ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "child", Namespace: "default", OwnerReferences: refs}})
+	check(t, err)
+	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "configmaps", Namespace: "default", Name: "goes"}, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationForeground)}))
+	c.eventually("one is gone, and the child is the other's", func(s *crdt.Snapshot) bool {
+		_, there := s.Get(crdt.Key{Resource: "configmaps", Namespace: "default", Name: "goes"})
+		child, ok := crdt.Get[corev1.ConfigMap](s, crdt.Key{Resource: "configmaps", Namespace: "default", Name: "child"})
+		return !there && ok && len(child.OwnerReferences) == 1 && child.OwnerReferences[0].Name == "stays"
+	})
+}
+
 // TestNamespacePodsFirst: what pods use stays until they are gone.
 func TestNamespacePodsFirst(t *testing.T) {
 	c := start(t, "n1")

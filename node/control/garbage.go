@@ -125,8 +125,8 @@ func (g *garbage) decide(w *world, e *crdt.Entry) plan {
 	if len(m.OwnerReferences) == 0 {
 		return p
 	}
-	var dead []types.UID
-	solid, waiting := 0, 0
+	var dead, waiting []types.UID
+	solid := 0
 	for _, ref := range m.OwnerReferences {
 		owner, ok := g.present[ref.UID]
 		switch {
@@ -134,7 +134,7 @@ func (g *garbage) decide(w *world, e *crdt.Entry) plan {
 			delete(g.absent, string(ref.UID))
 			om := g.metas[owner].meta
 			if om.DeletionTimestamp != nil && slices.Contains(om.Finalizers, metav1.FinalizerDeleteDependents) {
-				waiting++
+				waiting = append(waiting, ref.UID)
 			} else {
 				solid++
 			}
@@ -150,12 +150,14 @@ func (g *garbage) decide(w *world, e *crdt.Entry) plan {
 		}
 	}
 	switch {
-	case solid > 0 && len(dead) > 0:
+	case solid > 0 && len(dead)+len(waiting) > 0:
+		// An owner that waits for its dependents to go has not to wait for one that stays with another.
+		dead = append(dead, waiting...)
 		p.writes = append(p.writes, g.rewrite(e, func(u *unstructured.Unstructured) {
 			u.SetOwnerReferences(slices.DeleteFunc(u.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return slices.Contains(dead, r.UID) }))
 		})...)
 	case solid > 0:
-	case waiting > 0 && len(g.dependents[e.UID]) > 0:
+	case len(waiting) > 0 && len(g.dependents[e.UID]) > 0:
 		p.writes = append(p.writes, collect(e, metav1.DeletePropagationForeground))
 	case slices.Contains(m.Finalizers, metav1.FinalizerOrphanDependents):
 		p.writes = append(p.writes, collect(e, metav1.DeletePropagationOrphan))
