@@ -99,6 +99,10 @@ func TestPodDefaults(t *testing.T) {
 	if _, err := c.CoreV1().Pods("default").Create(ctx, pod, metav1.CreateOptions{}); !apierrors.IsForbidden(err) {
 		t.Errorf("over the limit: %v", err)
 	}
+	yes := true
+	pod.Name, pod.Spec.Containers[0].SecurityContext, pod.Spec.Containers[0].Resources.Limits = "privileged", &corev1.SecurityContext{Privileged: &yes}, nil
+	_, err = c.CoreV1().Pods("default").Create(ctx, pod, metav1.CreateOptions{})
+	check(t, err)
 	gone := "gone"
 	pod.Name, pod.Spec.RuntimeClassName, pod.Spec.Containers[0].Resources.Limits = "classless", &gone, nil
 	if _, err := c.CoreV1().Pods("default").Create(ctx, pod, metav1.CreateOptions{}); !apierrors.IsForbidden(err) {

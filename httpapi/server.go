@@ -28,6 +28,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/capabilities"
 	rbacvalidation "k8s.io/kubernetes/pkg/registry/rbac/validation"
 	"k8s.io/kubernetes/pkg/serviceaccount"
 
@@ -171,6 +172,8 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Store == nil || cfg.Node == "" {
 		return nil, errors.New("httpapi: Store and Node are required")
 	}
+	// Whether a container may be privileged is for admission to say, as in every distribution; validation alone would refuse all.
+	capabilities.Setup(true, 0)
 	s := &Server{cfg: cfg.withDefaults(), stopping: make(chan struct{})}
 	s.addresses = newAddresses(s.cfg.Store, s.cfg.ServiceCIDR)
 	s.ports = newPorts(s.cfg.Store, s.cfg.NodePorts)

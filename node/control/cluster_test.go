@@ -74,7 +74,7 @@ func (s *sides) set(alive ...string) {
 }
 
 var resources = []string{"pods", "services", "endpoints", "configmaps", "secrets", "serviceaccounts", "events",
-	"apps/replicasets", "apps/deployments", "replicationcontrollers", "batch/jobs", "batch/cronjobs", "policy/poddisruptionbudgets", "resourcequotas", "discovery.k8s.io/endpointslices", "coordination.k8s.io/leases",
+	"apps/replicasets", "apps/deployments", "replicationcontrollers", "apps/statefulsets", "apps/controllerrevisions", "batch/jobs", "batch/cronjobs", "policy/poddisruptionbudgets", "resourcequotas", "discovery.k8s.io/endpointslices", "coordination.k8s.io/leases",
 	"rbac.authorization.k8s.io/roles", "rbac.authorization.k8s.io/rolebindings", "namespaces", "nodes"}
 
 // cluster is the controllers of some nodes over one store and API, with kubelets that say that all pods run.
@@ -487,6 +487,83 @@ func TestTwoOwners(t *testing.T) {
 		child, ok := crdt.Get[corev1.ConfigMap](s, crdt.Key{Resource: "configmaps", Namespace: "default", Name: "child"})
 		return !there && ok && len(child.OwnerReferences) == 1 && child.OwnerReferences[0].Name == "stays"
 	})
+}
+
+// TestStatefulSet: pods come in order, are updated from the last to the partition, rolled back, and go in reverse.
+func TestStatefulSet(t *testing.T) {
+	c := start(t, "n1", "n2")
+	c.eventually("the default account", func(s *crdt.Snapshot) bool {
+		_, ok := s.Get(crdt.Key{Resource: "serviceaccounts", Namespace: "default", Name: "default"})
+		return ok
+	})
+	l := map[string]string{"app": "db"}
+	three, grace := int32(3), int64(0)
+	_, err := c.admin.Create(c.ctx, &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "db", Namespace: "default"},
+		Spec: appsv1.StatefulSetSpec{Replicas: &three, ServiceName: "db", Selector: &metav1.LabelSelector{MatchLabels: l},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: l},
+				Spec: corev1.PodSpec{TerminationGracePeriodSeconds: &grace, Containers: []corev1.Container{{Name: "c", Image: "db:1"}}}}}})
+	check(t, err)
+	key := crdt.Key{Resource: "apps/statefulsets", Namespace: "default", Name: "db"}
+	shows := func(images ...string) func(*crdt.Snapshot) bool {
+		return func(s *crdt.Snapshot) bool {
+			set, ok := crdt.Get[appsv1.StatefulSet](s, key)
+			pods := crdt.List[corev1.Pod](s, "pods", "default")
+			if !ok || set.Status.ObservedGeneration != set.Generation || int(set.Status.ReadyReplicas) != len(images) || len(pods) != len(images) {
+				return false
+			}
+			for i, p := range pods {
+				if p.Name != fmt.Sprint("db-", i) || p.Spec.Containers[0].Image != images[i] || p.DeletionTimestamp != nil || p.Spec.Hostname != p.Name {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	c.eventually("three pods", shows("db:1", "db:1", "db:1"))
+	var last time.Time
+	for _, p := range crdt.List[corev1.Pod](c.store.Snapshot(), "pods", "default") {
+		if p.CreationTimestamp.Time.Before(last) {
+			t.Errorf("%s was made before the one below it", p.Name)
+		}
+		last = p.CreationTimestamp.Time
+	}
+	quiet(c)
+	change := func(f func(*appsv1.StatefulSet)) {
+		t.Helper()
+		for {
+			set, _ := crdt.Get[appsv1.StatefulSet](c.store.Snapshot(), key)
+			next := set.DeepCopy()
+			f(next)
+			if _, err := c.admin.Update(c.ctx, next); err == nil {
+				return
+			} else if !apierrors.IsConflict(err) {
+				t.Fatal(err)
+			}
+		}
+	}
+	two := int32(2)
+	change(func(s *appsv1.StatefulSet) {
+		s.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{Partition: &two}
+		s.Spec.Template.Spec.Containers[0].Image = "db:2"
+	})
+	c.eventually("the last is updated", shows("db:1", "db:1", "db:2"))
+	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "pods", Namespace: "default", Name: "db-0"}, metav1.DeleteOptions{}))
+	time.Sleep(100 * time.Millisecond)
+	c.eventually("below the partition they stay as they were", shows("db:1", "db:1", "db:2"))
+	change(func(s *appsv1.StatefulSet) { s.Spec.UpdateStrategy.RollingUpdate.Partition = new(int32) })
+	c.eventually("all are updated", shows("db:2", "db:2", "db:2"))
+	c.eventually("and that is the current revision", func(s *crdt.Snapshot) bool {
+		set, _ := crdt.Get[appsv1.StatefulSet](s, key)
+		return set.Status.CurrentRevision == set.Status.UpdateRevision && set.Status.CurrentReplicas == 3
+	})
+	change(func(s *appsv1.StatefulSet) { s.Spec.Template.Spec.Containers[0].Image = "db:1" })
+	c.eventually("rolled back", shows("db:1", "db:1", "db:1"))
+	if n := len(crdt.List[appsv1.ControllerRevision](c.store.Snapshot(), "apps/controllerrevisions", "default")); n != 2 {
+		t.Errorf("%d revisions of two templates", n)
+	}
+	change(func(s *appsv1.StatefulSet) { s.Spec.Replicas = new(int32); *s.Spec.Replicas = 1 })
+	c.eventually("one is left", shows("db:1"))
+	quiet(c)
 }
 
 // TestNamespacePodsFirst: what pods use stays until they are gone.
