@@ -173,6 +173,10 @@ func (s *Store) hold(ctx context.Context, d *document, may func() bool) error {
 		if _, ok := b.take(d); !ok {
 			return nil, fmt.Errorf("%s is set aside here: its clock is far ahead, or it cannot be merged", d.key)
 		}
+		// Each commit in it was to this key alone, so it is all that was made under that number: what is pushed later is no news.
+		for o, seq := range d.context {
+			b.received(o, span{seq - 1, seq})
+		}
 		return nil, nil
 	})
 	return err

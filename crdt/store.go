@@ -577,6 +577,9 @@ func (b *batch) derive(k Key, raw []byte) {
 
 // received notes a span of an origin as applied in this group.
 func (b *batch) received(o Origin, s span) (gap bool) {
+	if b.vector()[o] >= s.to {
+		return false // told twice, and nothing to write down
+	}
 	if b.progress == nil {
 		b.progress = &progress{vector: maps.Clone(b.old.progress.vector), early: maps.Clone(b.old.progress.early)}
 	}
