@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"hash/fnv"
 	"net"
 	"net/netip"
@@ -22,8 +23,8 @@ import (
 	"murmur/crdt"
 )
 
-// Cluster addresses and node ports are not kept in a table of their own: what the Services in the snapshot say is
-// what is taken. A Service draws by the hash of its name, never the first free number: two sides of a partition
+// Cluster addresses and node ports are not kept in a table of their own: what the Services in the snapshot say, and what is
+// claimed (claim.go), is what is taken. A Service draws by the hash of its name, never the first free number: two sides of a partition
 // that allocate at the same time must not collide as a rule, and if they create the same Service they should agree.
 
 // reserveLife bounds how long a number drawn for a Service that is not in the store yet is held.
@@ -72,16 +73,17 @@ const reservedAddresses = 16
 
 // addresses is upstream's cluster address allocator over the Services in the store.
 type addresses struct {
-	store *crdt.Store
-	cidr  netip.Prefix
+	store  *crdt.Store
+	claims *claims
+	cidr   netip.Prefix
 	reserved[netip.Addr]
 	dry bool
 }
 
 var _ ipallocator.Interface = (*addresses)(nil)
 
-func newAddresses(store *crdt.Store, cidr netip.Prefix) *addresses {
-	return &addresses{store: store, cidr: cidr.Masked()}
+func newAddresses(store *crdt.Store, c *claims, cidr netip.Prefix) *addresses {
+	return &addresses{store: store, claims: c, cidr: cidr.Masked()}
 }
 
 func (a *addresses) used() map[netip.Addr]bool {
@@ -116,6 +118,10 @@ func (a *addresses) Allocate(ip net.IP) error {
 	if !a.take(addr, func(v netip.Addr) bool { return used[v] }) {
 		return ipallocator.ErrAllocated
 	}
+	if err := a.claims.take(addressClaim(addr)); err != nil {
+		a.release(addr)
+		return err
+	}
 	return nil
 }
 
@@ -142,7 +148,7 @@ func (a *addresses) choose(name string) (netip.Addr, bool) {
 	// The last address of the range is a broadcast address to some.
 	i, ok := probe(name, size-reservedAddresses-1, func(i uint64) bool {
 		addr := nth(a.cidr.Addr(), reservedAddresses+i)
-		return !used[addr] && !a.has(addr)
+		return !used[addr] && !a.has(addr) && a.claims.free(addressClaim(addr))
 	})
 	return nth(a.cidr.Addr(), reservedAddresses+i), ok
 }
@@ -178,6 +184,7 @@ func mix(x uint64) uint64 {
 
 func (a *addresses) Release(ip net.IP) error {
 	a.release(addrOf(ip))
+	a.claims.drop(addressClaim(addrOf(ip)))
 	return nil
 }
 
@@ -195,20 +202,21 @@ func (a *addresses) Has(ip net.IP) bool      { return a.used()[addrOf(ip)] || a.
 func (a *addresses) Destroy()                {}
 func (a *addresses) EnableMetrics()          {}
 func (a *addresses) DryRun() ipallocator.Interface {
-	return &addresses{store: a.store, cidr: a.cidr, dry: true}
+	return &addresses{store: a.store, claims: a.claims, cidr: a.cidr, dry: true}
 }
 
 // ports is upstream's node port allocator over the Services in the store.
 type ports struct {
-	store *crdt.Store
-	span  utilnet.PortRange
+	store  *crdt.Store
+	claims *claims
+	span   utilnet.PortRange
 	reserved[int]
 }
 
 var _ portallocator.Interface = (*ports)(nil)
 
-func newPorts(store *crdt.Store, span utilnet.PortRange) *ports {
-	return &ports{store: store, span: span}
+func newPorts(store *crdt.Store, c *claims, span utilnet.PortRange) *ports {
+	return &ports{store: store, claims: c, span: span}
 }
 
 func (p *ports) used() map[int]bool {
@@ -234,16 +242,29 @@ func (p *ports) Allocate(port int) error {
 	if !p.take(port, func(v int) bool { return used[v] }) {
 		return portallocator.ErrAllocated
 	}
+	switch err := p.claims.take(portClaim(port)); {
+	case errors.Is(err, ipallocator.ErrAllocated):
+		p.release(port)
+		return portallocator.ErrAllocated
+	case err != nil:
+		p.release(port)
+		return err
+	}
 	return nil
 }
 
 // AllocateNext draws for whom no name is known; Services draw with choose.
 func (p *ports) AllocateNext() (int, error) {
-	port, ok := p.choose(time.Now().String(), nil)
-	if !ok {
-		return 0, portallocator.ErrFull
+	for range drawAgain {
+		port, ok := p.choose(time.Now().String(), nil)
+		if !ok {
+			return 0, portallocator.ErrFull
+		}
+		if err := p.Allocate(port); !errors.Is(err, portallocator.ErrAllocated) {
+			return port, err
+		}
 	}
-	return port, p.Allocate(port)
+	return 0, portallocator.ErrAllocated
 }
 
 // choose finds the free port for a name, not among those in taken.
@@ -251,13 +272,14 @@ func (p *ports) choose(name string, taken map[int]bool) (int, bool) {
 	used := p.used()
 	i, ok := probe(name, uint64(p.span.Size), func(i uint64) bool {
 		port := p.span.Base + int(i)
-		return !used[port] && !taken[port] && !p.has(port)
+		return !used[port] && !taken[port] && !p.has(port) && p.claims.free(portClaim(port))
 	})
 	return p.span.Base + int(i), ok
 }
 
 func (p *ports) Release(port int) error {
 	p.release(port)
+	p.claims.drop(portClaim(port))
 	return nil
 }
 
@@ -275,12 +297,14 @@ func (p *ports) EnableMetrics()    {}
 func (s *Server) chooseByName(store *genericregistry.Store) {
 	create, update := store.BeginCreate, store.BeginUpdate
 	store.BeginCreate = func(ctx context.Context, obj runtime.Object, options *metav1.CreateOptions) (genericregistry.FinishFunc, error) {
-		s.choose(obj.(*core.Service), nil, dryrun.IsDryRun(options.DryRun))
-		return create(ctx, obj, options)
+		return s.allocate(ctx, obj.(*core.Service), nil, dryrun.IsDryRun(options.DryRun), func() (genericregistry.FinishFunc, error) {
+			return create(ctx, obj, options)
+		})
 	}
 	store.BeginUpdate = func(ctx context.Context, obj, old runtime.Object, options *metav1.UpdateOptions) (genericregistry.FinishFunc, error) {
-		s.choose(obj.(*core.Service), old.(*core.Service), dryrun.IsDryRun(options.DryRun))
-		return update(ctx, obj, old, options)
+		return s.allocate(ctx, obj.(*core.Service), old.(*core.Service), dryrun.IsDryRun(options.DryRun), func() (genericregistry.FinishFunc, error) {
+			return update(ctx, obj, old, options)
+		})
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -60,7 +62,7 @@ func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); re
 func (l *pipeListener) Addr() net.Addr { return pipeAddr("") }
 
 // newNodes are the APIs of nodes that see each other. They exchange what they have only if gossip says so.
-func newNodes(t *testing.T, n int, gossip bool) []*node {
+func newNodes(t *testing.T, n int, gossip bool, change ...func(*Config)) []*node {
 	t.Helper()
 	var names []string
 	listeners := map[string]*pipeListener{}
@@ -101,6 +103,9 @@ func newNodes(t *testing.T, n int, gossip bool) []*node {
 			})
 			check(t, err)
 			c.Node, c.Homes = name, homes
+			for _, f := range change {
+				f(c)
+			}
 		}))
 		all = append(all, homes)
 	}
@@ -266,5 +271,63 @@ func TestLeasesHaveOneHolder(t *testing.T) {
 	}
 	if len(held) < 30 {
 		t.Errorf("only %d transitions", len(held))
+	}
+}
+
+// TestNumbersHaveOneService: nodes that hear of each other by nothing but the homes allocate from small ranges, by draw and by name.
+func TestNumbersHaveOneService(t *testing.T) {
+	nodes := newNodes(t, 2, false, func(c *Config) {
+		c.ServiceCIDR, c.NodePorts = netip.MustParsePrefix("10.9.0.0/26"), utilnet.PortRange{Base: 30000, Size: 40}
+	})
+	ctx := context.Background()
+	clients := []kubernetes.Interface{nodes[0].typed(), nodes[1].typed()}
+	service := func(name, ip string, port int32) *corev1.Service {
+		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}, Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeNodePort, ClusterIP: ip, Ports: []corev1.ServicePort{{Port: 80, NodePort: port}}}}
+	}
+	wins, refusals := race(2, func(n int) error {
+		_, err := clients[n].CoreV1().Services("default").Create(ctx, service(fmt.Sprint("named-", n), "10.9.0.5", 0), metav1.CreateOptions{})
+		return err
+	}, apierrors.IsInvalid)
+	if wins != 1 || refusals != 1 {
+		t.Errorf("one address by name: got by %d, refused to %d", wins, refusals)
+	}
+	wins, refusals = race(2, func(n int) error {
+		_, err := clients[n].CoreV1().Services("default").Create(ctx, service(fmt.Sprint("port-", n), "", 30007), metav1.CreateOptions{})
+		return err
+	}, apierrors.IsInvalid)
+	if wins != 1 || refusals != 1 {
+		t.Errorf("one port by name: got by %d, refused to %d", wins, refusals)
+	}
+	var mu sync.Mutex
+	seen := map[string]string{}
+	wins, _ = race(2, func(n int) error {
+		for i := range 15 {
+			name := fmt.Sprintf("s-%d-%d", n, i)
+			svc, err := clients[n].CoreV1().Services("default").Create(ctx, service(name, "", 0), metav1.CreateOptions{})
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			mu.Lock()
+			for _, number := range []string{svc.Spec.ClusterIP, fmt.Sprint(svc.Spec.Ports[0].NodePort)} {
+				if who := seen[number]; who != "" {
+					t.Errorf("%s and %s have %s", who, name, number)
+				}
+				seen[number] = name
+			}
+			mu.Unlock()
+		}
+		return nil
+	}, func(err error) bool { t.Error(err); return false })
+	if wins != 2 {
+		t.Error("a node could not allocate although there was room")
+	}
+
+	// What a Service had is free when it is gone, and the claims say so.
+	check(t, clients[0].CoreV1().Services("default").Delete(ctx, "s-0-0", metav1.DeleteOptions{}))
+	for e := range nodes[0].store.Snapshot().Range(addressClaims, "", "") {
+		if owner, _ := claimant(e); owner == "default/s-0-0" {
+			t.Errorf("%s is still claimed for a Service that is deleted", e.Key.Name)
+		}
 	}
 }

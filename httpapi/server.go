@@ -152,6 +152,7 @@ type Server struct {
 	rules     rbacvalidation.AuthorizationRuleResolver
 	resolver  authorizer.RuleResolver
 	admit     admission.Interface
+	claims    claims
 	addresses *addresses
 	ports     *ports
 	registry  *registry
@@ -175,8 +176,9 @@ func New(cfg Config) (*Server, error) {
 	// Whether a container may be privileged is for admission to say, as in every distribution; validation alone would refuse all.
 	capabilities.Setup(true, 0)
 	s := &Server{cfg: cfg.withDefaults(), stopping: make(chan struct{})}
-	s.addresses = newAddresses(s.cfg.Store, s.cfg.ServiceCIDR)
-	s.ports = newPorts(s.cfg.Store, s.cfg.NodePorts)
+	s.claims.cfg = &s.cfg
+	s.addresses = newAddresses(s.cfg.Store, &s.claims, s.cfg.ServiceCIDR)
+	s.ports = newPorts(s.cfg.Store, &s.claims, s.cfg.NodePorts)
 	s.peers = peerTransport(s.cfg.Relay)
 	s.converter = fieldTypes{applyconfigurations.NewTypeConverter(legacyscheme.Scheme), managedfields.NewDeducedTypeConverter()}
 	s.managers.of = map[string]*managedfields.FieldManager{}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
@@ -82,13 +83,17 @@ func (o *objects) stored(obj runtime.Object) (runtime.Object, error) {
 
 // failed gives the store's refusals the status that says what a client can do about them.
 func (o *objects) failed(verb string, k crdt.Key, err error) error {
+	return failed(o.kind.resource, verb, k, err)
+}
+
+func failed(resource schema.GroupResource, verb string, k crdt.Key, err error) error {
 	switch {
 	case errors.Is(err, crdt.ErrDerived):
-		return apierrors.NewForbidden(o.kind.resource, k.Name, err)
+		return apierrors.NewForbidden(resource, k.Name, err)
 	case errors.Is(err, crdt.ErrClosed):
 		return apierrors.NewServiceUnavailable("this node is stopping")
 	case errors.Is(err, crdt.ErrUnsettled):
-		s := apierrors.NewServerTimeout(o.kind.resource, verb, 1)
+		s := apierrors.NewServerTimeout(resource, verb, 1)
 		s.ErrStatus.Message += ": " + err.Error()
 		return s
 	case errors.Is(err, crdt.ErrUnknown):

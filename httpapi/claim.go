@@ -1,0 +1,211 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
+	core "k8s.io/kubernetes/pkg/apis/core"
+	"k8s.io/kubernetes/pkg/registry/core/service/ipallocator"
+
+	"murmur/crdt"
+)
+
+// A cluster address or node port belongs to a Service by a claim: an object under the name of the number, created as all that must
+// not be created twice. So two Services never get the same one among nodes that see each other, whichever node is asked. The
+// claim of an address is upstream's IPAddress; that of a port is an object of the store alone.
+
+const (
+	addressClaims = "networking.k8s.io/ipaddresses"
+	portClaims    = "murmur.io/nodeports"
+	// claimLife is how long a claim is believed without a Service that uses the number: its Service may be on the way.
+	claimLife = time.Minute
+)
+
+func addressClaim(a netip.Addr) crdt.Key { return crdt.Key{Resource: addressClaims, Name: a.String()} }
+func portClaim(p int) crdt.Key           { return crdt.Key{Resource: portClaims, Name: strconv.Itoa(p)} }
+
+// uses tells whether a Service has the number that a claim is for.
+func uses(svc *corev1.Service, k crdt.Key) bool {
+	if k.Resource == addressClaims {
+		for _, ip := range svc.Spec.ClusterIPs {
+			if ip == k.Name {
+				return true
+			}
+		}
+		return false
+	}
+	for _, p := range svc.Spec.Ports {
+		if p.NodePort != 0 && strconv.Itoa(int(p.NodePort)) == k.Name {
+			return true
+		}
+	}
+	return svc.Spec.HealthCheckNodePort != 0 && strconv.Itoa(int(svc.Spec.HealthCheckNodePort)) == k.Name
+}
+
+// claimant is the "namespace/name" of the Service that a claim is for, and when it was made.
+func claimant(e *crdt.Entry) (owner string, made time.Time) {
+	value, err := e.Map()
+	if err != nil {
+		return "", made
+	}
+	u := unstructured.Unstructured{Object: value}
+	made = u.GetCreationTimestamp().Time
+	if e.Key.Resource == portClaims {
+		owner, _, _ = unstructured.NestedString(value, "service")
+		return owner, made
+	}
+	namespace, _, _ := unstructured.NestedString(value, "spec", "parentRef", "namespace")
+	name, _, _ := unstructured.NestedString(value, "spec", "parentRef", "name")
+	return namespace + "/" + name, made
+}
+
+// newClaim is the claim of a number for a Service.
+func newClaim(k crdt.Key, namespace, name string) runtime.Object {
+	if k.Resource == portClaims {
+		return &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "murmur.io/v1", "kind": "NodePort", "metadata": map[string]any{"name": k.Name}, "service": namespace + "/" + name,
+		}}
+	}
+	family := corev1.IPv4Protocol
+	if a, err := netip.ParseAddr(k.Name); err == nil && a.Is6() {
+		family = corev1.IPv6Protocol
+	}
+	return &networkingv1.IPAddress{
+		TypeMeta: metav1.TypeMeta{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "IPAddress"},
+		ObjectMeta: metav1.ObjectMeta{Name: k.Name, Labels: map[string]string{
+			networkingv1.LabelIPAddressFamily: string(family), networkingv1.LabelManagedBy: ipallocator.ControllerName,
+		}},
+		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: namespace, Name: name}},
+	}
+}
+
+// claims makes and drops claims. Upstream's allocators are not told for which Service they allocate, so those of one node
+// allocate one after the other.
+type claims struct {
+	cfg *Config
+
+	mu sync.Mutex
+	// What follows is about the Service that is allocated for now; mu is held as long as it is.
+	ctx             context.Context
+	namespace, name string
+	// taken: a number turned out to be another's. failed: a claim could not be made.
+	taken  bool
+	failed error
+}
+
+// free tells whether a number may be claimed, as far as is known here.
+func (c *claims) free(k crdt.Key) bool {
+	snap := c.cfg.Store.Snapshot()
+	e, ok := snap.Get(k)
+	return !ok || c.mine(e) || c.void(snap, e)
+}
+
+func (c *claims) mine(e *crdt.Entry) bool {
+	owner, _ := claimant(e)
+	return owner == c.namespace+"/"+c.name
+}
+
+// void tells whether a claim is older than any Service that it could be for, and no Service uses its number.
+func (c *claims) void(snap *crdt.Snapshot, e *crdt.Entry) bool {
+	owner, made := claimant(e)
+	if time.Since(made) < claimLife {
+		return false
+	}
+	namespace, name, _ := strings.Cut(owner, "/")
+	svc, ok := crdt.Get[corev1.Service](snap, crdt.Key{Resource: "services", Namespace: namespace, Name: name})
+	return !ok || !uses(svc, e.Key)
+}
+
+// claimAttempts bounds how often a claim is tried that others change meanwhile.
+const claimAttempts = 4
+
+// take claims a number for the Service that is allocated for.
+func (c *claims) take(k crdt.Key) error {
+	commit := c.cfg.Store.Commit
+	if c.cfg.Homes != nil && askedOf(c.ctx).outside {
+		commit = c.cfg.Homes.Commit
+	}
+	for range claimAttempts {
+		snap := c.cfg.Store.Snapshot()
+		w := crdt.Write{Key: k, Object: newClaim(k, c.namespace, c.name)}
+		if e, ok := snap.Get(k); ok {
+			if c.mine(e) {
+				return nil
+			}
+			if !c.void(snap, e) {
+				break
+			}
+			w = crdt.Write{Key: k, Base: e}
+		}
+		_, err := commit(c.ctx, w)
+		switch {
+		case err == nil && w.Base == nil:
+			return nil
+		case err == nil, errors.Is(err, crdt.ErrExists), errors.Is(err, crdt.ErrConflict), errors.Is(err, crdt.ErrNotFound):
+			continue // as it is now, it is looked at again
+		}
+		c.failed = fmt.Errorf("claim %s: %w", k.Name, err)
+		return c.failed
+	}
+	c.taken = true
+	return ipallocator.ErrAllocated
+}
+
+// drop takes a claim away if no Service uses its number.
+func (c *claims) drop(k crdt.Key) {
+	snap := c.cfg.Store.Snapshot()
+	e, ok := snap.Get(k)
+	if !ok {
+		return
+	}
+	for _, svc := range crdt.List[corev1.Service](snap, "services", "") {
+		if uses(svc, k) {
+			return
+		}
+	}
+	// If it cannot be dropped now it is void after a while.
+	if _, err := c.cfg.Store.Commit(context.Background(), crdt.Write{Key: k, Base: e}); err != nil {
+		c.cfg.Log.Debug("drop a claim", "of", k, "err", err)
+	}
+}
+
+// drawAgain bounds how often a Service draws numbers that turn out to be taken.
+const drawAgain = 8
+
+// allocate has a Service draw what it does not name, and upstream claim it.
+func (s *Server) allocate(ctx context.Context, svc, old *core.Service, dry bool, upstream func() (genericregistry.FinishFunc, error)) (genericregistry.FinishFunc, error) {
+	c := &s.claims
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ctx, c.namespace, c.name = ctx, svc.Namespace, svc.Name
+	defer func() { c.ctx, c.namespace, c.name = nil, "", "" }()
+	asked := svc.DeepCopy()
+	for attempt := 0; ; attempt++ {
+		c.taken, c.failed = false, nil
+		s.choose(svc, old, dry)
+		drew := !equality.Semantic.DeepEqual(asked.Spec, svc.Spec)
+		finish, err := upstream()
+		switch {
+		case err == nil:
+			return finish, nil
+		case c.failed != nil:
+			return nil, failed(core.Resource("services"), "allocate", crdt.Key{Resource: "services", Namespace: svc.Namespace, Name: svc.Name}, c.failed)
+		case !c.taken || !drew || attempt == drawAgain:
+			return nil, err
+		}
+		*svc = *asked.DeepCopy()
+	}
+}
