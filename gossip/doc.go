@@ -9,9 +9,26 @@
 //
 // # The state plane
 //
-// Commits made here are pushed at once to every connected peer. A push may be lost, and a queue that is full drops
-// its oldest: every few seconds, at every new connection and whenever a gap shows, two nodes compare digests, then vectors,
-// and send each other exactly what is missing. The border to the store is the State interface; all that crosses it is bytes.
+// What a node tells whom, and when, is decided by the Plane: a machine without goroutine, clock or socket. What happens goes
+// in as method calls with the time, what is to be done comes out of Ready. The Agent runs it over streams (state.go); test/sim
+// runs it in a time of its own.
+//
+// Up to 50 peers, what is committed here is pushed at once to every one of them, and one of those that have it passes it on to
+// whom a cut link keeps from the sender (relay.go). Above that it crosses a tree (tree.go): Plumtree, with neighbours chosen by
+// distance and at random. The first packet to a peer goes at once, what follows within two milliseconds is batched; a delta is
+// compressed once, by the node that committed it. Every queue has a bound; when it is full the oldest is dropped and counted.
+//
+// What was dropped or lost is repaired (exchange.go): two nodes compare digests, then vectors, and send each other exactly what is
+// missing, at every new connection, whenever a gap shows, and every few seconds with the one not met for longest, the near ones
+// sooner. At most one exchange at a time brings deltas here, so nothing large comes twice. A delta whose merge fails or stalls is
+// set aside and holds up nothing. Nodes that are equal check each other by range fingerprints now and then (check.go).
+//
+// The border to the store is the State interface; all that crosses it is bytes.
+//
+// # The wire
+//
+// A packet is a format byte and frames, each a kind, a length and that many bytes (frame.go). Kinds and formats that are not known
+// are skipped and counted, so that a later version can add some. Packets go over the stream "state/1", bulk over "bulk/1".
 //
 // # What it does not do
 //
@@ -20,5 +37,5 @@
 //
 // # How to look inside
 //
-// Agent.Members and Agent.Peers; the daemon serves both as /debug/gossip.
+// Agent.Members, Agent.Peers and Agent.Traffic; the daemon serves them as /debug/gossip.
 package gossip
