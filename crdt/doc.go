@@ -30,6 +30,11 @@
 // per origin, up to where this store has everything. Digest, Delta and Merge are the whole border to the network; all
 // three speak bytes and are safe against messages lost, doubled, reordered and cut.
 //
+// # One winner
+//
+// Homes is for the writes that must not happen on two nodes at once: a create, a write with a precondition, a lease. One node decides
+// them for all that see each other, and another holds what was decided before anybody is told.
+//
 // # What it does not do
 //
 // It does not validate, default or authorise: that is httpapi's. It opens no connection: that is gossip's. It

@@ -1,7 +1,8 @@
 // Package httpapi is the Kubernetes API of one node: what kubectl, client-go and the node's own parts speak to.
 //
 // Its one law: what this API accepts, refuses, defaults and shows is what upstream's would, because upstream's own
-// code decides it. Its second: a write is answered when this node's store has it on disk, whatever the network does.
+// code decides it. Its second: a write is answered when this node's store has it on disk, and if it is one of those that must
+// not happen twice (class.go), when one node has decided it for all that see each other.
 //
 // # How a request goes
 //
@@ -18,9 +19,9 @@
 //
 // # What is different here
 //
-// Versions: a resourceVersion is this node's apply sequence. One of another node, or one too old, gets 410 and the
-// client lists again. UIDs are derived by the store. Cluster addresses and node ports (allocate.go) are drawn by the hash of
-// the Service's name, and what is taken is read off the Services themselves. Streams (streams.go) of a pod on another node
+// Versions: a resourceVersion is this node's apply sequence. To list or watch from, one of another node, or one too old,
+// gets 410 and the client lists again; as a precondition, the other node is asked what it stood for. UIDs are derived by the store. Cluster addresses and node ports (allocate.go) are drawn by the hash of
+// the Service's name and claimed (claim.go). Streams (streams.go) of a pod on another node
 // are relayed to that node's API.
 //
 // # What it does not do
