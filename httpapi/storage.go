@@ -30,6 +30,8 @@ type objects struct {
 	kind    *kind
 	prefix  string // "/pods", "/apps/deployments"
 	newFunc func() runtime.Object
+	// audience are those who watch this kind.
+	audience audience
 }
 
 var _ storage.Interface = (*objects)(nil)

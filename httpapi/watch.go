@@ -59,6 +59,7 @@ func newWatcher(ctx context.Context, o *objects, k crdt.Key, opts storage.ListOp
 		}
 	}
 	w.log = log
+	o.audience.watchers.Add(1)
 	go w.run(ctx)
 	return w, nil
 }
@@ -90,6 +91,7 @@ func (w *watcher) Stop()                          { w.cancel() }
 
 func (w *watcher) run(ctx context.Context) {
 	defer close(w.results)
+	defer w.objects.audience.leave()
 	defer w.cancel()
 	if err := w.stream(ctx); err != nil && ctx.Err() == nil {
 		status, ok := err.(apierrors.APIStatus)
@@ -197,8 +199,24 @@ func (w *watcher) selected(e *crdt.Entry) (runtime.Object, bool, error) {
 	return obj, ok, err
 }
 
+// shared is selected for an event that others are shown too: what it returns must not be changed.
+func (w *watcher) shared(e *crdt.Entry) (runtime.Object, bool, error) {
+	if w.objects.audience.watchers.Load() < 2 {
+		return w.selected(e)
+	}
+	s, err := w.objects.audience.show(e, func() (runtime.Object, error) {
+		obj := w.objects.newFunc()
+		return obj, w.objects.internal(e, obj)
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	ok, err := w.opts.Predicate.Matches(s.object)
+	return s, ok, err
+}
+
 func (w *watcher) event(e crdt.Event) (watch.Event, bool, error) {
-	obj, now, err := w.selected(e.Entry)
+	obj, now, err := w.shared(e.Entry)
 	if err != nil {
 		return watch.Event{}, false, err
 	}

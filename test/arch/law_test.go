@@ -50,6 +50,7 @@ type module struct {
 var modules = []module{
 	// One home each: what these are could be replaced without any other package noticing.
 	{"github.com/dgraph-io/badger/v4", []string{"crdt"}},
+	{"github.com/cespare/xxhash/v2", []string{"crdt"}},
 	{"github.com/google/btree", []string{"crdt"}},
 	{"github.com/hashicorp/memberlist", []string{"gossip"}},
 	{"github.com/hashicorp/serf", []string{"gossip"}},
