@@ -55,7 +55,7 @@ var modules = []module{
 	{"github.com/hashicorp/memberlist", []string{"gossip"}},
 	{"github.com/hashicorp/serf", []string{"gossip"}},
 	{"github.com/hashicorp/yamux", []string{"gossip"}},
-	{"github.com/klauspost/compress", []string{"gossip"}},
+	{"github.com/klauspost/compress", []string{"crdt", "gossip"}},
 	{"github.com/labstack/echo/v4", []string{"httpapi"}},
 	{"github.com/emicklei/go-restful/v3", []string{"httpapi"}}, // upstream's route descriptions, not a router
 	{"github.com/containerd/containerd/v2", []string{"node/containerd"}},
