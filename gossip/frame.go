@@ -32,6 +32,7 @@ const (
 	frameDone   frameKind = 13 // exchange id, role, ok
 	frameCheck  frameKind = 14 // a message of the stores' own
 	frameFetch  frameKind = 15 // send these ids (8 bytes each)
+	framePlace  frameKind = 16 // root, number and cost of the sender's way there, whether the receiver is next on it
 )
 
 // Bounds of what a peer may send.

@@ -54,6 +54,11 @@ type Plane struct {
 
 	// When what is done at intervals is due next.
 	repairAt, announceAt, repickAt, reachAt, gapAt time.Duration
+	// place is this node's in the tree, parent the neighbour on the way to the root; countAt and placeAt are when the root counts
+	// and when neighbours are told.
+	place            place
+	parent           *peer
+	countAt, placeAt time.Duration
 	// checkAt is when the next check may begin.
 	checkAt time.Duration
 	// spreadAt is when the next repaired news may be spread at once.
@@ -187,6 +192,7 @@ func NewPlane(c PlaneConfig) *Plane {
 	p := &Plane{
 		config: c, hash: h, random: rand.New(rand.NewPCG(c.Seed, h)), byName: map[string]*peer{}, byHash: map[uint64]*peer{},
 		missing: map[uint64]*absence{}, merging: map[uint64]merging{}, reachAt: never, announceAt: never, repickAt: never,
+		countAt: never, placeAt: never,
 	}
 	// Exchange ids of an earlier start of this node should not be taken for new ones.
 	p.lastID = p.random.Uint64() >> 1
@@ -208,6 +214,9 @@ type peer struct {
 	// picked: this node chose it as a neighbour; theirs: it chose this node.
 	picked pick
 	theirs bool
+	// place is the peer's; child: this node is the next on its way to the root.
+	place *place
+	child bool
 	// repeats counts known messages that it sent since its link is eager, firsts the others since the last known one. From
 	// pruneAt on the link may be made lazy.
 	repeats, firsts uint8
@@ -279,6 +288,12 @@ func (p *Plane) Disconnected(now time.Duration, name string) {
 	p.active = remove(p.active, q)
 	p.needs = remove(p.needs, q)
 	q.link, q.picked = linkNone, pickNone
+	if q == p.parent || q.hash == p.place.root {
+		p.parent = nil
+		if p.countAt != never {
+			p.countAt = min(p.countAt, now+tellPlaceAfter)
+		}
+	}
 	p.resize(now)
 }
 
@@ -350,10 +365,12 @@ func (p *Plane) frame(now time.Duration, q *peer, kind frameKind, r *frameReader
 		p.announced(now, q, r.uint64s())
 	case frameGraft:
 		p.grafted(now, q, r.uint64s())
+	case framePlace:
+		p.placed(now, q, r)
 	case frameFetch:
 		p.fetchedBy(now, q, r.uint64s())
 	case framePrune:
-		p.prunedBy(q)
+		p.prunedBy(now, q)
 	case frameLink:
 		p.linked(now, q)
 	case frameUnlink:
@@ -530,6 +547,12 @@ func (p *Plane) Tick(now time.Duration) {
 	if p.repickAt != never && now >= p.repickAt {
 		p.repick(now)
 	}
+	if p.countAt != never && now >= p.countAt {
+		p.count(now)
+	}
+	if p.placeAt != never && now >= p.placeAt {
+		p.tellPlace(now)
+	}
 	p.expire(now)
 	if len(p.peers) == 0 {
 		p.repairAt = never
@@ -580,7 +603,7 @@ func (p *Plane) Wake() (time.Duration, bool) {
 	for _, q := range p.active {
 		next(q.sentAt + window)
 	}
-	for _, t := range []time.Duration{p.announceAt, p.reachAt, p.repickAt, p.repairAt} {
+	for _, t := range []time.Duration{p.announceAt, p.reachAt, p.repickAt, p.repairAt, p.countAt, p.placeAt} {
 		next(t)
 	}
 	for _, queue := range [][]uint64{p.absent, p.fetched} {

@@ -243,6 +243,58 @@ func TestATreeGrows(t *testing.T) {
 	}
 }
 
+// ways follows every node's way to the root and returns where they end, and the longest.
+func (f *fleet) ways(t *testing.T) (roots map[string]int, longest int) {
+	t.Helper()
+	roots = map[string]int{}
+	byName := map[string]*fleetNode{}
+	for _, x := range f.nodes {
+		byName[x.name] = x
+	}
+	for _, x := range f.nodes {
+		if x.dead {
+			continue
+		}
+		hops := 0
+		at := x
+		for ; at.plane.parent != nil; hops++ {
+			if hops > len(f.nodes) {
+				t.Fatalf("the way from %s goes round", x.name)
+			}
+			at = byName[at.plane.parent.name]
+		}
+		roots[at.name]++
+		longest = max(longest, hops)
+	}
+	return roots, longest
+}
+
+func TestWaysLeadToOneRoot(t *testing.T) {
+	f := newFleet(200)
+	f.run(30 * time.Second)
+	roots, longest := f.ways(t)
+	if len(roots) != 1 || longest > 8 {
+		t.Errorf("ways of 200 nodes end at %v, the longest after %d hops", roots, longest)
+	}
+	var root *fleetNode
+	for _, x := range f.nodes {
+		if roots[x.name] > 0 {
+			root = x
+		}
+	}
+	for _, x := range f.nodes {
+		if x != root {
+			f.disconnect(x, root)
+		}
+	}
+	root.dead = true
+	f.run(15 * time.Second)
+	again, longest := f.ways(t)
+	if len(again) != 1 || again[root.name] != 0 || longest > 8 {
+		t.Errorf("when the root is gone, ways end at %v, the longest after %d hops", again, longest)
+	}
+}
+
 func TestATreeMendsItself(t *testing.T) {
 	f := newFleet(80)
 	f.run(5 * time.Second)

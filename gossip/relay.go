@@ -16,6 +16,7 @@ func (p *Plane) resize(now time.Duration) {
 	case !p.tree && n > p.config.PushAll:
 		p.tree = true
 		p.repickAt = now
+		p.countAt = now + time.Second
 	case p.tree && n < p.config.PushAll*4/5:
 		p.tree = false
 		p.repickAt = never

@@ -67,14 +67,20 @@ const (
 )
 
 // setLink keeps the list of links.
-func (p *Plane) setLink(q *peer, s linkState) {
+func (p *Plane) setLink(now time.Duration, q *peer, s linkState) {
 	if q.link == s {
 		return
 	}
 	if q.link == linkNone {
 		p.links = insert(p.links, q)
+		p.tellPlaceSoon(now)
 	} else if s == linkNone {
 		p.links = remove(p.links, q)
+		q.place, q.child = nil, false
+		if q == p.parent {
+			p.parent = nil
+			p.countAt = min(p.countAt, now+tellPlaceAfter)
+		}
 	}
 	q.link = s
 	q.repeats = 0
@@ -101,7 +107,7 @@ func (p *Plane) newcomer(now time.Duration, q *peer) {
 func (p *Plane) pick(now time.Duration, q *peer, why pick) {
 	q.picked = why
 	if q.link == linkNone {
-		p.setLink(q, linkEager)
+		p.setLink(now, q, linkEager)
 	}
 	p.control(now, q, frameLink, nil)
 }
@@ -110,7 +116,7 @@ func (p *Plane) unpick(now time.Duration, q *peer) {
 	q.picked = pickNone
 	p.control(now, q, frameUnlink, nil)
 	if !q.theirs {
-		p.setLink(q, linkNone)
+		p.setLink(now, q, linkNone)
 	}
 }
 
@@ -194,7 +200,7 @@ func (p *Plane) linked(now time.Duration, q *peer) {
 	}
 	q.theirs = true
 	if q.link == linkNone {
-		p.setLink(q, linkEager)
+		p.setLink(now, q, linkEager)
 	}
 }
 
@@ -205,7 +211,7 @@ func (p *Plane) unlinked(now time.Duration, q *peer, refused bool) {
 		p.repickAt = now + p.jitter(time.Second)
 	}
 	if q.picked == pickNone {
-		p.setLink(q, linkNone)
+		p.setLink(now, q, linkNone)
 	}
 }
 
@@ -243,7 +249,7 @@ func (p *Plane) ensureEager(now time.Duration, from *peer) {
 			nearest = q
 		}
 	}
-	p.setLink(nearest, linkEager)
+	p.setLink(now, nearest, linkEager)
 	p.control(now, nearest, frameGraft, nil)
 }
 
@@ -254,9 +260,15 @@ func (p *Plane) repeated(now time.Duration, q *peer, m *message) {
 	if m.direct {
 		return
 	}
+	if p.spared(q) {
+		return
+	}
 	if q.repeats == 0 || q.firsts >= forgiveAfter {
 		q.repeats = 0
 		q.pruneAt = now + time.Duration(p.random.ExpFloat64()*float64(prunePatience))
+		if p.parent != nil {
+			q.pruneAt = now // the ways to the root hold the tree together
+		}
 	}
 	q.firsts = 0
 	q.repeats = min(q.repeats+1, repeatLimit)
@@ -266,16 +278,16 @@ func (p *Plane) repeated(now time.Duration, q *peer, m *message) {
 	// Also if the link is not eager here: then the peer believes it is.
 	q.repeats = 0
 	if q.link == linkEager {
-		p.setLink(q, linkLazy)
+		p.setLink(now, q, linkLazy)
 	}
 	q.pruned++
 	p.counters.Prunes++
 	p.control(now, q, framePrune, nil)
 }
 
-func (p *Plane) prunedBy(q *peer) {
-	if q.link == linkEager {
-		p.setLink(q, linkLazy)
+func (p *Plane) prunedBy(now time.Duration, q *peer) {
+	if q.link == linkEager && !p.spared(q) {
+		p.setLink(now, q, linkLazy)
 	}
 }
 
@@ -334,7 +346,7 @@ func (p *Plane) graftMissing(now time.Duration) {
 			kind = frameGraft
 			p.counters.Grafts++
 			if q.link != linkNone {
-				p.setLink(q, linkEager)
+				p.setLink(now, q, linkEager)
 			}
 		}
 		p.control(now, q, kind, appendUint64s(nil, ids[q]))
@@ -367,7 +379,7 @@ func (p *Plane) nextAnnouncer(now time.Duration, id uint64, a *absence) *peer {
 // grafted: a neighbour wants messages, and this link eager.
 func (p *Plane) grafted(now time.Duration, q *peer, ids []uint64) {
 	if q.link != linkNone {
-		p.setLink(q, linkEager)
+		p.setLink(now, q, linkEager)
 		q.repeats = 0
 	}
 	p.fetchedBy(now, q, ids)

@@ -97,10 +97,66 @@ func (n *node) start(copied bool) {
 	if seq := n.seq(); !copied && seq < n.acked {
 		w.fail("%s lost its own commits: %d of %d acknowledged are there", n.name, seq, n.acked)
 	}
+	if copied {
+		n.join()
+	}
 	w.history.survived(n)
 	n.acked = n.seq()
 	n.watch()
 	n.step(func(now time.Duration, p *gossip.Plane) { p.Tick(now) })
+}
+
+// met is a node that this one could turn to, if it were up.
+func (n *node) met() *node {
+	w := n.world
+	for _, o := range w.nodes {
+		if o != n && o.up() && !w.link(n, o).cut && !w.link(o, n).cut {
+			return o
+		}
+	}
+	return nil
+}
+
+// join does what a restored daemon does behind its barrier: it takes the state of a member, and the member's word for what is
+// gone. What was let go of since the backup would else stay here for ever.
+func (n *node) join() {
+	w, o := n.world, n.met()
+	if o == nil {
+		return
+	}
+	deltas, err := o.store.Delta(n.store.Vector())
+	if err != nil {
+		w.fail("%s joins %s: %v", n.name, o.name, err)
+		return
+	}
+	for d := range deltas {
+		if _, _, err := n.store.Merge(context.Background(), d); err != nil {
+			w.fail("%s joins %s: %v", n.name, o.name, err)
+		}
+	}
+	w.tell("%s joins %s: %v", n.name, o.name, n.store.Report().Vector)
+	for range 100 {
+		mended := 0
+		var msg []byte
+		for side := 0; ; side++ {
+			x := n
+			if side%2 == 1 {
+				x = o
+			}
+			answer, k, err := x.store.Check(context.Background(), msg, x == n)
+			if err != nil {
+				w.fail("%s joins %s: %v", n.name, o.name, err)
+				return
+			}
+			mended += k
+			if msg = answer; len(msg) == 0 {
+				break
+			}
+		}
+		if mended == 0 {
+			return
+		}
+	}
 }
 
 // seq is the number of the store's last own commit.
@@ -126,11 +182,22 @@ func (n *node) crash(back time.Duration, restore bool) {
 	w.tell("%s crashes", n.name)
 	n.watched(false)
 	n.stop()
+	n.crashedAgain(back, restore)
+}
+
+// crashedAgain boots a machine that is down some time later.
+func (n *node) crashedAgain(back time.Duration, restore bool) {
+	w := n.world
 	w.after(back, func() {
 		if n.up() {
 			return
 		}
 		if restore && n.backup != nil {
+			// A restored daemon does nothing before it has met somebody.
+			if n.met() == nil && w.faulty {
+				n.crashedAgain(500*time.Millisecond, restore)
+				return
+			}
 			w.tell("%s is restored from its backup", n.name)
 			w.history.excuse(w, n)
 			n.memory = n.backup.Clone()
