@@ -286,6 +286,47 @@ func TestStrangersAreRefused(t *testing.T) {
 	<-done
 }
 
+// stalling is a State in which some words cannot be taken in: one fails, one never ends.
+type stalling struct{ *words }
+
+func (s stalling) Merge(ctx context.Context, delta []byte) (int, bool, error) {
+	switch string(delta) {
+	case "stall":
+		<-ctx.Done()
+		return 0, false, ctx.Err()
+	case "fail":
+		return 0, false, errors.New("cannot be applied")
+	}
+	return s.words.Merge(ctx, delta)
+}
+
+func TestOnePoisonedDeltaHoldsUpNothing(t *testing.T) {
+	ca := newAuthority(t)
+	from, to := newWords(), stalling{newWords()}
+	a, _ := start(t, ca, 1, from)
+	b, _ := start(t, ca, 2, to)
+	if err := b.Join(serfAt(1)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "connected", func() bool { return len(a.Peers()) == 1 && len(b.Peers()) == 1 })
+	has := func(word string) func() bool {
+		return func() bool { return strings.Contains(string(to.Vector()), " "+word) }
+	}
+	from.say("before")
+	eventually(t, "a push arrives", has("before"))
+	began := time.Now()
+	from.say("fail")
+	from.say("stall")
+	time.Sleep(20 * time.Millisecond) // so that what follows is in a packet of its own
+	for i := range 100 {
+		from.say(fmt.Sprint("after", i))
+	}
+	eventually(t, "what comes behind the poisoned ones arrives", has("after99"))
+	if took := time.Since(began); took > mergeLimit/2 {
+		t.Errorf("after %v: it waited for the one that stalls", took)
+	}
+}
+
 func TestPortInUseIsAnError(t *testing.T) {
 	ca := newAuthority(t)
 	start(t, ca, 1, newWords())
