@@ -19,6 +19,7 @@ import (
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	core "k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/registry/core/service/ipallocator"
+	"k8s.io/kubernetes/pkg/registry/core/service/portallocator"
 
 	"murmur/crdt"
 )
@@ -182,16 +183,23 @@ func (c *claims) drop(k crdt.Key) {
 	}
 }
 
+// begin allocates for a Service until end.
+func (c *claims) begin(ctx context.Context, namespace, name string) (end func()) {
+	c.mu.Lock()
+	c.ctx, c.namespace, c.name, c.taken, c.failed = ctx, namespace, name, false, nil
+	return func() {
+		c.ctx, c.namespace, c.name = nil, "", ""
+		c.mu.Unlock()
+	}
+}
+
 // drawAgain bounds how often a Service draws numbers that turn out to be taken.
 const drawAgain = 8
 
 // allocate has a Service draw what it does not name, and upstream claim it.
 func (s *Server) allocate(ctx context.Context, svc, old *core.Service, dry bool, upstream func() (genericregistry.FinishFunc, error)) (genericregistry.FinishFunc, error) {
 	c := &s.claims
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ctx, c.namespace, c.name = ctx, svc.Namespace, svc.Name
-	defer func() { c.ctx, c.namespace, c.name = nil, "", "" }()
+	defer c.begin(ctx, svc.Namespace, svc.Name)()
 	asked := svc.DeepCopy()
 	for attempt := 0; ; attempt++ {
 		c.taken, c.failed = false, nil
@@ -208,4 +216,94 @@ func (s *Server) allocate(ctx context.Context, svc, old *core.Service, dry bool,
 		}
 		*svc = *asked.DeepCopy()
 	}
+}
+
+// Claim makes the claims of a Service's numbers say that they are its. That is so already unless two sides of a cut network
+// have claimed the same, or a claim was lost.
+func (s *Server) Claim(ctx context.Context, svc *corev1.Service, numbers []crdt.Key) error {
+	for _, k := range numbers {
+		w := crdt.Write{Key: k, Object: newClaim(k, svc.Namespace, svc.Name)}
+		if e, ok := s.cfg.Store.Snapshot().Get(k); ok {
+			_, made := claimant(e)
+			w.Base = e
+			w.Object.(metav1.Object).SetCreationTimestamp(metav1.NewTime(made))
+		}
+		commit := s.cfg.Store.Commit
+		if s.cfg.Homes != nil {
+			commit = s.cfg.Homes.Commit
+		}
+		if _, err := commit(ctx, w); err != nil {
+			return fmt.Errorf("claim %s for service %s/%s: %w", k.Name, svc.Namespace, svc.Name, err)
+		}
+	}
+	return nil
+}
+
+// Renumber gives a Service others in place of some of its numbers: what no user may do, as they never change. It is for two
+// Services that got the same one on two sides of a cut network.
+func (s *Server) Renumber(ctx context.Context, svc *corev1.Service, numbers []crdt.Key) error {
+	// Other nodes allocate too.
+	ctx = context.WithValue(ctx, classKey{}, asked{outside: true})
+	defer s.claims.begin(ctx, svc.Namespace, svc.Name)()
+	base, ok := s.cfg.Store.Snapshot().Get(crdt.Key{Resource: "services", Namespace: svc.Namespace, Name: svc.Name})
+	if !ok || base.UID != svc.UID {
+		return nil
+	}
+	next := &corev1.Service{}
+	if err := base.Into(next); err != nil {
+		return err
+	}
+	next.APIVersion, next.Kind = "v1", "Service"
+	for _, k := range numbers {
+		if err := s.renumber(next, k); err != nil {
+			return fmt.Errorf("another number than %s for service %s/%s: %w", k.Name, svc.Namespace, svc.Name, err)
+		}
+	}
+	_, err := s.cfg.Store.Commit(ctx, crdt.Write{Key: base.Key, Object: next, Base: base})
+	return err
+}
+
+func (s *Server) renumber(svc *corev1.Service, k crdt.Key) error {
+	name := svc.Namespace + "/" + svc.Name
+	for range drawAgain {
+		if k.Resource == addressClaims {
+			addr, ok := s.addresses.choose(name)
+			if !ok {
+				return ipallocator.ErrFull
+			}
+			if err := s.addresses.Allocate(addr.AsSlice()); errors.Is(err, ipallocator.ErrAllocated) {
+				continue
+			} else if err != nil {
+				return err
+			}
+			for i := range svc.Spec.ClusterIPs {
+				if svc.Spec.ClusterIPs[i] == k.Name {
+					svc.Spec.ClusterIPs[i] = addr.String()
+				}
+			}
+			if svc.Spec.ClusterIP == k.Name {
+				svc.Spec.ClusterIP = addr.String()
+			}
+			return nil
+		}
+		port, ok := s.ports.choose(name, nil)
+		if !ok {
+			return portallocator.ErrFull
+		}
+		if err := s.ports.Allocate(port); errors.Is(err, portallocator.ErrAllocated) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		for i := range svc.Spec.Ports {
+			if p := &svc.Spec.Ports[i]; strconv.Itoa(int(p.NodePort)) == k.Name {
+				p.NodePort = int32(port)
+			}
+		}
+		if strconv.Itoa(int(svc.Spec.HealthCheckNodePort)) == k.Name {
+			svc.Spec.HealthCheckNodePort = int32(port)
+		}
+		return nil
+	}
+	return ipallocator.ErrAllocated
 }

@@ -257,7 +257,7 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 		API: func(account string) control.API {
 			return n.api.As(account, "system:serviceaccounts", "system:serviceaccounts:kube-system")
 		},
-		CACert: n.id.Cluster.CACert, Resources: n.api.Resources(), Usage: n.api.QuotaUsage, Log: n.log.With("part", "control"),
+		CACert: n.id.Cluster.CACert, Resources: n.api.Resources(), Usage: n.api.QuotaUsage, Numbers: n.api, Log: n.log.With("part", "control"),
 	}); err != nil {
 		return err
 	}

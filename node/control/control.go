@@ -62,6 +62,8 @@ type Config struct {
 	Resources []string
 	// Usage counts for resource quotas; nil: their usage is not kept.
 	Usage Usage
+	// Numbers gives out cluster addresses and node ports; nil: what two Services have stays so.
+	Numbers Numbers
 	// Brake is Available if empty.
 	Brake Brake
 	// Settle is how long a node must have been in sight before the readiness of its pods is believed enough to withdraw
@@ -163,6 +165,12 @@ func table(cfg Config) []row {
 		{name: "node-controller", owners: []string{pods}, watches: []string{nodes}, prepare: evicted.prepare, decide: evicted.decide},
 		{name: "clusterrole-aggregation-controller", owners: []string{clusterRoles}, decide: clusterRole},
 		{name: "token-cleaner", owners: []string{"secrets"}, decide: token},
+	}
+	if cfg.Numbers != nil {
+		services, claims := &numbered{}, &numbered{}
+		rows = append(rows,
+			row{name: "service-controller", owners: []string{"services"}, watches: []string{addressClaims, portClaims}, prepare: services.prepare, decide: services.service},
+			row{name: "service-controller", owners: []string{addressClaims, portClaims}, watches: []string{"services"}, prepare: claims.prepare, decide: claims.claim})
 	}
 	if cfg.Usage != nil {
 		spent := newCharges(cfg.Usage)

@@ -59,6 +59,9 @@ const (
 	finalize verb = "finalize"
 	// commit writes past the API: for fields that no user's permission covers, and where nothing is to be defaulted.
 	commit verb = "commit"
+	// claim and renumber are about the numbers of a Service: see Numbers.
+	claim    verb = "claim"
+	renumber verb = "renumber"
 )
 
 // write is one thing to do.
@@ -70,6 +73,8 @@ type write struct {
 	key  crdt.Key
 	opts metav1.DeleteOptions
 	base *crdt.Entry
+	// numbers are what to claim or to renumber.
+	numbers []crdt.Key
 	// done and failed are events about the owner for either outcome.
 	done, failed *event
 }
@@ -369,6 +374,10 @@ func (c *Controllers) write(ctx context.Context, api API, w write) error {
 		_, err = api.Finalize(ctx, w.obj.(*corev1.Namespace))
 	case remove:
 		err = api.Delete(ctx, w.key, w.opts)
+	case claim:
+		err = c.cfg.Numbers.Claim(ctx, w.obj.(*corev1.Service), w.numbers)
+	case renumber:
+		err = c.cfg.Numbers.Renumber(ctx, w.obj.(*corev1.Service), w.numbers)
 	case commit:
 		_, err = c.cfg.Store.Commit(ctx, crdt.Write{Key: w.key, Object: w.obj, Base: w.base})
 	}
