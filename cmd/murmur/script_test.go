@@ -130,13 +130,16 @@ func refused(ts *testscript.TestScript, neg bool, args []string) {
 	case words[0] == "-nobody":
 		words = words[1:]
 		// The program and the script are in directories that only we may search.
-		b, err := os.ReadFile(program)
-		ts.Check(err)
+		var err error
 		dir, err = os.MkdirTemp("", "murmur-nobody-")
 		ts.Check(err)
 		defer os.RemoveAll(dir)
-		program = filepath.Join(dir, "murmur")
-		ts.Check(errors.Join(os.WriteFile(program, b, 0o755), os.WriteFile(filepath.Join(dir, "config.yaml"), nil, 0o644), os.Chmod(dir, 0o755)))
+		// Copied by another process: a program that is open for writing here, or in a child that a parallel script is just
+		// starting, cannot be run.
+		to := filepath.Join(dir, "murmur")
+		ts.Check(exec.Command("cp", program, to).Run())
+		program = to
+		ts.Check(errors.Join(os.Chmod(program, 0o755), os.WriteFile(filepath.Join(dir, "config.yaml"), nil, 0o644), os.Chmod(dir, 0o755)))
 		attr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
 	case strings.HasPrefix(words[0], "-netns="):
 		// By its full name: some scripts take the PATH away.

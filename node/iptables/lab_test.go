@@ -142,7 +142,7 @@ func (l *lab) serve(ns string, port int) {
 
 // dial connects from a namespace.
 func (l *lab) dial(ns, network, addr string) (c net.Conn, err error) {
-	l.in(ns, func() { c, err = net.DialTimeout(network, addr, 2*time.Second) })
+	l.in(ns, func() { c, err = net.DialTimeout(network, addr, 5*time.Second) })
 	return c, err
 }
 

@@ -54,7 +54,7 @@ func New(t testing.TB, r pod.Runtime, v pod.Volumes, dir string) *World {
 		for _, p := range crdt.List[corev1.Pod](store.Snapshot(), "pods", "") {
 			w.Remove(p.Name)
 		}
-		w.Eventually(20*time.Second, "nothing is left", func() error {
+		w.Eventually(time.Minute, "nothing is left", func() error {
 			sandboxes, containers, err := r.List(ctx, "")
 			if err != nil {
 				return err
@@ -203,7 +203,7 @@ func (w *World) Eventually(limit time.Duration, what string, check func() error)
 func (w *World) Until(name, what string, check func(*corev1.Pod) bool) *corev1.Pod {
 	w.T.Helper()
 	var p *corev1.Pod
-	w.Eventually(20*time.Second, name+": "+what, func() error {
+	w.Eventually(time.Minute, name+": "+what, func() error {
 		if p = w.Get(name); check(p) {
 			return nil
 		}
