@@ -14,8 +14,12 @@ import (
 	"murmur/gossip"
 )
 
-// leaveLimit bounds a departure: whatever hangs, the daemon ends.
-const leaveLimit = 2 * time.Minute
+const (
+	// leaveLimit bounds a departure: whatever hangs, the daemon ends.
+	leaveLimit = 2 * time.Minute
+	// leaveGrace bounds how long its pods may take to end by themselves.
+	leaveGrace = 90 * time.Second
+)
 
 // ForgetRequest names a member that is not coming back.
 type ForgetRequest struct {
@@ -27,7 +31,8 @@ func (n *Node) depart(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveLimit)
 	defer cancel()
 	n.log.Info("leaving the cluster", "cluster", n.id.Cluster.ID)
-	err := errors.Join(n.runtime.Shutdown(ctx), n.unregister(ctx, n.id.NodeName))
+	// The others hear of it first: they replace its pods and send them no more requests, while the pods end in their own time.
+	err := errors.Join(n.unregister(ctx, n.id.NodeName), n.runtime.Shutdown(ctx, leaveGrace))
 	for _, m := range n.agent.Members() {
 		if m.Status == gossip.Alive && m.Name != n.id.NodeName {
 			if serr := n.agent.Sync(ctx, m.Name); serr == nil {

@@ -101,7 +101,7 @@ func real(t *testing.T) (*Driver, Config) {
 		delete(stopRuns, d)
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
-		if err := d.Shutdown(ctx); err != nil {
+		if err := d.Shutdown(ctx, 0); err != nil {
 			t.Errorf("shutdown: %v", err)
 		}
 		d.Close()

@@ -142,10 +142,10 @@ func (d *Driver) prepare(ctx context.Context) error {
 // Close ends the connection. Call it after Run has returned.
 func (d *Driver) Close() error { return d.conn.Close() }
 
-// Shutdown stops and removes every pod, then ends containerd: what a node does when it leaves, and every test at its end.
-// A containerd that is dead already is no hindrance: what it left is killed, unmounted and removed all the same. It carries on over
-// errors and returns the first. Call it after Run has returned.
-func (d *Driver) Shutdown(ctx context.Context) error {
+// Shutdown stops and removes every pod, each with the grace that it asks for and at most the given one, then ends containerd:
+// what a node does when it leaves, and every test at its end. A containerd that is dead already is no hindrance: what it left
+// is killed, unmounted and removed all the same. It carries on over errors and returns the first. Call it after Run has returned.
+func (d *Driver) Shutdown(ctx context.Context, grace time.Duration) error {
 	var first error
 	note := func(err error) {
 		if first == nil {
@@ -158,7 +158,7 @@ func (d *Driver) Shutdown(ctx context.Context) error {
 		note(err)
 		var all sync.WaitGroup
 		for _, c := range containers {
-			all.Go(func() { _ = d.StopContainer(ctx, c.ID, 0) })
+			all.Go(func() { _ = d.StopContainer(ctx, c.ID, min(c.Grace, grace)) })
 		}
 		all.Wait()
 		for _, s := range sandboxes {

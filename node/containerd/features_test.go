@@ -386,7 +386,7 @@ func TestShutdownWithoutContainerd(t *testing.T) {
 	if n := len(d.remains()); n < 3 {
 		t.Fatalf("%d processes remain: shim, pause and container should", n)
 	}
-	if err := d.Shutdown(t.Context()); err != nil {
+	if err := d.Shutdown(t.Context(), 0); err != nil {
 		t.Error(err)
 	}
 	if left := d.remains(); len(left) > 0 {
