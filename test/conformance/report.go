@@ -9,14 +9,29 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 )
 
 // outcome is the newest that any run says of a spec.
 type outcome struct {
 	state   string // passed, failed; empty: no run had it
 	message string
-	took    time.Duration
+	started string // RFC 3339
+}
+
+// span is from when to when specs were run.
+func span(results map[string]outcome) string {
+	first, last := "", ""
+	for _, o := range results {
+		if first == "" || o.started < first {
+			first = o.started
+		}
+		last = max(last, o.started)
+	}
+	if first == "" {
+		return "no run"
+	}
+	minute := func(t string) string { return strings.Replace(t[:min(len(t), 16)], "T", " ", 1) }
+	return minute(first) + " to " + minute(last)
 }
 
 // outcomes reads the reports of all runs that the cache keeps. What was skipped in a run was not tried by it.
@@ -26,7 +41,7 @@ func (c cache) outcomes() (map[string]outcome, error) {
 		return nil, err
 	}
 	out := map[string]outcome{}
-	started := map[string]string{}
+	started := map[string]string{} // when, by spec
 	for _, file := range reports {
 		report, err := readReport(file)
 		if err != nil {
@@ -42,7 +57,7 @@ func (c cache) outcomes() (map[string]outcome, error) {
 					continue
 				}
 				started[text] = s.StartTime
-				o := outcome{state: s.State, message: s.Failure.Message, took: time.Duration(s.RunTime)}
+				o := outcome{state: s.State, message: s.Failure.Message, started: s.StartTime}
 				switch s.State {
 				case "passed":
 				case "skipped":
@@ -126,7 +141,12 @@ func (r run) report(ctx context.Context, file string) error {
 		if m := sig.FindStringSubmatch(s.Group); m != nil {
 			s1 = m[1]
 		}
-		group := s1 + " " + strings.TrimSpace(labels.ReplaceAllString(s.Group, ""))
+		group := strings.TrimSpace(labels.ReplaceAllString(s.Group, ""))
+		if group == "" { // it is called by a label alone
+			group = strings.Trim(strings.TrimSpace(strings.TrimPrefix(s.Group, "["+s1+"]")), "[]")
+			group, _, _ = strings.Cut(group, "]")
+		}
+		group = s1 + " " + group
 		if groups[group] == nil {
 			groups[group] = &count{}
 		}
@@ -166,7 +186,7 @@ func (r run) report(ctx context.Context, file string) error {
 			}
 			text = "cause not found yet; the suite says: " + strings.ReplaceAll(first, "|", `\|`)
 		}
-		name := strings.TrimSpace(labels.ReplaceAllString(s.Text, ""))
+		name := group + ": " + strings.TrimSpace(labels.ReplaceAllString(strings.TrimPrefix(s.Text, s.Group), ""))
 		if o.state != "" || text != "not run yet" {
 			failures[group] = append(failures[group], fmt.Sprintf("| %s | %s |", strings.ReplaceAll(name, "|", `\|`), text))
 		}
@@ -178,7 +198,7 @@ func (r run) report(ctx context.Context, file string) error {
 	}
 	fmt.Fprintf(&b, "# Conformance\n\nWhere murmur stands on upstream's conformance suite, %s, in a lab of three nodes on one machine. Written by `conformance report` from the\n"+
 		"newest result of each spec; no spec is left out, and no limit is stretched. To repeat it: `make conformance`, or some of it:\n"+
-		"`make conformance FOCUS='sig-cli' PROCS=2`.\n\n", v)
+		"`make conformance FOCUS='sig-cli' PROCS=2`. What one run did not reach, an earlier one says: these are of %s.\n\n", v, span(results))
 	fmt.Fprintf(&b, "**%d of %d passed**, %d failed, %d cannot run here, %d not run yet.\n\n", total.passed, len(specs), total.failed, total.unable, total.untried)
 	b.WriteString("| SIG | passed | failed | not runnable | not run yet |\n|---|---|---|---|---|\n")
 	for _, name := range sorted(sigs) {

@@ -113,7 +113,6 @@ type ginkgoReport []struct {
 		ContainerHierarchyTexts    []string
 		LeafNodeText, LeafNodeType string
 		State                      string
-		RunTime                    int64
 		StartTime                  string
 		Failure                    struct {
 			Message  string
