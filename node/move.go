@@ -121,7 +121,8 @@ func systems(e *crdt.Entry, self string) bool {
 	case "pods", "secrets", "persistentvolumes", "persistentvolumeclaims":
 		// A join token is a secret that somebody made and gave away.
 		return false
-	case "events":
+	case "events", "networking.k8s.io/ipaddresses":
+		// Addresses are those of Services, which are looked at themselves.
 		return true
 	case "nodes":
 		return k.Name == self
