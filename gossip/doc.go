@@ -37,5 +37,5 @@
 //
 // # How to look inside
 //
-// Agent.Members, Agent.Peers and Agent.Traffic; the daemon serves them as /debug/gossip.
+// Agent.Members and Agent.Peers; the daemon serves both as /debug/gossip. Agent.Traffic counts what the plane did.
 package gossip
