@@ -340,7 +340,7 @@ var homeMutants = map[string]homeMutant{
 func TestMutantHomesAreCaught(t *testing.T) {
 	for name, mutant := range homeMutants {
 		t.Run(name, func(t *testing.T) {
-			for seed := range uint64(150) {
+			for seed := range uint64(400) {
 				if _, ok := runHomes(t, seed, 3+int(seed%3), 60*time.Second, mutant); !ok {
 					t.Logf("caught by seed %d", seed)
 					return
