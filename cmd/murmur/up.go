@@ -181,7 +181,11 @@ func run(ctx context.Context, cfg node.Config) error {
 			return err
 		}
 		// What starting left behind would otherwise stay until the heap has grown by half.
-		settled := time.AfterFunc(settle, debug.FreeOSMemory)
+		settled := time.AfterFunc(settle, func() {
+			if err := node.ReleaseStartup(); err != nil {
+				cfg.Log.Debug("give back what starting needed", "err", err)
+			}
+		})
 		err = n.Run(ctx)
 		settled.Stop()
 		if !errors.Is(err, node.ErrAgain) {

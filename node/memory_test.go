@@ -1,0 +1,24 @@
+package node
+
+import "testing"
+
+func TestOnlyConstantPagesAreReleased(t *testing.T) {
+	for line, want := range map[string]bool{
+		"00400000-02a00000 r-xp 00000000 fe:00 123  /usr/bin/murmur":     true,
+		"02a00000-05000000 r--p 02600000 fe:00 123  /usr/bin/murmur":     true,
+		"05000000-05100000 rw-p 04c00000 fe:00 123  /usr/bin/murmur":     false,
+		"05100000-05200000 rw-p 00000000 00:00 0":                        false,
+		"7f00000000-7f00001000 r--p 00000000 fe:00 9  /usr/lib/other.so": false,
+		"garbage": false,
+		"05000000-04000000 r--p 04c00000 fe:00 123  /usr/bin/murmur":           false,
+		"00400000-02a00000 r-xp 00000000 fe:00 123  /usr/bin/murmur (deleted)": true,
+	} {
+		if _, _, ok := constant(line, "/usr/bin/murmur"); ok != want {
+			t.Errorf("%q: %v, want %v", line, ok, want)
+		}
+	}
+	if err := ReleaseStartup(); err != nil {
+		t.Error(err)
+	}
+	TestVotersAreAllWhoCouldHoldSomething(t) // the program still runs
+}
