@@ -15,7 +15,7 @@ export GOFLAGS     := $(GOFLAGS) -trimpath -tags=$(TAGS)
 
 CNI := $(addprefix github.com/containernetworking/plugins/plugins/,main/bridge main/loopback ipam/host-local meta/portmap)
 
-.PHONY: build up down test e2e bench lint fuzz deps conformance vagrant-check clean
+.PHONY: build up down test e2e bench lint fuzz sim deps conformance vagrant-check clean
 
 build:
 	@mkdir -p bin/cni
@@ -68,6 +68,12 @@ vagrant-check:
 FUZZTIME ?= 30s
 fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzDecodeDelta -fuzztime $(FUZZTIME) ./crdt
+	$(GO) test -run '^$$' -fuzz FuzzReceived -fuzztime $(FUZZTIME) ./gossip
+
+# sim plays many histories of a cluster in virtual time, each with faults of its own. A failing one prints the line that replays it.
+SEEDS ?= 10000
+sim:
+	$(GO) test -count=1 -v -timeout 0 -run TestSeeds ./test/sim -seeds $(SEEDS)
 
 clean:
 	rm -rf bin

@@ -233,7 +233,7 @@ func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
 	answer("GET /debug/bids", func(*http.Request) (any, error) { return n.sched.Explanations(), nil })
 	answer("GET /debug/store", func(*http.Request) (any, error) { return n.store.Status(), nil })
 	answer("GET /debug/gossip", func(*http.Request) (any, error) {
-		return map[string]any{"members": n.agent.Members(), "peers": n.agent.Peers()}, nil
+		return map[string]any{"members": n.agent.Members(), "peers": n.agent.Peers(), "traffic": n.agent.Traffic()}, nil
 	})
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

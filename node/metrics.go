@@ -20,6 +20,7 @@ var (
 	metricQueued     = prometheus.NewDesc("murmur_peer_queued_deltas", "Deltas that wait to be pushed to a peer.", []string{"peer"}, nil)
 	metricDropped    = prometheus.NewDesc("murmur_peer_dropped_deltas_total", "Deltas that a full queue left to repair.", []string{"peer"}, nil)
 	metricSynced     = prometheus.NewDesc("murmur_peer_synced_timestamp_seconds", "When the last exchange with a peer was complete.", []string{"peer"}, nil)
+	metricGossip     = prometheus.NewDesc("murmur_gossip_events_total", "What happened between the stores, by kind: see gossip.PlaneCounters.", []string{"event"}, nil)
 	metricPending    = prometheus.NewDesc("murmur_pending_pods", "Pods that this node has yet to place.", nil, nil)
 )
 
@@ -27,7 +28,7 @@ var (
 type metrics struct{ node *Node }
 
 func (metrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{metricMembers, metricObjects, metricTombstones, metricDisk, metricHeld, metricFailed, metricLosses, metricQueued, metricDropped, metricSynced, metricPending} {
+	for _, d := range []*prometheus.Desc{metricMembers, metricObjects, metricTombstones, metricDisk, metricHeld, metricFailed, metricLosses, metricQueued, metricDropped, metricSynced, metricGossip, metricPending} {
 		out <- d
 	}
 }
@@ -56,6 +57,14 @@ func (m metrics) Collect(out chan<- prometheus.Metric) {
 		if !p.Synced.IsZero() {
 			gauge(metricSynced, float64(p.Synced.UnixMilli())/1000, p.Name)
 		}
+	}
+	traffic := m.node.agent.Traffic()
+	for event, n := range map[string]uint64{
+		"published": traffic.Published, "forwarded": traffic.Forwarded, "received": traffic.Received, "duplicate": traffic.Duplicates,
+		"graft": traffic.Grafts, "prune": traffic.Prunes, "exchange": traffic.Exchanges, "exchange_abandoned": traffic.Abandoned,
+		"repaired": traffic.Repaired, "refused": traffic.Refused, "check": traffic.Checks, "mended": traffic.Mended, "unknown": traffic.Unknown,
+	} {
+		out <- prometheus.MustNewConstMetric(metricGossip, prometheus.CounterValue, float64(n), event)
 	}
 	gauge(metricPending, float64(m.node.sched.Waiting()))
 }
