@@ -256,24 +256,20 @@ func (h *Homes) commit(ctx context.Context, w Write) (*Entry, error) {
 	maybe, why := false, ""
 	for ctx.Err() == nil {
 		// What is decided is taken in here while the backup takes it in.
-		taken := make(chan error, 1)
+		var taken chan struct{}
 		var entry *Entry
-		take := func(d *document) {
-			go func() {
-				var err error
-				entry, err = h.config.Store.take(ctx, d)
-				taken <- err
-			}()
-		}
-		early := false
-		s, err := h.ask(ctx, p, func(d *document) { early = true; take(d) })
-		if err == nil && s.document != nil && !early {
-			early = true
-			take(s.document)
-		}
 		var missed error
-		if early {
-			missed = <-taken
+		s, err := h.ask(ctx, p, func(d *document) {
+			taken = make(chan struct{})
+			go func() {
+				defer close(taken)
+				entry, missed = h.config.Store.take(ctx, d)
+			}()
+		})
+		if taken != nil {
+			<-taken
+		} else if err == nil && s.document != nil {
+			entry, missed = h.config.Store.take(ctx, s.document)
 		}
 		switch {
 		case errors.Is(err, errUnanswered):

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // What the apply loop does for class H: decisions and holds are made where all writes are, so that what a node may decide is
@@ -77,8 +79,8 @@ func (s *Store) propose(w Write) (*proposal, error) {
 			return nil, err
 		}
 	}
-	p.value, err = canonical(value)
-	return p, err
+	p.object = value
+	return p, nil
 }
 
 // carry makes of one value's change the same change of another. The generation that is asked for stays.
@@ -102,13 +104,8 @@ func (s *Store) carry(from []byte, to map[string]any, onto []byte) (map[string]a
 
 // decide answers a proposal in the apply loop. may is asked there whether this node still may, and how to stamp.
 func (s *Store) decide(ctx context.Context, p *proposal, may func() (bounds, bool)) (said, error) {
-	var value map[string]any
-	if len(p.value) > 0 {
-		var err error
-		if value, err = decodeValue(p.value); err != nil {
-			return said{}, err
-		}
-	}
+	// Writing takes the value apart, and this may not be the last try.
+	value := runtime.DeepCopyJSON(p.object)
 	var out said
 	_, err := s.do(ctx, func(b *batch) (*Entry, error) {
 		limits, ok := may()

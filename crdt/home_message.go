@@ -52,6 +52,8 @@ type request struct {
 	version Version
 	// write is the proposal of verbAsk; its key is also that of verbStood.
 	write proposal
+	// value is the wanted object of verbAsk as canonical JSON; empty deletes.
+	value []byte
 	// document is the decision to hold.
 	document *document
 	// within is how long the caller waits.
@@ -63,8 +65,8 @@ type proposal struct {
 	key Key
 	// create tells that there is to be no object; without it and without a value it is to be deleted.
 	create bool
-	// value is the wanted object as canonical JSON; empty deletes.
-	value []byte
+	// object is the wanted object; nil deletes.
+	object map[string]any
 	// seen says which document the write was made from.
 	seen sight
 	// document is that document, once the home has said that it lacks it.
@@ -79,7 +81,7 @@ func (r *request) encode() []byte {
 	case verbAsk:
 		b = appendBytes(b, r.write.key.encode())
 		b = append(b, flag(r.write.create))
-		b = appendBytes(b, r.write.value)
+		b = appendBytes(b, r.value)
 		b = r.write.seen.after.append(b)
 		b = r.write.seen.died.append(b)
 		b = r.write.seen.context.append(b)
@@ -117,7 +119,12 @@ func decodeRequest(b []byte) (*request, error) {
 	case verbAsk:
 		key()
 		q.write.create = r.byte() != 0
-		q.write.value = r.bytes()
+		if q.value = r.bytes(); len(q.value) > 0 {
+			var err error
+			if q.write.object, err = decodeValue(q.value); err != nil {
+				r.fail()
+			}
+		}
 		q.write.seen = sight{after: r.stamp(), died: r.stamp(), context: r.vector()}
 		q.write.document = r.optionalDocument()
 	case verbTenure:

@@ -90,6 +90,13 @@ func (h *Homes) ask(ctx context.Context, p *proposal, early func(*document)) (sa
 	case h.config.Node:
 		return h.decide(ctx, p, func(*document) {}), nil
 	}
+	q := &request{verb: verbAsk, from: h.config.Node, write: *p}
+	if p.object != nil {
+		var err error
+		if q.value, err = canonical(p.object); err != nil {
+			return said{outcome: failed, why: err.Error()}, nil
+		}
+	}
 	c, err := h.open(ctx, home)
 	if err != nil {
 		return said{}, fmt.Errorf("reach %s: %w", home, err)
@@ -98,7 +105,8 @@ func (h *Homes) ask(ctx context.Context, p *proposal, early func(*document)) (sa
 	defer context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(past) })()
 	unanswered := func(err error) (said, error) { return said{}, fmt.Errorf("%w: %s: %w", errUnanswered, home, err) }
 	at, _ := ctx.Deadline()
-	if err := c.send((&request{verb: verbAsk, from: h.config.Node, within: at.Sub(h.config.Now()), write: *p}).encode()); err != nil {
+	q.within = at.Sub(h.config.Now())
+	if err := c.send(q.encode()); err != nil {
 		return unanswered(err)
 	}
 	var first *document

@@ -173,8 +173,8 @@ func TestTenure(t *testing.T) {
 func TestRequestsSurviveTheWire(t *testing.T) {
 	doc := &document{key: cmKey("a"), context: Vector{1: 2}, clocks: Vector{1: 3}, value: []byte(`{}`), generations: Vector{}}
 	for _, q := range []*request{
-		{verb: verbAsk, from: "n1", within: time.Second, write: proposal{key: cmKey("a"), create: true, value: []byte("{}"),
-			seen: sight{after: Stamp{1, 2}, died: Stamp{3, 4}, context: Vector{5: 6}}, document: doc}},
+		{verb: verbAsk, from: "n1", within: time.Second, write: proposal{key: cmKey("a"), create: true,
+			seen: sight{after: Stamp{1, 2}, died: Stamp{3, 4}, context: Vector{5: 6}}, document: doc}, value: []byte(`{"a":"b"}`)},
 		{verb: verbTenure, from: "n1", vector: Vector{1: 7}},
 		{verb: verbRenew, from: "n1", tenure: 12},
 		{verb: verbHold, from: "n1", tenure: 12, document: doc},
@@ -199,7 +199,7 @@ func TestRequestsSurviveTheWire(t *testing.T) {
 
 func FuzzDecodeRequest(f *testing.F) {
 	f.Add((&request{verb: verbRenew, from: "n1", tenure: 12}).encode())
-	f.Add((&request{verb: verbAsk, from: "n1", write: proposal{key: cmKey("a"), value: []byte("{}")}}).encode())
+	f.Add((&request{verb: verbAsk, from: "n1", write: proposal{key: cmKey("a")}, value: []byte(`{"a":"b"}`)}).encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if q, err := decodeRequest(b); err == nil {
 			if _, err := decodeRequest(q.encode()); err != nil {
