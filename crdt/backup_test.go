@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -84,5 +85,44 @@ func TestDamagedBackupIsRefused(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A damaged file is noticed when the store is opened, and the error says what to do.
+func TestDamagedStoreIsRefused(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	s, err := Open(Config{Dir: dir, Cluster: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := run(t, s)
+	for i := range 500 {
+		put(t, s, fmt.Sprint("x", i), func(c *corev1.ConfigMap) { c.Data = map[string]string{"k": strings.Repeat("v", 1000)} })
+	}
+	stop() // what is in memory goes to a table
+	tables, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+	if err != nil || len(tables) == 0 {
+		t.Fatalf("no tables in %s: %v", dir, err)
+	}
+	whole, err := os.ReadFile(tables[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []int{100, len(whole) / 3, len(whole) / 2} {
+		b := bytes.Clone(whole)
+		b[at] ^= 0x10
+		if err := os.WriteFile(tables[0], b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Open(Config{Dir: dir, Cluster: "test"})
+		if err == nil || !strings.Contains(err.Error(), "start once with --join") {
+			t.Errorf("a store damaged at byte %d of %d: %v", at, len(b), err)
+		}
+	}
+	if err := os.WriteFile(tables[0], whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n := open(t, dir).Status().Objects; n != 500 {
+		t.Errorf("%d objects in the undamaged store", n)
 	}
 }

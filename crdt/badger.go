@@ -53,6 +53,7 @@ func openBadger(dir string, log *slog.Logger) (*badgerDisk, error) {
 		WithIndexCacheSize(0).
 		WithCompression(options.None).
 		WithNumCompactors(2).
+		WithChecksumVerificationMode(options.OnBlockRead).
 		WithDetectConflicts(false).
 		WithMetricsEnabled(false)
 	d := &badgerDisk{dir: dir}
@@ -64,10 +65,29 @@ func openBadger(dir string, log *slog.Logger) (*badgerDisk, error) {
 	}
 	db, err := badger.Open(o)
 	if err != nil {
-		return nil, fmt.Errorf("open store in %s: %w", dir, err)
+		return nil, damaged(dir, err)
+	}
+	if err := verify(db); err != nil {
+		return nil, errors.Join(damaged(dir, err), db.Close())
 	}
 	d.db = db
 	return d, nil
+}
+
+// verify reads every table. Badger's iterators end without a word where a block is damaged, and its own check panics.
+func verify(db *badger.DB) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = ErrCorrupt
+		}
+	}()
+	return db.VerifyChecksum()
+}
+
+// damaged says what can be done about a store that cannot be read.
+func damaged(dir string, err error) error {
+	return fmt.Errorf("the store in %s cannot be read (%w): if other nodes of the cluster run, remove it and start once with --join and --token, and it is taken from them; "+
+		"if not, remove the whole data directory and restore a backup", dir, err)
 }
 
 // Close flushes what is in memory and closes the files. On a full disk it leaves both to the end of the process: what was

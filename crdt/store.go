@@ -160,7 +160,7 @@ func (s *Store) load(c Config) error {
 	var records []record
 	m, err := readDisk(s.disk, func(d *document, v Version) { records = append(records, record{d, v}) })
 	if err != nil {
-		return fmt.Errorf("read store in %s: %w", c.Dir, err)
+		return damaged(c.Dir, err)
 	}
 	if m == nil {
 		origin, err := newOrigin(c.Rand)

@@ -50,6 +50,8 @@ type identity struct {
 	// Inviters are the members by which a joiner finds the cluster, first the one that invited it; empty once it has the
 	// cluster's state.
 	Inviters []inviter `json:"inviters,omitempty"`
+	// Opened tells that there has been a store: without one the node must not act.
+	Opened bool `json:"opened,omitempty"`
 	// Restored tells that the state is that of a backup, and holds if none of the inviters is there any more.
 	Restored bool `json:"restored,omitempty"`
 }

@@ -119,6 +119,9 @@ func admitted(ctx context.Context, cfg Config, named string) (*identity, error) 
 				return nil, fmt.Errorf("%s holds the state of another cluster (CA %s…) than the one to join (CA %s…): remove it, or give another --data-dir", cfg.DataDir, mine[:12], theirs[:12])
 			}
 		}
+		if id.Opened && !exists(filepath.Join(cfg.DataDir, "store")) {
+			return readmitted(ctx, cfg, id)
+		}
 		if named != "" && named != id.NodeName {
 			return nil, fmt.Errorf("--node-name %s: %s is the disk of the node %s, and a node keeps its name: leave the flag out, or `murmur leave` first", named, cfg.DataDir, id.NodeName)
 		}
@@ -135,6 +138,23 @@ func admitted(ctx context.Context, cfg Config, named string) (*identity, error) 
 		return id, id.save(cfg.DataDir)
 	}
 	if id, err = invited(ctx, cfg); err != nil {
+		return nil, err
+	}
+	return id, id.save(cfg.DataDir)
+}
+
+// readmitted is the identity of a node that has lost its store: it takes the state from another member before it acts.
+func readmitted(ctx context.Context, cfg Config, id *identity) (*identity, error) {
+	if len(id.Inviters) > 0 {
+		return id, nil // it was about to
+	}
+	if cfg.Join == "" {
+		return nil, fmt.Errorf("%s, the state of the cluster, is gone: start once with --join and --token to take it from another node; if there is none, remove %s and restore a backup",
+			filepath.Join(cfg.DataDir, "store"), cfg.DataDir)
+	}
+	cfg.NodeName = id.NodeName
+	id, err := invited(ctx, cfg)
+	if err != nil {
 		return nil, err
 	}
 	return id, id.save(cfg.DataDir)
@@ -168,6 +188,12 @@ func (n *Node) assemble() error {
 	}
 	if n.store, err = crdt.Open(crdt.Config{Dir: filepath.Join(cfg.DataDir, "store"), Cluster: cluster.ID, Log: n.log.With("part", "crdt")}); err != nil {
 		return err
+	}
+	if !n.id.Opened {
+		n.id.Opened = true
+		if err := n.id.save(cfg.DataDir); err != nil {
+			return errors.Join(err, n.store.Close())
+		}
 	}
 	if err := n.parts(cfg, settings, roots); err != nil {
 		return errors.Join(err, n.store.Close())

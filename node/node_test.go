@@ -258,3 +258,23 @@ func TestVotersAreAllWhoCouldHoldSomething(t *testing.T) {
 		t.Errorf("one that is alone asks %v: %v", must, asks)
 	}
 }
+
+// A node whose store is gone takes the state from another before it acts, or does not act.
+func TestNodeWithoutItsStoreDoesNotAct(t *testing.T) {
+	cluster, err := newCluster(Settings{}.over(DefaultSettings()), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{DataDir: t.TempDir()}
+	id := &identity{NodeID: "id", NodeName: "n", Cluster: cluster}
+	for _, opened := range []bool{false, true} {
+		id.Opened = opened
+		if err := id.save(cfg.DataDir); err != nil {
+			t.Fatal(err)
+		}
+		_, err := admitted(t.Context(), cfg, "")
+		if refused := err != nil && strings.Contains(err.Error(), "is gone: start once with --join"); refused != opened {
+			t.Errorf("with a store opened before (%v): %v", opened, err)
+		}
+	}
+}
