@@ -116,6 +116,7 @@ func (a *addresses) Allocate(ip net.IP) error {
 		return nil
 	}
 	if !a.take(addr, func(v netip.Addr) bool { return used[v] }) {
+		a.claims.taken = true
 		return ipallocator.ErrAllocated
 	}
 	if err := a.claims.take(addressClaim(addr)); err != nil {
@@ -240,6 +241,7 @@ func (p *ports) Allocate(port int) error {
 	}
 	used := p.used()
 	if !p.take(port, func(v int) bool { return used[v] }) {
+		p.claims.taken = true
 		return portallocator.ErrAllocated
 	}
 	switch err := p.claims.take(portClaim(port)); {

@@ -102,7 +102,7 @@ type claims struct {
 	// What follows is about the Service that is allocated for now; mu is held as long as it is.
 	ctx             context.Context
 	namespace, name string
-	// taken: a number turned out to be another's. failed: a claim could not be made.
+	// taken: a number turned out to be another's, drawn before that was known here. failed: a claim could not be made.
 	taken  bool
 	failed error
 }
