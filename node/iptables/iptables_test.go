@@ -271,9 +271,16 @@ func testServices(t *testing.T, command string) {
 		}
 		w.pod("p3", "n2", "10.42.2.13", func(p *corev1.Pod) { p.Labels["role"] = "dns" })
 		settle(w.pod("p2", "n1", "10.42.1.12"))
-		time.Sleep(50 * time.Millisecond)
-		if s, err := say(c); err != nil || !strings.HasPrefix(s, "p3 ") {
-			t.Errorf("the same socket after the pod left: %q, %v", s, err)
+		// Connections are forgotten after the rules are in force.
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			s, err := say(c)
+			if err == nil && strings.HasPrefix(s, "p3 ") {
+				break
+			}
+			if time.Now().After(end) {
+				t.Errorf("the same socket after the pod left: %q, %v", s, err)
+				break
+			}
 		}
 		settle(w.pod("p3", "n2", "10.42.2.13"))
 	})
