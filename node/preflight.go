@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // need is a program of the host, and what installs it.
@@ -170,6 +171,9 @@ func exists(path string) bool {
 	return err == nil
 }
 
+// lockPatience is how long a directory may stay locked by what a killed daemon left.
+const lockPatience = time.Second
+
 // lock keeps a second daemon off the data directory until the file is closed.
 func lock(dataDir string) (*os.File, error) {
 	if err := os.MkdirAll(dataDir, 0o711); err != nil {
@@ -180,7 +184,12 @@ func lock(dataDir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	// A daemon that was killed may have had a child that was just starting and still has its files open.
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	for end := time.Now().Add(lockPatience); err != nil && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	}
+	if err != nil {
 		pid, _ := os.ReadFile(path)
 		_ = f.Close()
 		return nil, fmt.Errorf("another murmur (pid %s) runs in %s; stop it, or give another --data-dir", strings.TrimSpace(string(pid)), dataDir)

@@ -42,6 +42,13 @@ func TestMain(m *testing.M) {
 		requestUntilEOF(url)
 		return
 	}
+	if prefix := os.Getenv(writesOf); prefix != "" {
+		if err := writeUntilEOF(prefix); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 
@@ -233,12 +240,19 @@ func (l *lab) within(limit time.Duration, what string, ok func() error) time.Dur
 // ask begins to send requests to a URL from a node; the returned function ends that and says what came of them.
 func (l *lab) ask(node, url string) (stop func() requests) {
 	l.t.Helper()
+	return client[requests](l, node, requestsOf+"="+url)
+}
+
+// client runs this program as a client on a node, told by a variable what to do. The returned function ends it and reads what
+// it says.
+func client[T any](l *lab, node, env string) (stop func() T) {
+	l.t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	cmd := l.command("exec", node, "--", self)
-	cmd.Env = append(os.Environ(), requestsOf+"="+url)
+	cmd.Env = append(os.Environ(), env)
 	cmd.Stderr = os.Stderr
 	var out bytes.Buffer
 	cmd.Stdout = &out
@@ -249,16 +263,16 @@ func (l *lab) ask(node, url string) (stop func() requests) {
 	if err := cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
-	end := sync.OnceValues(func() (requests, error) {
+	end := sync.OnceValues(func() (T, error) {
+		var said T
 		_ = stdin.Close()
 		if err := cmd.Wait(); err != nil {
-			return requests{}, err
+			return said, err
 		}
-		var r requests
-		return r, json.Unmarshal(out.Bytes(), &r)
+		return said, json.Unmarshal(out.Bytes(), &said)
 	})
 	l.t.Cleanup(func() { _, _ = end() })
-	return func() requests {
+	return func() T {
 		l.t.Helper()
 		r, err := end()
 		if err != nil {
