@@ -119,13 +119,16 @@ func admitted(ctx context.Context, cfg Config, named string) (*identity, error) 
 				return nil, fmt.Errorf("%s holds the state of another cluster (CA %s…) than the one to join (CA %s…): remove it, or give another --data-dir", cfg.DataDir, mine[:12], theirs[:12])
 			}
 		}
-		if id.Opened && !exists(filepath.Join(cfg.DataDir, "store")) {
-			return readmitted(ctx, cfg, id)
-		}
 		if named != "" && named != id.NodeName {
 			return nil, fmt.Errorf("--node-name %s: %s is the disk of the node %s, and a node keeps its name: leave the flag out, or `murmur leave` first", named, cfg.DataDir, id.NodeName)
 		}
-		return id, cfg.Cluster.differs(id.Cluster.Settings)
+		if err := cfg.Cluster.differs(id.Cluster.Settings); err != nil {
+			return nil, err
+		}
+		if id.Opened && !exists(filepath.Join(cfg.DataDir, "store")) {
+			return readmitted(ctx, cfg, id)
+		}
+		return id, nil
 	}
 	if exists(filepath.Join(cfg.DataDir, "store")) {
 		return nil, noIdentity(cfg.DataDir)

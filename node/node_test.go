@@ -265,7 +265,7 @@ func TestNodeWithoutItsStoreDoesNotAct(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{DataDir: t.TempDir()}
+	cfg := Config{DataDir: t.TempDir(), Cluster: cluster.Settings}
 	id := &identity{NodeID: "id", NodeName: "n", Cluster: cluster}
 	for _, opened := range []bool{false, true} {
 		id.Opened = opened
