@@ -417,10 +417,10 @@ func (h *Homes) decide(ctx context.Context, p *proposal, early func(*document)) 
 	}
 }
 
-// follows tells whether a document is another one, or what one origin has made of it since. Of a deletion that cannot be told:
-// what others wrote before they heard of it leaves no trace.
+// follows tells whether a document is another one, or what one origin has made of it since. After a deletion that cannot be told:
+// what others wrote before it leaves no trace, and the next life begins without one.
 func (d *document) follows(o *document, origin Origin) bool {
-	if o.dead() || !d.sight().includes(o.sight()) {
+	if d == nil || d.dead() || o.dead() || d.after != o.after || !d.context.Covers(o.context) {
 		return false
 	}
 	for writer, seq := range d.context {
