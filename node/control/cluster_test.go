@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -29,6 +30,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
+	daemonutil "k8s.io/kubernetes/pkg/controller/daemon/util"
 
 	"murmur/crdt"
 	"murmur/httpapi"
@@ -74,7 +76,7 @@ func (s *sides) set(alive ...string) {
 }
 
 var resources = []string{"pods", "services", "endpoints", "configmaps", "secrets", "serviceaccounts", "events",
-	"apps/replicasets", "apps/deployments", "replicationcontrollers", "apps/statefulsets", "apps/controllerrevisions", "batch/jobs", "batch/cronjobs", "policy/poddisruptionbudgets", "resourcequotas", "discovery.k8s.io/endpointslices", "coordination.k8s.io/leases",
+	"apps/replicasets", "apps/deployments", "replicationcontrollers", "apps/statefulsets", "apps/daemonsets", "apps/controllerrevisions", "batch/jobs", "batch/cronjobs", "policy/poddisruptionbudgets", "resourcequotas", "discovery.k8s.io/endpointslices", "coordination.k8s.io/leases",
 	"rbac.authorization.k8s.io/roles", "rbac.authorization.k8s.io/rolebindings", "namespaces", "nodes"}
 
 // cluster is the controllers of some nodes over one store and API, with kubelets that say that all pods run.
@@ -156,7 +158,9 @@ func (c *cluster) kubelets() {
 					continue
 				}
 				next := p.DeepCopy()
-				if next.Spec.NodeName = c.place(alive, &turn); next.Spec.NodeName == "" {
+				if node, err := daemonutil.GetTargetNodeName(next); err == nil {
+					next.Spec.NodeName = node
+				} else if next.Spec.NodeName = c.place(alive, &turn); next.Spec.NodeName == "" {
 					continue
 				}
 				now := metav1.Now()
@@ -290,6 +294,62 @@ func TestDeployment(t *testing.T) {
 	quiet(c)
 	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "apps/deployments", Namespace: "default", Name: "web"}, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationBackground)}))
 	c.eventually("deleted with all it owned", empty("default"))
+}
+
+// TestDaemonSet: the same for a DaemonSet on two nodes, through the real API.
+func TestDaemonSet(t *testing.T) {
+	c := start(t, "n1", "n2")
+	key := crdt.Key{Resource: "apps/daemonsets", Namespace: "default", Name: "agent"}
+	template := web("nginx:1", 1).Spec.Template
+	_, err := c.admin.Create(c.ctx, &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "agent", Namespace: "default"},
+		Spec: appsv1.DaemonSetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}, Template: template}})
+	check(t, err)
+	runs := func(image string, nodes int, revision int64) {
+		t.Helper()
+		c.eventually(fmt.Sprintf("%s on %d nodes, revision %d", image, nodes, revision), func(s *crdt.Snapshot) bool {
+			d, ok := crdt.Get[appsv1.DaemonSet](s, key)
+			if !ok || d.Status.ObservedGeneration != d.Generation || int(d.Status.NumberAvailable) != nodes || int(d.Status.UpdatedNumberScheduled) != nodes {
+				return false
+			}
+			on := map[string]bool{}
+			pods := crdt.List[corev1.Pod](s, "pods", "default")
+			for _, p := range pods {
+				on[p.Spec.NodeName] = p.Spec.Containers[0].Image == image
+			}
+			latest := int64(0)
+			for _, r := range crdt.List[appsv1.ControllerRevision](s, "apps/controllerrevisions", "default") {
+				latest = max(latest, r.Revision)
+			}
+			return len(pods) == nodes && len(on) == nodes && !slices.Contains(slices.Collect(maps.Values(on)), false) && latest == revision
+		})
+	}
+	change := func(do func(*appsv1.DaemonSet)) {
+		t.Helper()
+		d, ok := crdt.Get[appsv1.DaemonSet](c.store.Snapshot(), key)
+		if !ok {
+			t.Fatal("no DaemonSet")
+		}
+		d = d.DeepCopy()
+		do(d)
+		_, err := c.admin.Update(c.ctx, d)
+		check(t, err)
+	}
+	runs("nginx:1", 2, 1)
+	change(func(d *appsv1.DaemonSet) { d.Spec.Template.Spec.Containers[0].Image = "nginx:2" })
+	runs("nginx:2", 2, 2)
+	change(func(d *appsv1.DaemonSet) { d.Spec.Template.Spec.Containers[0].Image = "nginx:1" })
+	runs("nginx:1", 2, 3)
+	change(func(d *appsv1.DaemonSet) {
+		none, one := intstr.FromInt32(0), intstr.FromInt32(1)
+		d.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateDaemonSet{MaxSurge: &one, MaxUnavailable: &none}
+		d.Spec.Template.Spec.Containers[0].Image = "nginx:3"
+	})
+	runs("nginx:3", 2, 4)
+	quiet(c)
+	check(t, c.admin.Delete(c.ctx, key, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationBackground)}))
+	c.eventually("deleted with all it owned", func(s *crdt.Snapshot) bool {
+		return empty("default")(s) && len(crdt.List[appsv1.ControllerRevision](s, "apps/controllerrevisions", "default")) == 0
+	})
 }
 
 func policy(p metav1.DeletionPropagation) *metav1.DeletionPropagation { return &p }

@@ -154,6 +154,8 @@ func table(cfg Config) []row {
 		{name: "endpointslicemirroring-controller", owners: []string{"endpoints"}, watches: []string{"services", endpointSlices}, decide: mirror},
 		{name: "disruption-controller", owners: []string{budgets}, watches: []string{pods, nodes, replicaSets, deployments, replicationControllers}, decide: disruption},
 		{name: "statefulset-controller", owners: []string{statefulSets}, watches: []string{pods, nodes, controllerRevisions}, decide: statefulSet},
+		{name: "daemon-set-controller", owners: []string{daemonSets}, watches: []string{pods, nodes, controllerRevisions}, decide: daemonSet},
+		{name: "daemon-set-controller", owners: []string{daemonSets}, watches: []string{pods, nodes}, everywhere: true, decide: daemon},
 		{name: "job-controller", owners: []string{jobs}, watches: []string{pods, nodes}, decide: job},
 		{name: "cronjob-controller", owners: []string{cronJobs}, watches: []string{jobs}, decide: cronJob},
 		{name: "service-account-controller", owners: []string{"namespaces"}, watches: []string{"serviceaccounts"}, decide: serviceAccount},

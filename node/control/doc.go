@@ -16,6 +16,9 @@
 // go through the API as the ServiceAccount that upstream's controller has, with its permissions, and carry the version or
 // UID they were decided from; a conflict means to look again. An owner whose writes fail waits, twice as long each time.
 //
+// The pods of a DaemonSet are the exception: each node makes its own, and needs nobody for it. What concerns several nodes,
+// history, the pace of an update, status, and which pods go, is still the controller of record's.
+//
 // Run is called only once the node is past its barrier: a controller acts on what it does not see, and an empty world is
 // not one to act on.
 //
@@ -33,6 +36,9 @@
 // A surplus pod that is ready is withdrawn only while as many as are wanted are ready without it, on nodes that have been
 // in sight for a while: a node that crashed comes back with the readiness its pods had before. Pods on nodes out of sight
 // are never withdrawn, and never held to be ready.
+//
+// A DaemonSet does nothing about nodes out of sight: no covers, no updates and nothing to withdraw at the heal. Each side
+// updates the pods of the nodes it sees.
 //
 // Status counts what can be seen from here; each side of a partition writes its own, and after the heal the controller of
 // record writes it again.

@@ -30,7 +30,9 @@ type row struct {
 	pace time.Duration
 	// prepare, if there is one, sees the world once before any owner is decided.
 	prepare func(*world)
-	// decide says what to write for one owner. It is called only on the owner's controller of record.
+	// everywhere means that each node decides, for itself; else only the owner's controller of record does.
+	everywhere bool
+	// decide says what to write for one owner.
 	decide func(*world, *crdt.Entry) plan
 }
 
@@ -207,7 +209,7 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 		present := map[types.UID]bool{}
 		for _, resource := range r.owners {
 			for e := range w.snap.Range(resource, "", "") {
-				if rendezvous(string(e.UID), w.alive) != w.self {
+				if !r.everywhere && rendezvous(string(e.UID), w.alive) != w.self {
 					continue
 				}
 				present[e.UID] = true

@@ -126,6 +126,7 @@ var kubernetes = map[string][]string{
 		"pkg/api/v1/endpoints",           // repacking subsets
 		"pkg/api/v1/pod",                 // when a pod is available
 		"pkg/controller",                 // expectations of a ReplicaSet on its pods, their ranking
+		"pkg/controller/daemon/util",     // tolerations, affinity and counts of a DaemonSet's pods
 		"pkg/controller/deployment/util", // the arithmetic of a rollout
 		"pkg/util/labels",                // selectors of a template hash
 	},
