@@ -299,7 +299,7 @@ func (b *batch) mend(in *document) (wrong bool, err error) {
 	doc := in
 	switch {
 	case old.doc == nil:
-	case old.doc.grave && old.doc.after == in.after:
+	case old.doc.grave && in.after.less(old.doc.died):
 		return false, nil
 	case old.doc.after == in.after && !old.doc.dead() && !in.dead() && old.doc.context.equal(in.context):
 		// The same commits and other content: one of the two is damaged, and nobody can tell which.

@@ -102,6 +102,12 @@ func TestForgottenLifeStaysForgotten(t *testing.T) {
 	w := newWorld(t, 1, 3)
 	a, b, c := w.stores[0], w.stores[1], w.stores[2]
 	w.now = w.now.Add(time.Second)
+	// A second life, so that the grave is not that of the first.
+	put(t, a, "x", func(*corev1.ConfigMap) {})
+	first, _ := a.Snapshot().Get(cmKey("x"))
+	if _, err := a.Commit(t.Context(), Write{Key: cmKey("x"), Base: first}); err != nil {
+		t.Fatal(err)
+	}
 	put(t, a, "x", func(*corev1.ConfigMap) {})
 	w.meet(t)
 	old, err := c.Delta(Vector{}.append([]byte{deltaFormat}))

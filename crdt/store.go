@@ -595,7 +595,7 @@ func (b *batch) merge(in *document) (changed bool, err error) {
 	if err := b.known(in); err != nil {
 		return false, err
 	}
-	forgotten := old.doc == nil || old.doc.grave && old.doc.after == in.after
+	forgotten := old.doc == nil || old.doc.grave && in.after.less(old.doc.died)
 	if forgotten && b.vector().touches(in.context) {
 		return false, nil // of a life that ended here, and of which nothing is left
 	}
