@@ -26,9 +26,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/klog/v2"
 	daemonutil "k8s.io/kubernetes/pkg/controller/daemon/util"
 
@@ -230,8 +234,29 @@ func web(image string, replicas int32) *appsv1.Deployment {
 	}
 }
 
+var webKey = crdt.Key{Resource: "apps/deployments", Namespace: "default", Name: "web"}
+
+// edit changes an object as a user does: what somebody else wrote meanwhile is read again.
+func edit[T any, P interface {
+	*T
+	runtime.Object
+	DeepCopy() P
+}](c *cluster, key crdt.Key, change func(P)) {
+	c.t.Helper()
+	check(c.t, retry.RetryOnConflict(wait.Backoff{Steps: 100, Duration: 5 * time.Millisecond}, func() error {
+		now, ok := crdt.Get[T](c.store.Snapshot(), key)
+		if !ok {
+			return fmt.Errorf("there is no %s", key)
+		}
+		next := P(now).DeepCopy()
+		change(next)
+		_, err := c.admin.Update(c.ctx, next)
+		return err
+	}))
+}
+
 func (c *cluster) deployment() *appsv1.Deployment {
-	d, ok := crdt.Get[appsv1.Deployment](c.store.Snapshot(), crdt.Key{Resource: "apps/deployments", Namespace: "default", Name: "web"})
+	d, ok := crdt.Get[appsv1.Deployment](c.store.Snapshot(), webKey)
 	if !ok {
 		c.t.Fatal("no deployment")
 	}
@@ -240,7 +265,7 @@ func (c *cluster) deployment() *appsv1.Deployment {
 
 func complete(replicas int32, revision string) func(*crdt.Snapshot) bool {
 	return func(s *crdt.Snapshot) bool {
-		d, ok := crdt.Get[appsv1.Deployment](s, crdt.Key{Resource: "apps/deployments", Namespace: "default", Name: "web"})
+		d, ok := crdt.Get[appsv1.Deployment](s, webKey)
 		if !ok || d.Status.ObservedGeneration != d.Generation || d.Status.UpdatedReplicas != replicas || d.Status.Replicas != replicas ||
 			d.Status.AvailableReplicas != replicas || d.Annotations["deployment.kubernetes.io/revision"] != revision {
 			return false
@@ -268,21 +293,11 @@ func TestDeployment(t *testing.T) {
 	_, err = c.admin.Create(c.ctx, web("nginx:1", 3))
 	check(t, err)
 	c.eventually("rolled out", complete(3, "1"))
-	d := c.deployment()
-	d.Spec.Replicas = new(int32)
-	*d.Spec.Replicas = 5
-	_, err = c.admin.Update(c.ctx, d)
-	check(t, err)
+	edit(c, webKey, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32(5)) })
 	c.eventually("scaled", complete(5, "1"))
-	d = c.deployment()
-	d.Spec.Template.Spec.Containers[0].Image = "nginx:2"
-	_, err = c.admin.Update(c.ctx, d)
-	check(t, err)
+	edit(c, webKey, func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "nginx:2" })
 	c.eventually("updated", complete(5, "2"))
-	d = c.deployment()
-	d.Spec.Template.Spec.Containers[0].Image = "nginx:1"
-	_, err = c.admin.Update(c.ctx, d)
-	check(t, err)
+	edit(c, webKey, func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "nginx:1" })
 	c.eventually("undone", complete(5, "3"))
 	c.eventually("endpoints", func(s *crdt.Snapshot) bool {
 		e, ok := crdt.Get[corev1.Endpoints](s, crdt.Key{Resource: "endpoints", Namespace: "default", Name: "web"})
@@ -292,7 +307,7 @@ func TestDeployment(t *testing.T) {
 		t.Errorf("%d ReplicaSets", n)
 	}
 	quiet(c)
-	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "apps/deployments", Namespace: "default", Name: "web"}, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationBackground)}))
+	check(t, c.admin.Delete(c.ctx, webKey, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationBackground)}))
 	c.eventually("deleted with all it owned", empty("default"))
 }
 
@@ -323,23 +338,12 @@ func TestDaemonSet(t *testing.T) {
 			return len(pods) == nodes && len(on) == nodes && !slices.Contains(slices.Collect(maps.Values(on)), false) && latest == revision
 		})
 	}
-	change := func(do func(*appsv1.DaemonSet)) {
-		t.Helper()
-		d, ok := crdt.Get[appsv1.DaemonSet](c.store.Snapshot(), key)
-		if !ok {
-			t.Fatal("no DaemonSet")
-		}
-		d = d.DeepCopy()
-		do(d)
-		_, err := c.admin.Update(c.ctx, d)
-		check(t, err)
-	}
 	runs("nginx:1", 2, 1)
-	change(func(d *appsv1.DaemonSet) { d.Spec.Template.Spec.Containers[0].Image = "nginx:2" })
+	edit(c, key, func(d *appsv1.DaemonSet) { d.Spec.Template.Spec.Containers[0].Image = "nginx:2" })
 	runs("nginx:2", 2, 2)
-	change(func(d *appsv1.DaemonSet) { d.Spec.Template.Spec.Containers[0].Image = "nginx:1" })
+	edit(c, key, func(d *appsv1.DaemonSet) { d.Spec.Template.Spec.Containers[0].Image = "nginx:1" })
 	runs("nginx:1", 2, 3)
-	change(func(d *appsv1.DaemonSet) {
+	edit(c, key, func(d *appsv1.DaemonSet) {
 		none, one := intstr.FromInt32(0), intstr.FromInt32(1)
 		d.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateDaemonSet{MaxSurge: &one, MaxUnavailable: &none}
 		d.Spec.Template.Spec.Containers[0].Image = "nginx:3"
@@ -388,7 +392,7 @@ func TestEndpoints(t *testing.T) {
 	manual := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: "byhand", Namespace: "default", Labels: map[string]string{"a": "b"}},
 		Subsets: []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: "10.1.2.3"}}, NotReadyAddresses: []corev1.EndpointAddress{{IP: "10.1.2.4"}},
 			Ports: []corev1.EndpointPort{{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP}}}}}
-	obj, err := c.admin.Create(c.ctx, manual)
+	_, err := c.admin.Create(c.ctx, manual)
 	check(t, err)
 	has := func(name string) func(*crdt.Snapshot) bool {
 		return func(s *crdt.Snapshot) bool {
@@ -411,10 +415,7 @@ func TestEndpoints(t *testing.T) {
 	}
 	c.eventually("endpoints", has("made"))
 	c.eventually("a mirror", mirrored("10.1.2.3 80 true 10.1.2.4 80 false "))
-	next := obj.(*corev1.Endpoints)
-	next.Subsets[0].NotReadyAddresses = nil
-	_, err = c.admin.Update(c.ctx, next)
-	check(t, err)
+	edit(c, crdt.Key{Resource: "endpoints", Namespace: "default", Name: "byhand"}, func(e *corev1.Endpoints) { e.Subsets[0].NotReadyAddresses = nil })
 	c.eventually("the mirror follows", mirrored("10.1.2.3 80 true "))
 	quiet(c)
 	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "services", Namespace: "default", Name: "made"}, metav1.DeleteOptions{}))
@@ -452,11 +453,7 @@ func TestReplicationController(t *testing.T) {
 		return ok && rc.Status.ReadyReplicas == 2 && rc.Status.ObservedGeneration == rc.Generation && mine(s) == 2 && len(crdt.List[corev1.Pod](s, "pods", "default")) == 2
 	})
 	quiet(c)
-	orphan, _ := crdt.Get[corev1.Pod](c.store.Snapshot(), crdt.Key{Resource: "pods", Namespace: "default", Name: "orphan"})
-	free := orphan.DeepCopy()
-	free.Labels = map[string]string{"app": "free"}
-	_, err = c.admin.Update(c.ctx, free)
-	check(t, err)
+	edit(c, crdt.Key{Resource: "pods", Namespace: "default", Name: "orphan"}, func(p *corev1.Pod) { p.Labels = map[string]string{"app": "free"} })
 	c.eventually("one let go, and another made", func(s *crdt.Snapshot) bool {
 		p, ok := crdt.Get[corev1.Pod](s, crdt.Key{Resource: "pods", Namespace: "default", Name: "orphan"})
 		return ok && metav1.GetControllerOf(p) == nil && mine(s) == 2
@@ -489,10 +486,7 @@ func TestQuota(t *testing.T) {
 		sets := crdt.List[appsv1.ReplicaSet](s, "apps/replicasets", "default")
 		return len(sets) == 1 && sets[0].Status.ReadyReplicas == 2 && len(sets[0].Status.Conditions) == 1 && len(crdt.List[corev1.Pod](s, "pods", "default")) == 2 && used(2, 1)(s)
 	})
-	d := c.deployment()
-	d.Spec.Replicas = new(int32)
-	_, err = c.admin.Update(c.ctx, d)
-	check(t, err)
+	edit(c, webKey, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32) })
 	c.eventually("given back", used(0, 1))
 	c.eventually("no failure is left", func(s *crdt.Snapshot) bool {
 		sets := crdt.List[appsv1.ReplicaSet](s, "apps/replicasets", "default")
@@ -588,21 +582,8 @@ func TestStatefulSet(t *testing.T) {
 		last = p.CreationTimestamp.Time
 	}
 	quiet(c)
-	change := func(f func(*appsv1.StatefulSet)) {
-		t.Helper()
-		for {
-			set, _ := crdt.Get[appsv1.StatefulSet](c.store.Snapshot(), key)
-			next := set.DeepCopy()
-			f(next)
-			if _, err := c.admin.Update(c.ctx, next); err == nil {
-				return
-			} else if !apierrors.IsConflict(err) {
-				t.Fatal(err)
-			}
-		}
-	}
 	two := int32(2)
-	change(func(s *appsv1.StatefulSet) {
+	edit(c, key, func(s *appsv1.StatefulSet) {
 		s.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{Partition: &two}
 		s.Spec.Template.Spec.Containers[0].Image = "db:2"
 	})
@@ -610,19 +591,47 @@ func TestStatefulSet(t *testing.T) {
 	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "pods", Namespace: "default", Name: "db-0"}, metav1.DeleteOptions{}))
 	time.Sleep(100 * time.Millisecond)
 	c.eventually("below the partition they stay as they were", shows("db:1", "db:1", "db:2"))
-	change(func(s *appsv1.StatefulSet) { s.Spec.UpdateStrategy.RollingUpdate.Partition = new(int32) })
+	edit(c, key, func(s *appsv1.StatefulSet) { s.Spec.UpdateStrategy.RollingUpdate.Partition = new(int32) })
 	c.eventually("all are updated", shows("db:2", "db:2", "db:2"))
 	c.eventually("and that is the current revision", func(s *crdt.Snapshot) bool {
 		set, _ := crdt.Get[appsv1.StatefulSet](s, key)
 		return set.Status.CurrentRevision == set.Status.UpdateRevision && set.Status.CurrentReplicas == 3
 	})
-	change(func(s *appsv1.StatefulSet) { s.Spec.Template.Spec.Containers[0].Image = "db:1" })
+	edit(c, key, func(s *appsv1.StatefulSet) { s.Spec.Template.Spec.Containers[0].Image = "db:1" })
 	c.eventually("rolled back", shows("db:1", "db:1", "db:1"))
 	if n := len(crdt.List[appsv1.ControllerRevision](c.store.Snapshot(), "apps/controllerrevisions", "default")); n != 2 {
 		t.Errorf("%d revisions of two templates", n)
 	}
-	change(func(s *appsv1.StatefulSet) { s.Spec.Replicas = new(int32); *s.Spec.Replicas = 1 })
-	c.eventually("one is left", shows("db:1"))
+	clients, err := kubernetes.NewForConfig(&rest.Config{Host: "https://here", Transport: c.admin.RoundTripper()})
+	check(t, err)
+	undo := func(revision int64) { // what `kubectl rollout undo --to-revision` does
+		t.Helper()
+		for _, r := range crdt.List[appsv1.ControllerRevision](c.store.Snapshot(), "apps/controllerrevisions", "default") {
+			if r.Revision == revision {
+				_, err := clients.AppsV1().StatefulSets("default").Patch(c.ctx, "db", types.StrategicMergePatchType, r.Data.Raw, metav1.PatchOptions{})
+				check(t, err)
+				return
+			}
+		}
+		t.Fatalf("no revision %d", revision)
+	}
+	undo(2)
+	c.eventually("undone", shows("db:2", "db:2", "db:2"))
+	edit(c, key, func(s *appsv1.StatefulSet) {
+		s.Spec.RevisionHistoryLimit = new(int32(1))
+		s.Spec.Template.Spec.Containers[0].Image = "db:3"
+	})
+	c.eventually("a third template", shows("db:3", "db:3", "db:3"))
+	c.eventually("the oldest of three revisions is over the limit", func(s *crdt.Snapshot) bool {
+		var left []int64
+		for _, r := range crdt.List[appsv1.ControllerRevision](s, "apps/controllerrevisions", "default") {
+			left = append(left, r.Revision)
+		}
+		slices.Sort(left)
+		return slices.Equal(left, []int64{4, 5})
+	})
+	edit(c, key, func(s *appsv1.StatefulSet) { s.Spec.Replicas = new(int32(1)) })
+	c.eventually("one is left", shows("db:3"))
 	quiet(c)
 }
 
@@ -650,17 +659,7 @@ func TestNamespacePodsFirst(t *testing.T) {
 	if m, ok := crdt.Get[corev1.ConfigMap](c.store.Snapshot(), crdt.Key{Resource: "configmaps", Namespace: "ns", Name: "m"}); !ok || m.DeletionTimestamp != nil {
 		t.Error("the ConfigMap went before the pod")
 	}
-	for range 50 {
-		p, ok := crdt.Get[corev1.Pod](c.store.Snapshot(), pod)
-		if !ok {
-			break
-		}
-		free := p.DeepCopy()
-		free.Finalizers = nil
-		if _, err := c.admin.Update(c.ctx, free); err == nil || apierrors.IsNotFound(err) {
-			break
-		}
-	}
+	edit(c, pod, func(p *corev1.Pod) { p.Finalizers = nil })
 	c.eventually("all is gone", func(s *crdt.Snapshot) bool {
 		_, ok := s.Get(crdt.Key{Resource: "namespaces", Name: "ns"})
 		return !ok
@@ -711,7 +710,7 @@ func TestCascade(t *testing.T) {
 		check(t, err)
 		c.eventually("rolled out", complete(2, "1"))
 	}
-	key := crdt.Key{Resource: "apps/deployments", Namespace: "default", Name: "web"}
+	key := webKey
 	make()
 	check(t, c.admin.Delete(c.ctx, key, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationForeground)}))
 	c.eventually("deleted in the foreground", empty("default"))
@@ -868,12 +867,10 @@ func TestTaints(t *testing.T) {
 	_, err := c.admin.Create(c.ctx, web("nginx:1", 4))
 	check(t, err)
 	c.eventually("rolled out", complete(4, "1"))
-	n, _ := crdt.Get[corev1.Node](c.store.Snapshot(), crdt.Key{Resource: "nodes", Name: "n2"})
-	n = n.DeepCopy()
-	n.Spec.Taints = []corev1.Taint{{Key: "out", Effect: corev1.TaintEffectNoExecute}}
 	before := uids(c.store.Snapshot())
-	_, err = c.admin.Update(c.ctx, n)
-	check(t, err)
+	edit(c, crdt.Key{Resource: "nodes", Name: "n2"}, func(n *corev1.Node) {
+		n.Spec.Taints = []corev1.Taint{{Key: "out", Effect: corev1.TaintEffectNoExecute}}
+	})
 	c.eventually("moved", func(s *crdt.Snapshot) bool {
 		same := 0
 		for _, uid := range uids(s) {
@@ -921,9 +918,7 @@ func TestClusterRolesAreMadeOfThoseTheySelect(t *testing.T) {
 	_, err := c.admin.Create(c.ctx, part)
 	check(t, err)
 	viewed("gadgets")
-	part.Rules = rule("widgets")
-	_, err = c.admin.Update(c.ctx, part)
-	check(t, err)
+	edit(c, crdt.Key{Resource: "rbac.authorization.k8s.io/clusterroles", Name: "gadgets"}, func(part *rbacv1.ClusterRole) { part.Rules = rule("widgets") })
 	viewed("widgets")
 	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "rbac.authorization.k8s.io/clusterroles", Name: "gadgets"}, metav1.DeleteOptions{}))
 	viewed()

@@ -2,9 +2,7 @@ package control
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
 	schedulinghelpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
@@ -44,8 +41,7 @@ type daemons struct {
 	// taken says whether a pod's name is in use.
 	taken func(name string) bool
 
-	// data is the template as a revision holds it, hash the name of that.
-	data []byte
+	// hash names the template.
 	hash string
 	// fits are by node.
 	fits map[string]fit
@@ -112,8 +108,7 @@ func daemon(w *world, e *crdt.Entry) plan {
 
 // survey sorts nodes and pods.
 func (d *daemons) survey() {
-	d.data = templatePatch(d.set.Spec.Template)
-	d.hash = suffix(string(d.data)) + suffix("revision", string(d.data))
+	d.hash = templateHash(templatePatch(d.set.Spec.Template))
 	spec := d.set.Spec.Template.Spec.DeepCopy()
 	daemonutil.AddOrUpdateDaemonPodTolerations(spec)
 	affinity := nodeaffinity.NewRequiredNodeAffinity(spec.NodeSelector, spec.Affinity)
@@ -161,27 +156,6 @@ func (d *daemons) survey() {
 			at.active = append(at.active, q)
 		}
 	}
-}
-
-// templatePatch is what a revision holds, in upstream's form: the patch that brings the template back, which is also what
-// `kubectl rollout undo` sends.
-func templatePatch(template corev1.PodTemplateSpec) []byte {
-	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&template)
-	if err != nil {
-		panic(err) // it came as JSON
-	}
-	fields["$patch"] = "replace"
-	data, err := json.Marshal(map[string]any{"spec": map[string]any{"template": fields}})
-	if err != nil {
-		panic(err)
-	}
-	return data
-}
-
-// sameJSON compares two documents whatever the order of their fields.
-func sameJSON(a, b []byte) bool {
-	var x, y any
-	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
 }
 
 // updated tells whether a pod is of the present template.
@@ -272,7 +246,12 @@ func (d *daemons) remove(p *plan, q *corev1.Pod) {
 func (d *daemons) decide() (plan, appsv1.DaemonSetStatus) {
 	d.survey()
 	p := plan{}
-	d.history(&p)
+	used := map[string]bool{}
+	for _, q := range d.pods {
+		used[q.Labels[appsv1.ControllerRevisionHashLabelKey]] = true
+	}
+	_, p.writes = history{owner: d.set, kind: daemonKind, template: d.set.Spec.Template, limit: d.set.Spec.RevisionHistoryLimit, have: d.revisions,
+		used: func(r *appsv1.ControllerRevision) bool { return used[r.Labels[appsv1.ControllerRevisionHashLabelKey]] }}.record()
 	for _, q := range d.stray {
 		// Its node has left, or is registered later than its first pod is made.
 		if at := q.CreationTimestamp.Add(unregistered); d.now.Before(at) {
@@ -429,54 +408,6 @@ func (d *daemons) update(p *plan, sound []string) {
 
 // first is up to n of names.
 func first(names []string, n int) []string { return names[:min(max(n, 0), len(names))] }
-
-// history keeps a revision of each template that was, up to the set's limit, and of those that pods still have.
-func (d *daemons) history(p *plan) {
-	var now *appsv1.ControllerRevision
-	var old []*appsv1.ControllerRevision
-	highest := int64(0)
-	for _, r := range d.revisions {
-		if !sameJSON(r.Data.Raw, d.data) {
-			old = append(old, r)
-			highest = max(highest, r.Revision)
-		} else if now == nil || r.Revision > now.Revision || r.Revision == now.Revision && r.Name < now.Name {
-			now = r
-		}
-	}
-	switch {
-	case now == nil:
-		l := map[string]string{}
-		for k, v := range d.set.Spec.Template.Labels {
-			l[k] = v
-		}
-		l[appsv1.ControllerRevisionHashLabelKey] = d.hash
-		p.writes = append(p.writes, write{verb: create, obj: &appsv1.ControllerRevision{
-			ObjectMeta: metav1.ObjectMeta{Name: d.set.Name + "-" + d.hash, Namespace: d.set.Namespace, Labels: l, Annotations: d.set.Annotations,
-				OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(d.set, daemonKind)}},
-			Data: runtime.RawExtension{Raw: d.data}, Revision: highest + 1}})
-	case now.Revision <= highest: // a rollback
-		now = now.DeepCopy()
-		now.Revision = highest + 1
-		p.writes = append(p.writes, write{verb: update, obj: now})
-	}
-	if d.set.Spec.RevisionHistoryLimit == nil {
-		return
-	}
-	used := map[string]bool{}
-	for _, q := range d.pods {
-		used[q.Labels[appsv1.ControllerRevisionHashLabelKey]] = true
-	}
-	slices.SortFunc(old, func(a, b *appsv1.ControllerRevision) int {
-		return cmp.Or(cmp.Compare(a.Revision, b.Revision), strings.Compare(a.Name, b.Name))
-	})
-	excess := len(old) - int(*d.set.Spec.RevisionHistoryLimit)
-	for _, r := range old {
-		if excess > 0 && !used[r.Labels[appsv1.ControllerRevisionHashLabelKey]] {
-			excess--
-			p.writes = append(p.writes, deletion(crdt.Key{Resource: controllerRevisions, Namespace: r.Namespace, Name: r.Name}, r.UID))
-		}
-	}
-}
 
 // status counts nodes. One out of sight has a taint that a DaemonSet does not tolerate for new pods, so it is not among
 // the desired, as upstream.

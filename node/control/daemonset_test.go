@@ -29,10 +29,8 @@ func testDaemons(image string) *appsv1.DaemonSet {
 	}
 }
 
-func templateHash(image string) string {
-	d := &daemons{set: testDaemons(image)}
-	d.survey()
-	return d.hash
+func hashOf(image string) string {
+	return templateHash(templatePatch(testDaemons(image).Spec.Template))
 }
 
 // TestDaemons: what a DaemonSet whose image is 2 does for what can be seen: the controller of record, or (here) one node.
@@ -101,12 +99,12 @@ func TestDaemons(t *testing.T) {
 				d.nodes, d.sights[f[1]] = append(d.nodes, n), s
 			case "revision":
 				d.revisions = append(d.revisions, &appsv1.ControllerRevision{
-					ObjectMeta: metav1.ObjectMeta{Name: "r" + f[1], Labels: map[string]string{appsv1.ControllerRevisionHashLabelKey: templateHash(opts["image"])}},
+					ObjectMeta: metav1.ObjectMeta{Name: "r" + f[1], Labels: map[string]string{appsv1.ControllerRevisionHashLabelKey: hashOf(opts["image"])}},
 					Data:       runtime.RawExtension{Raw: templatePatch(testDaemons(opts["image"]).Spec.Template)}, Revision: int64(atoi(t, f[1]))})
 			case "pod":
 				at := strings.Split(f[2], "=")[0]
 				p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: f[1], Namespace: "default", UID: types.UID("uid-" + f[1]), CreationTimestamp: metav1.Time{Time: epoch},
-					Labels: map[string]string{"app": "agent", appsv1.ControllerRevisionHashLabelKey: templateHash(opts["image"])}}}
+					Labels: map[string]string{"app": "agent", appsv1.ControllerRevisionHashLabelKey: hashOf(opts["image"])}}}
 				if has("made") {
 					p.CreationTimestamp.Time = second(atoi(t, opts["made"]))
 				}
@@ -136,7 +134,7 @@ func TestDaemons(t *testing.T) {
 		if labelled {
 			d.set.Spec.Template.Spec.NodeSelector = map[string]string{"disk": "yes"}
 			for _, p := range d.pods {
-				if p.Labels[appsv1.ControllerRevisionHashLabelKey] == templateHash("2") {
+				if p.Labels[appsv1.ControllerRevisionHashLabelKey] == hashOf("2") {
 					d.survey()
 					p.Labels[appsv1.ControllerRevisionHashLabelKey] = d.hash
 				}

@@ -2,7 +2,6 @@ package control
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 	"k8s.io/kubernetes/pkg/controller"
 
@@ -21,10 +19,11 @@ import (
 )
 
 const (
-	statefulSets        = "apps/statefulsets"
-	controllerRevisions = "apps/controllerrevisions"
-	claims              = "persistentvolumeclaims"
+	statefulSets = "apps/statefulsets"
+	claims       = "persistentvolumeclaims"
 )
+
+var statefulKind = appsv1.SchemeGroupVersion.WithKind("StatefulSet")
 
 // ordered is what a decision about one StatefulSet is made from. A pod's name is its identity, and there is one pod of a name:
 // a pod whose node is out of sight is waited for, not covered, and blocks what comes after it in order.
@@ -42,9 +41,8 @@ func statefulSet(w *world, e *crdt.Entry) plan {
 	if err != nil || set.DeletionTimestamp != nil {
 		return plan{}
 	}
-	kind := appsv1.SchemeGroupVersion.WithKind("StatefulSet")
 	mine := of[corev1.Pod](w, "pods", set.Namespace, set.UID)
-	if p := adoptPods(w, set, kind, set.Spec.Selector, mine); len(p.writes) > 0 {
+	if p := adoptPods(w, set, statefulKind, set.Spec.Selector, mine); len(p.writes) > 0 {
 		return p
 	}
 	o := &ordered{set: set, pods: map[int]*corev1.Pod{}, revisions: of[appsv1.ControllerRevision](w, controllerRevisions, set.Namespace, set.UID),
@@ -72,51 +70,16 @@ func ordinal(set *appsv1.StatefulSet, pod string) (int, bool) {
 	return n, ok && err == nil && n >= 0 && strconv.Itoa(n) == text
 }
 
-// revision finds the one with the set's template now, or says what to write for it. Its name is a function of the template.
-func (o *ordered) revision() (now *appsv1.ControllerRevision, w *write) {
-	data, err := json.Marshal(o.set.Spec.Template)
-	if err != nil {
-		panic(err) // it came as JSON
-	}
-	hash := suffix(string(data)) + suffix("revision", string(data))
-	highest := int64(0)
-	for _, r := range o.revisions {
-		highest = max(highest, r.Revision)
-		if r.Labels[appsv1.ControllerRevisionHashLabelKey] == hash {
-			now = r
-		}
-	}
-	switch {
-	case now == nil:
-		labels := map[string]string{appsv1.ControllerRevisionHashLabelKey: hash}
-		for k, v := range o.set.Spec.Selector.MatchLabels {
-			labels[k] = v
-		}
-		now = &appsv1.ControllerRevision{
-			ObjectMeta: metav1.ObjectMeta{Name: o.set.Name + "-" + hash, Namespace: o.set.Namespace, Labels: labels,
-				OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(o.set, appsv1.SchemeGroupVersion.WithKind("StatefulSet"))}},
-			Data: runtime.RawExtension{Raw: data}, Revision: highest + 1,
-		}
-		return now, &write{verb: create, obj: now}
-	case now.Revision < highest: // a rollback
-		now = now.DeepCopy()
-		now.Revision = highest + 1
-		return now, &write{verb: update, obj: now}
-	}
-	return now, nil
-}
-
-// template is that of a revision by name; the set's own if the revision is gone.
-func (o *ordered) template(name string) (*corev1.PodTemplateSpec, string) {
+// template is that of a revision by name; nil if there is none.
+func (o *ordered) template(name string) *corev1.PodTemplateSpec {
 	for _, r := range o.revisions {
 		if r.Name == name {
-			t := &corev1.PodTemplateSpec{}
-			if json.Unmarshal(r.Data.Raw, t) == nil {
-				return t, name
+			if t, err := templateOf(r); err == nil {
+				return t
 			}
 		}
 	}
-	return nil, ""
+	return nil
 }
 
 func (o *ordered) healthy(p *corev1.Pod) bool {
@@ -126,10 +89,13 @@ func (o *ordered) healthy(p *corev1.Pod) bool {
 
 func (o *ordered) decide() (plan, appsv1.StatefulSetStatus) {
 	p, st := plan{}, *o.set.Status.DeepCopy()
-	latest, w := o.revision()
-	if w != nil {
-		p.writes = append(p.writes, *w)
+	used := map[string]bool{st.CurrentRevision: true}
+	for _, q := range o.pods {
+		used[q.Labels[appsv1.ControllerRevisionHashLabelKey]] = true
 	}
+	latest, writes := history{owner: o.set, kind: statefulKind, template: o.set.Spec.Template, limit: o.set.Spec.RevisionHistoryLimit, have: o.revisions,
+		used: func(r *appsv1.ControllerRevision) bool { return used[r.Name] }}.record()
+	p.writes = writes
 	st.ObservedGeneration, st.UpdateRevision = o.set.Generation, latest.Name
 	if st.CurrentRevision == "" {
 		st.CurrentRevision = latest.Name
@@ -184,8 +150,8 @@ func (o *ordered) order(p *plan, start, want int, rolling bool, partition int, l
 		case q == nil:
 			template, revision := &o.set.Spec.Template, latest.Name
 			old := rolling && n < start+partition || !rolling && n < start+int(st.CurrentReplicas)
-			if t, name := o.template(st.CurrentRevision); old && t != nil {
-				template, revision = t, name
+			if t := o.template(st.CurrentRevision); old && t != nil {
+				template, revision = t, st.CurrentRevision
 			}
 			o.create(p, n, template, revision)
 		case q.DeletionTimestamp == nil && podutil.IsPodTerminal(q):
@@ -241,7 +207,7 @@ func (o *ordered) remove(p *plan, q *corev1.Pod) {
 
 // create makes a pod with the identity of an ordinal, and before it the claims it mounts.
 func (o *ordered) create(p *plan, n int, template *corev1.PodTemplateSpec, revision string) {
-	pod, err := controller.GetPodFromTemplate(template, o.set, metav1.NewControllerRef(o.set, appsv1.SchemeGroupVersion.WithKind("StatefulSet")))
+	pod, err := controller.GetPodFromTemplate(template, o.set, metav1.NewControllerRef(o.set, statefulKind))
 	if err != nil {
 		panic(err) // a StatefulSet has metadata
 	}
