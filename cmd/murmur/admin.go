@@ -37,45 +37,40 @@ func printJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// output is the -o flag of commands that print tables.
-type output string
-
-func (o *output) add(c *cobra.Command) {
-	c.Flags().StringVarP((*string)(o), "output", "o", "", "json for JSON")
-}
-
-func (o output) check() error {
-	if o != "" && o != "json" {
-		return fmt.Errorf("--output %q: want json, or nothing for a table", string(o))
-	}
-	return nil
-}
-
-func membersCommand() *cobra.Command {
+// asks makes c a command that asks the daemon of this machine and prints the answer: as a table, or as JSON with -o json.
+func asks[T any](c *cobra.Command, ask func(context.Context, *node.Admin) (T, error), table func(io.Writer, T) error) *cobra.Command {
 	var d daemonFlags
-	var o output
-	var status, name string
-	c := &cobra.Command{Use: "members", Short: "List the members of the cluster as this node sees them", Args: cobra.NoArgs}
+	var output string
 	d.add(c)
-	o.add(c)
-	c.Flags().StringVar(&status, "status", "", "only members that are alive, failed or left")
-	c.Flags().StringVar(&name, "name", "", "only members whose name contains this")
+	c.Flags().StringVarP(&output, "output", "o", "", "json for JSON")
+	c.Args = cobra.NoArgs
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := o.check(); err != nil {
-			return err
+		if output != "" && output != "json" {
+			return fmt.Errorf("--output %q: want json, or nothing for a table", output)
 		}
-		all, err := d.admin().Members(c.Context())
+		answer, err := ask(c.Context(), d.admin())
 		if err != nil {
 			return err
 		}
-		all = slices.DeleteFunc(all, func(m node.MemberStatus) bool {
-			return status != "" && m.Status != status || !strings.Contains(m.Name, name)
-		})
-		if o == "json" {
-			return printJSON(c.OutOrStdout(), all)
+		if output == "json" {
+			return printJSON(c.OutOrStdout(), answer)
 		}
-		return printMembers(c.OutOrStdout(), all)
+		return table(c.OutOrStdout(), answer)
 	}
+	return c
+}
+
+func membersCommand() *cobra.Command {
+	var status, name string
+	c := asks(&cobra.Command{Use: "members", Short: "List the members of the cluster as this node sees them"},
+		func(ctx context.Context, a *node.Admin) ([]node.MemberStatus, error) {
+			all, err := a.Members(ctx)
+			return slices.DeleteFunc(all, func(m node.MemberStatus) bool {
+				return status != "" && m.Status != status || !strings.Contains(m.Name, name)
+			}), err
+		}, printMembers)
+	c.Flags().StringVar(&status, "status", "", "only members that are alive, failed or left")
+	c.Flags().StringVar(&name, "name", "", "only members whose name contains this")
 	return c
 }
 
@@ -100,25 +95,8 @@ func ago(t time.Time) string {
 }
 
 func statusCommand() *cobra.Command {
-	var d daemonFlags
-	var o output
-	c := &cobra.Command{Use: "status", Short: "Show what this node knows of itself and its peers", Args: cobra.NoArgs}
-	d.add(c)
-	o.add(c)
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := o.check(); err != nil {
-			return err
-		}
-		s, err := d.admin().Status(c.Context())
-		if err != nil {
-			return err
-		}
-		if o == "json" {
-			return printJSON(c.OutOrStdout(), s)
-		}
-		return printStatus(c.OutOrStdout(), s)
-	}
-	return c
+	return asks(&cobra.Command{Use: "status", Short: "Show what this node knows of itself and its peers"},
+		func(ctx context.Context, a *node.Admin) (node.Status, error) { return a.Status(ctx) }, printStatus)
 }
 
 func printStatus(out io.Writer, s node.Status) error {
@@ -231,7 +209,7 @@ func forgetCommand() *cobra.Command {
 		Use: "forget NODE", Short: "End the membership of a node that is not coming back",
 		Long: `End the membership of a node that failed and is not coming back: its Node object is deleted, its pods are replaced
 at once, nobody dials it any more. A node that is alive leaves by itself, with "murmur leave" there. One that is forgotten and
-comes back all the same registers anew.`,
+comes back all the same gives up what it has stored and joins as a new node, empty: what it wrote that nobody else got is lost.`,
 		Args: cobra.ExactArgs(1),
 	}
 	d.add(c)
@@ -246,39 +224,27 @@ comes back all the same registers anew.`,
 }
 
 func reachabilityCommand() *cobra.Command {
-	var d daemonFlags
-	var o output
-	c := &cobra.Command{
+	var asked int
+	var silent []string
+	c := asks(&cobra.Command{
 		Use: "reachability", Short: "Ask every other member for an answer, and name those that give none",
 		Long: `Ask every other member for an answer over the connection that carries the cluster's state, and name those that give
 none. The exit code is 1 if there are any.`,
-		Args: cobra.NoArgs,
-	}
-	d.add(c)
-	o.add(c)
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := o.check(); err != nil {
-			return err
-		}
-		all, err := d.admin().Reachability(c.Context())
-		if err != nil {
-			return err
-		}
-		var silent []string
-		for _, a := range all {
-			if a.Problem != "" {
-				silent = append(silent, a.Name)
+	}, func(ctx context.Context, a *node.Admin) ([]node.Answer, error) {
+		all, err := a.Reachability(ctx)
+		asked = len(all)
+		for _, one := range all {
+			if one.Problem != "" {
+				silent = append(silent, one.Name)
 			}
 		}
-		if o == "json" {
-			err = printJSON(c.OutOrStdout(), all)
-		} else {
-			err = printAnswers(c.OutOrStdout(), all)
+		return all, err
+	}, printAnswers)
+	c.PostRunE = func(*cobra.Command, []string) error {
+		if len(silent) > 0 {
+			return fmt.Errorf("%d of %d other members do not answer: %s", len(silent), asked, strings.Join(silent, ", "))
 		}
-		if err == nil && len(silent) > 0 {
-			err = fmt.Errorf("%d of %d other members do not answer: %s", len(silent), len(all), strings.Join(silent, ", "))
-		}
-		return err
+		return nil
 	}
 	return c
 }
@@ -293,30 +259,11 @@ func printAnswers(out io.Writer, all []node.Answer) error {
 }
 
 func conflictsCommand() *cobra.Command {
-	var d daemonFlags
-	var o output
-	c := &cobra.Command{
+	return asks(&cobra.Command{
 		Use: "conflicts", Short: "List the fields in which a concurrent write lost, with both values",
 		Long: `List the latest fields that were written on two sides at once, with the value that was kept, the one that lost, who
 wrote them and when. Each node lists the merges that it made since its daemon started.`,
-		Args: cobra.NoArgs,
-	}
-	d.add(c)
-	o.add(c)
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := o.check(); err != nil {
-			return err
-		}
-		all, err := d.admin().Conflicts(c.Context())
-		if err != nil {
-			return err
-		}
-		if o == "json" {
-			return printJSON(c.OutOrStdout(), all)
-		}
-		return printConflicts(c.OutOrStdout(), all)
-	}
-	return c
+	}, func(ctx context.Context, a *node.Admin) ([]node.Conflict, error) { return a.Conflicts(ctx) }, printConflicts)
 }
 
 func printConflicts(out io.Writer, all []node.Conflict) error {
