@@ -1,259 +1,122 @@
 package httpapi
 
 import (
+	"fmt"
+
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	nodev1 "k8s.io/api/node/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/client-go/informers"
 	informerscore "k8s.io/client-go/informers/core"
-	informerscorev1 "k8s.io/client-go/informers/core/v1"
+	"k8s.io/client-go/informers/internalinterfaces"
 	informersnode "k8s.io/client-go/informers/node"
-	informersnodev1 "k8s.io/client-go/informers/node/v1"
 	informersscheduling "k8s.io/client-go/informers/scheduling"
-	informersschedulingv1 "k8s.io/client-go/informers/scheduling/v1"
-	listerscorev1 "k8s.io/client-go/listers/core/v1"
-	listersnodev1 "k8s.io/client-go/listers/node/v1"
-	listersschedulingv1 "k8s.io/client-go/listers/scheduling/v1"
+	listersdiscoveryv1 "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
 	schedulinghelpers "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 
 	"murmur/crdt"
 )
 
-// Upstream's admission plugins read the cluster through informers. Here the store is the cache: these are informers
-// that are always synced and listers that read the newest snapshot. Only the kinds that a plugin asks for exist;
-// anything else is a nil dereference at start, not a wrong answer later.
-
+// snapshotInformers is the factory of informers for upstream's admission plugins. Here the store is the cache: an informer
+// is always synced, and its index is the newest snapshot. Only the kinds that a plugin asks for exist; asking for another
+// panics at start and does not answer wrongly later.
 type snapshotInformers struct {
 	informers.SharedInformerFactory
 	store *crdt.Store
 }
 
-func (f snapshotInformers) Core() informerscore.Interface { return coreInformers{store: f.store} }
+func (f snapshotInformers) Core() informerscore.Interface { return informerscore.New(f, "", nil) }
+func (f snapshotInformers) Node() informersnode.Interface { return informersnode.New(f, "", nil) }
 func (f snapshotInformers) Scheduling() informersscheduling.Interface {
-	return schedulingInformers{store: f.store}
-}
-func (f snapshotInformers) Node() informersnode.Interface { return nodeInformers{store: f.store} }
-
-type coreInformers struct {
-	informerscore.Interface
-	store *crdt.Store
+	return informersscheduling.New(f, "", nil)
 }
 
-func (c coreInformers) V1() informerscorev1.Interface { return coreV1Informers{store: c.store} }
-
-type coreV1Informers struct {
-	informerscorev1.Interface
-	store *crdt.Store
-}
-
-func (c coreV1Informers) Namespaces() informerscorev1.TypedNamespaceInformer {
-	return namespaceInformer{store: c.store}
-}
-func (c coreV1Informers) LimitRanges() informerscorev1.TypedLimitRangeInformer {
-	return limitRangeInformer{store: c.store}
-}
-func (c coreV1Informers) ServiceAccounts() informerscorev1.TypedServiceAccountInformer {
-	return serviceAccountInformer{store: c.store}
+func (f snapshotInformers) InformerFor(obj runtime.Object, _ internalinterfaces.NewInformerFunc) cache.SharedIndexInformer {
+	switch obj.(type) {
+	case *corev1.Namespace:
+		return synced{indexer: rows[corev1.Namespace]{store: f.store, resource: "namespaces"}}
+	case *corev1.ServiceAccount:
+		return synced{indexer: rows[corev1.ServiceAccount]{store: f.store, resource: "serviceaccounts"}}
+	case *corev1.LimitRange:
+		return synced{indexer: rows[corev1.LimitRange]{store: f.store, resource: "limitranges"}}
+	case *nodev1.RuntimeClass:
+		return synced{indexer: rows[nodev1.RuntimeClass]{store: f.store, resource: "node.k8s.io/runtimeclasses"}}
+	case *schedulingv1.PriorityClass:
+		return synced{indexer: rows[schedulingv1.PriorityClass]{store: f.store, resource: "scheduling.k8s.io/priorityclasses", builtin: schedulinghelpers.SystemPriorityClasses()}}
+	}
+	panic(fmt.Sprintf("no informer for %T: add its row", obj))
 }
 
 // synced is an informer that has seen everything.
-type synced struct{ cache.SharedIndexInformer }
-
-func (synced) HasSynced() bool { return true }
-
-func found[T any](store *crdt.Store, resource, namespace, name string) (*T, error) {
-	return subject[T](tokenSubjects{store}, resource, namespace, name)
+type synced struct {
+	cache.SharedIndexInformer
+	indexer cache.Indexer
 }
 
-func selected[T any, P interface {
-	*T
-	metav1.Object
-}](store *crdt.Store, resource, namespace string, selector labels.Selector) []*T {
-	var out []*T
-	for _, obj := range crdt.List[T](store.Snapshot(), resource, namespace) {
-		if selector.Matches(labels.Set(P(obj).GetLabels())) {
-			out = append(out, obj)
-		}
+func (synced) HasSynced() bool             { return true }
+func (s synced) GetIndexer() cache.Indexer { return s.indexer }
+
+// rows is the objects of a resource in the newest snapshot, as what reads an informer's cache wants them. Callers do not
+// change what they are given.
+type rows[T any] struct {
+	cache.Indexer
+	store    *crdt.Store
+	resource string
+	// builtin are there also before they are written.
+	builtin []*T
+}
+
+func (r rows[T]) in(namespace string) []any {
+	var out []any
+	for _, obj := range crdt.List[T](r.store.Snapshot(), r.resource, namespace) {
+		out = append(out, obj)
 	}
 	return out
 }
 
-type namespaceInformer struct {
-	informerscorev1.TypedNamespaceInformer
-	store *crdt.Store
-}
+func (r rows[T]) List() []any { return r.in("") }
 
-func (n namespaceInformer) Informer() cache.SharedIndexInformer { return synced{} }
-func (n namespaceInformer) Lister() listerscorev1.NamespaceLister {
-	return namespaceLister{store: n.store}
-}
-
-type namespaceLister struct {
-	listerscorev1.NamespaceListerExpansion
-	store *crdt.Store
-}
-
-func (n namespaceLister) List(selector labels.Selector) ([]*corev1.Namespace, error) {
-	return selected[corev1.Namespace](n.store, "namespaces", "", selector), nil
-}
-func (n namespaceLister) Get(name string) (*corev1.Namespace, error) {
-	return found[corev1.Namespace](n.store, "namespaces", "", name)
-}
-
-type serviceAccountInformer struct {
-	informerscorev1.TypedServiceAccountInformer
-	store *crdt.Store
-}
-
-func (s serviceAccountInformer) Informer() cache.SharedIndexInformer { return synced{} }
-func (s serviceAccountInformer) Lister() listerscorev1.ServiceAccountLister {
-	return serviceAccountLister{store: s.store}
-}
-
-type serviceAccountLister struct {
-	listerscorev1.ServiceAccountListerExpansion
-	store     *crdt.Store
-	namespace string
-}
-
-func (s serviceAccountLister) List(selector labels.Selector) ([]*corev1.ServiceAccount, error) {
-	return selected[corev1.ServiceAccount](s.store, "serviceaccounts", s.namespace, selector), nil
-}
-func (s serviceAccountLister) ServiceAccounts(namespace string) listerscorev1.ServiceAccountNamespaceLister {
-	s.namespace = namespace
-	return s
-}
-func (s serviceAccountLister) Get(name string) (*corev1.ServiceAccount, error) {
-	return found[corev1.ServiceAccount](s.store, "serviceaccounts", s.namespace, name)
-}
-
-type limitRangeInformer struct {
-	informerscorev1.TypedLimitRangeInformer
-	store *crdt.Store
-}
-
-func (l limitRangeInformer) Informer() cache.SharedIndexInformer { return synced{} }
-func (l limitRangeInformer) Lister() listerscorev1.LimitRangeLister {
-	return limitRangeLister{store: l.store}
-}
-
-type limitRangeLister struct {
-	listerscorev1.LimitRangeListerExpansion
-	store     *crdt.Store
-	namespace string
-}
-
-func (l limitRangeLister) List(selector labels.Selector) ([]*corev1.LimitRange, error) {
-	return selected[corev1.LimitRange](l.store, "limitranges", l.namespace, selector), nil
-}
-func (l limitRangeLister) LimitRanges(namespace string) listerscorev1.LimitRangeNamespaceLister {
-	l.namespace = namespace
-	return l
-}
-func (l limitRangeLister) Get(name string) (*corev1.LimitRange, error) {
-	return found[corev1.LimitRange](l.store, "limitranges", l.namespace, name)
-}
-
-type nodeInformers struct {
-	informersnode.Interface
-	store *crdt.Store
-}
-
-func (n nodeInformers) V1() informersnodev1.Interface { return nodeV1Informers{store: n.store} }
-
-type nodeV1Informers struct {
-	informersnodev1.Interface
-	store *crdt.Store
-}
-
-func (n nodeV1Informers) RuntimeClasses() informersnodev1.TypedRuntimeClassInformer {
-	return runtimeClassInformer{store: n.store}
-}
-
-type runtimeClassInformer struct {
-	informersnodev1.TypedRuntimeClassInformer
-	store *crdt.Store
-}
-
-func (r runtimeClassInformer) Informer() cache.SharedIndexInformer { return synced{} }
-func (r runtimeClassInformer) Lister() listersnodev1.RuntimeClassLister {
-	return runtimeClassLister{store: r.store}
-}
-
-type runtimeClassLister struct {
-	listersnodev1.RuntimeClassListerExpansion
-	store *crdt.Store
-}
-
-func (r runtimeClassLister) List(selector labels.Selector) ([]*nodev1.RuntimeClass, error) {
-	return selected[nodev1.RuntimeClass](r.store, "node.k8s.io/runtimeclasses", "", selector), nil
-}
-func (r runtimeClassLister) Get(name string) (*nodev1.RuntimeClass, error) {
-	return found[nodev1.RuntimeClass](r.store, "node.k8s.io/runtimeclasses", "", name)
-}
-
-type schedulingInformers struct {
-	informersscheduling.Interface
-	store *crdt.Store
-}
-
-func (s schedulingInformers) V1() informersschedulingv1.Interface {
-	return schedulingV1Informers{store: s.store}
-}
-
-type schedulingV1Informers struct {
-	informersschedulingv1.Interface
-	store *crdt.Store
-}
-
-func (s schedulingV1Informers) PriorityClasses() informersschedulingv1.TypedPriorityClassInformer {
-	return priorityClassInformer{store: s.store}
-}
-
-type priorityClassInformer struct {
-	informersschedulingv1.TypedPriorityClassInformer
-	store *crdt.Store
-}
-
-func (priorityClassInformer) Informer() cache.SharedIndexInformer { return synced{} }
-func (p priorityClassInformer) Lister() listersschedulingv1.PriorityClassLister {
-	return priorityClassLister{store: p.store}
-}
-
-type priorityClassLister struct {
-	listersschedulingv1.PriorityClassListerExpansion
-	store *crdt.Store
-}
-
-func (p priorityClassLister) List(selector labels.Selector) ([]*schedulingv1.PriorityClass, error) {
-	return selected[schedulingv1.PriorityClass](p.store, "scheduling.k8s.io/priorityclasses", "", selector), nil
-}
-
-// Get knows the two classes of the system also before they are written.
-func (p priorityClassLister) Get(name string) (*schedulingv1.PriorityClass, error) {
-	class, err := found[schedulingv1.PriorityClass](p.store, "scheduling.k8s.io/priorityclasses", "", name)
-	if err == nil {
-		return class, nil
+// Index is asked for the objects of obj's namespace, and for nothing else.
+func (r rows[T]) Index(name string, obj any) ([]any, error) {
+	of, err := meta.Accessor(obj)
+	if err != nil || name != cache.NamespaceIndex {
+		return nil, fmt.Errorf("no index %q of %T: %v", name, obj, err)
 	}
-	for _, c := range schedulinghelpers.SystemPriorityClasses() {
-		if c.Name == name {
-			return c, nil
+	return r.in(of.GetNamespace()), nil
+}
+
+func (r rows[T]) GetByKey(key string) (any, bool, error) {
+	namespace, name, err := cache.SplitMetaNamespaceKey(key)
+	if err != nil {
+		return nil, false, err
+	}
+	if obj, ok := crdt.Get[T](r.store.Snapshot(), crdt.Key{Resource: r.resource, Namespace: namespace, Name: name}); ok {
+		return obj, true, nil
+	}
+	for _, obj := range r.builtin {
+		if any(obj).(metav1.Object).GetName() == name {
+			return obj, true, nil
 		}
 	}
-	return nil, err
+	return nil, false, nil
 }
 
 // slices finds the endpoints of a Service for its proxy subresource.
-func (s *Server) slices() proxy.EndpointSliceGetter { return sliceGetter{s.cfg.Store} }
+func (s *Server) slices() proxy.EndpointSliceGetter {
+	return sliceGetter{listersdiscoveryv1.NewEndpointSliceLister(rows[discoveryv1.EndpointSlice]{store: s.cfg.Store, resource: "discovery.k8s.io/endpointslices"})}
+}
 
-type sliceGetter struct{ store *crdt.Store }
+type sliceGetter struct {
+	listersdiscoveryv1.EndpointSliceLister
+}
 
 func (g sliceGetter) GetEndpointSlices(namespace, service string) ([]*discoveryv1.EndpointSlice, error) {
-	return selected[discoveryv1.EndpointSlice](g.store, "discovery.k8s.io/endpointslices", namespace,
-		labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: service})), nil
+	return g.EndpointSlices(namespace).List(labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: service}))
 }
