@@ -42,9 +42,12 @@ test: deps build lint
 e2e: deps build
 	$(GO) test -count=1 -v -timeout 30m ./test/e2e
 
-# bench measures on real nodes what murmur promises, and prints a table.
+# bench measures on real nodes what murmur promises, and prints a table: RUNS times all, or that whose name ONLY finds.
+# Building upstream's programs, which stand beside, takes minutes the first time.
+ONLY ?=
+RUNS ?= 3
 bench: deps build
-	$(GO) run ./test/bench
+	$(GO) run ./test/bench -only '$(ONLY)' -runs $(RUNS)
 
 # conformance runs upstream's end-to-end suite on a lab: all conformance specs, or those that FOCUS finds and SKIP does not.
 # Building the suite takes ten minutes the first time.

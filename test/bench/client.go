@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,10 +29,20 @@ const clientWord = "client"
 const (
 	namespace = "default"
 	image     = "example.murmur.io/hello:1"
+	// pauseImage ends at once when it is told to.
+	pauseImage = "example.murmur.io/pause:1"
 )
 
 // runClient does what its arguments say against the node whose namespace it runs in.
 func runClient(args []string) error {
+	switch args[0] {
+	case "cri": // SOCKET CGROUP COUNT
+		return runPods(args[1], args[2], number(args[3]))
+	case "alive": // COUNT
+		return seeAlive(number(args[1]))
+	case "ready":
+		return seeReady()
+	}
 	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 	if err != nil {
 		return err
@@ -41,7 +52,7 @@ func runClient(args []string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	c := api{kube: kube, out: json.NewEncoder(os.Stdout)}
 	switch args[0] {
@@ -50,17 +61,19 @@ func runClient(args []string) error {
 	case "see": // PREFIX
 		return c.see(ctx, args[1])
 	case "write": // PREFIX COUNT PAUSE
-		pause, err := time.ParseDuration(args[3])
-		if err != nil {
-			return err
-		}
-		return c.write(ctx, args[1], number(args[2]), pause)
-	case "flood": // WRITERS DURATION
-		d, err := time.ParseDuration(args[2])
-		if err != nil {
-			return err
-		}
-		return c.flood(ctx, number(args[1]), d)
+		return c.write(ctx, args[1], number(args[2]), duration(args[3]))
+	case "flood": // WRITERS WARM-UP DURATION
+		return c.flood(ctx, number(args[1]), duration(args[2]), duration(args[3]))
+	case "fill": // PREFIX COUNT WRITERS
+		return c.fill(ctx, args[1], number(args[2]), number(args[3]))
+	case "pace": // PREFIX A-SECOND DURATION
+		return c.pace(ctx, args[1], number(args[2]), duration(args[3]))
+	case "start": // COUNT
+		return c.start(ctx, number(args[1]))
+	case "end": // COUNT
+		return c.end(ctx, number(args[1]))
+	case "lost": // NODE
+		return c.lost(ctx, args[1])
 	case "deploy": // NAME REPLICAS REPLACE-AFTER
 		return c.deploy(ctx, args[1], number(args[2]), args[3])
 	case "settled": // NAME REPLICAS
@@ -79,6 +92,14 @@ func number(s string) int {
 		panic(err)
 	}
 	return n
+}
+
+func duration(s string) time.Duration {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		panic(err)
+	}
+	return d
 }
 
 type api struct {
@@ -202,32 +223,88 @@ func (c api) write(ctx context.Context, prefix string, count int, pause time.Dur
 	return nil
 }
 
-// flood creates ConfigMaps with many writers for a time. Its mark's name is how many were acknowledged.
-func (c api) flood(ctx context.Context, writers int, d time.Duration) error {
-	var created atomic.Int64
-	m := mark{Began: time.Now()}
-	until := m.Began.Add(d)
-	errs := make(chan error, writers)
-	var wg sync.WaitGroup
+// flood creates ConfigMaps with many writers for a time. Its marks are those that began after the warm-up and were acknowledged before the end.
+func (c api) flood(ctx context.Context, writers int, warmUp, d time.Duration) error {
+	// Names are not those of an earlier flood.
+	run := strconv.FormatInt(time.Now().UnixNano(), 36)
+	from := time.Now().Add(warmUp)
+	until := from.Add(d)
+	var mu sync.Mutex
+	var all []mark
+	var g errgroup.Group
 	for w := range writers {
-		wg.Go(func() {
+		g.Go(func() error {
+			var mine []mark
 			for i := 0; time.Now().Before(until); i++ {
-				if _, err := c.kube.CoreV1().ConfigMaps(namespace).Create(ctx, configMap(fmt.Sprintf("flood-%d-%d", w, i)), metav1.CreateOptions{}); err != nil {
-					errs <- err
-					return
+				m := mark{Name: fmt.Sprintf("flood-%s-%d-%d", run, w, i), Began: time.Now()}
+				if _, err := c.kube.CoreV1().ConfigMaps(namespace).Create(ctx, configMap(m.Name), metav1.CreateOptions{}); err != nil {
+					return err
 				}
-				created.Add(1)
+				if m.Done = time.Now(); m.Done.After(from) && m.Done.Before(until) {
+					mine = append(mine, m)
+				}
 			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, mine...)
+			return nil
 		})
 	}
-	wg.Wait()
-	select {
-	case err := <-errs:
+	if err := g.Wait(); err != nil {
 		return err
-	default:
 	}
-	m.Done, m.Name = time.Now(), strconv.FormatInt(created.Load(), 10)
-	return c.out.Encode(m)
+	return c.print(all)
+}
+
+func (c api) print(all []mark) error {
+	for _, m := range all {
+		if err := c.out.Encode(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fill creates so many ConfigMaps.
+func (c api) fill(ctx context.Context, prefix string, count, writers int) error {
+	var next atomic.Int64
+	var g errgroup.Group
+	for range writers {
+		g.Go(func() error {
+			for i := next.Add(1); i <= int64(count); i = next.Add(1) {
+				if _, err := c.kube.CoreV1().ConfigMaps(namespace).Create(ctx, configMap(fmt.Sprintf("%s-%d", prefix, i)), metav1.CreateOptions{}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// inFlight bounds the creates that are under way when the API is slower than the pace.
+const inFlight = 64
+
+// pace creates ConfigMaps at a rate. Each begins when it is due, even if it has to wait for those before it.
+func (c api) pace(ctx context.Context, prefix string, perSecond int, d time.Duration) error {
+	all := make([]mark, int(d.Seconds()*float64(perSecond)))
+	began := time.Now()
+	var g errgroup.Group
+	g.SetLimit(inFlight)
+	for i := range all {
+		m := &all[i]
+		*m = mark{Name: fmt.Sprintf("%s-%d", prefix, i), Began: began.Add(time.Duration(i) * time.Second / time.Duration(perSecond))}
+		time.Sleep(time.Until(m.Began))
+		g.Go(func() error {
+			_, err := c.kube.CoreV1().ConfigMaps(namespace).Create(ctx, configMap(m.Name), metav1.CreateOptions{})
+			m.Done = time.Now()
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return c.print(all)
 }
 
 func (c api) deploy(ctx context.Context, name string, replicas int, replaceAfter string) error {
@@ -313,4 +390,100 @@ func (c api) replaced(ctx context.Context, name string) error {
 		return fmt.Errorf("replacement of a pod of %s: %w", name, err)
 	}
 	return c.out.Encode(m)
+}
+
+// lost prints when a node is no longer Ready as this one's API shows it. Its first mark says that it looks.
+func (c api) lost(ctx context.Context, node string) error {
+	w, err := c.kube.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", node).String()})
+	if err != nil {
+		return err
+	}
+	defer w.Stop()
+	if err := c.out.Encode(mark{Name: "looking"}); err != nil {
+		return err
+	}
+	for e := range w.ResultChan() {
+		now := time.Now()
+		n, is := e.Object.(*corev1.Node)
+		if !is {
+			continue
+		}
+		for _, cond := range n.Status.Conditions {
+			if cond.Type == corev1.NodeReady && cond.Status != corev1.ConditionTrue {
+				return c.out.Encode(mark{Name: node, Done: now})
+			}
+		}
+	}
+	return errEnded
+}
+
+// burstLabel marks the pods of a burst.
+const burstLabel = "bench=burst"
+
+func burstPod(i int) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("burst-%d", i), Labels: map[string]string{"bench": "burst"}},
+		// It ends at once when it is told to.
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "pause", Image: pauseImage, ImagePullPolicy: corev1.PullNever}}},
+	}
+}
+
+// start creates pods at once. Its marks are from the request to Running, as a watch shows it.
+func (c api) start(ctx context.Context, count int) error {
+	return c.burst(ctx, count,
+		func(i int) error {
+			_, err := c.kube.CoreV1().Pods(namespace).Create(ctx, burstPod(i), metav1.CreateOptions{})
+			return err
+		},
+		func(e watch.Event, p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
+}
+
+// end deletes them at once, as kubectl would. Its marks are from the request until the object is gone.
+func (c api) end(ctx context.Context, count int) error {
+	return c.burst(ctx, count,
+		func(i int) error {
+			return c.kube.CoreV1().Pods(namespace).Delete(ctx, burstPod(i).Name, metav1.DeleteOptions{})
+		},
+		func(e watch.Event, _ *corev1.Pod) bool { return e.Type == watch.Deleted })
+}
+
+// burst does one thing to each pod and waits until a watch shows that all are so.
+func (c api) burst(ctx context.Context, count int, do func(int) error, ok func(watch.Event, *corev1.Pod) bool) error {
+	pods := c.kube.CoreV1().Pods(namespace)
+	l, err := pods.List(ctx, metav1.ListOptions{LabelSelector: burstLabel})
+	if err != nil {
+		return err
+	}
+	w, err := pods.Watch(ctx, metav1.ListOptions{LabelSelector: burstLabel, ResourceVersion: l.ResourceVersion})
+	if err != nil {
+		return err
+	}
+	defer w.Stop()
+	began := make([]time.Time, count)
+	var g errgroup.Group
+	for i := range count {
+		g.Go(func() error { began[i] = time.Now(); return do(i) })
+	}
+	done := map[string]time.Time{}
+	for len(done) < count {
+		if err := await(ctx, w, func(e watch.Event, p *corev1.Pod) bool {
+			if _, had := done[p.Name]; had || !ok(e, p) {
+				return false
+			}
+			done[p.Name] = time.Now()
+			return true
+		}); err != nil {
+			return fmt.Errorf("%d of %d pods: %w", len(done), count, err)
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i := range count {
+		name := burstPod(i).Name
+		if err := c.out.Encode(mark{Name: name, Began: began[i], Done: done[name]}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -77,6 +77,12 @@ func (l lab) pid(ctx context.Context, node string) (int, error) {
 	return 0, fmt.Errorf("%s does not run", node)
 }
 
+// runDir is where a node has its sockets.
+func (l lab) runDir(ctx context.Context, node string) (string, error) {
+	out, err := l.do(ctx, "exec", node, "--", "printenv", "MURMUR_RUN_DIR")
+	return strings.TrimSpace(out), err
+}
+
 // digest is what a node says its store is.
 func (l lab) digest(ctx context.Context, node string) (string, error) {
 	out, err := l.do(ctx, "exec", node, "--", "murmur", "status", "-o", "json")
@@ -109,7 +115,11 @@ func (l lab) client(ctx context.Context, node string, args ...string) (*client, 
 	if err != nil {
 		return nil, err
 	}
-	c := &client{node: node, cmd: l.command(ctx, append([]string{"exec", node, "--", self, clientWord}, args...)...)}
+	return startClient(node, l.command(ctx, append([]string{"exec", node, "--", self, clientWord}, args...)...))
+}
+
+func startClient(node string, cmd *exec.Cmd) (*client, error) {
+	c := &client{node: node, cmd: cmd}
 	c.cmd.Stderr = &c.stderr
 	stdin, err := c.cmd.StdinPipe()
 	if err != nil {
@@ -160,6 +170,21 @@ func (c *client) rest() ([]mark, error) {
 // ask runs a client to its end.
 func (l lab) ask(ctx context.Context, node string, args ...string) ([]mark, error) {
 	c, err := l.client(ctx, node, args...)
+	if err != nil {
+		return nil, err
+	}
+	return c.rest()
+}
+
+// askLocal runs a client to its end on the machine itself.
+func askLocal(ctx context.Context, kubeconfig string, args ...string) ([]mark, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, self, append([]string{clientWord}, args...)...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
+	c, err := startClient("this machine", cmd)
 	if err != nil {
 		return nil, err
 	}

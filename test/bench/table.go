@@ -37,14 +37,34 @@ func (t *table) latencies(what, target string, all []time.Duration) {
 	t.add(what+", p99", target, "ms", at(99))
 }
 
+// ratio adds a row that is one row's median divided by another's, if there are both.
+func (t *table) ratio(what, target, of, to string) {
+	var a, b float64
+	for _, r := range *t {
+		switch r.what {
+		case of:
+			a = r.median()
+		case to:
+			b = r.median()
+		}
+	}
+	if a > 0 && b > 0 {
+		t.add(what, target, "", a/b)
+	}
+}
+
+func (r *row) median() float64 {
+	v := slices.Sorted(slices.Values(r.values))
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
+}
+
 func (t table) print(out io.Writer) {
 	fmt.Fprintln(out, "| what | target | median | min | max | runs |")
 	fmt.Fprintln(out, "|---|---|---|---|---|---|")
 	for _, r := range t {
 		v := slices.Sorted(slices.Values(r.values))
 		show := func(f float64) string { return strings.TrimSpace(number3(f) + " " + r.unit) }
-		median := (v[(len(v)-1)/2] + v[len(v)/2]) / 2
-		fmt.Fprintf(out, "| %s | %s | **%s** | %s | %s | %d |\n", r.what, r.target, show(median), show(v[0]), show(v[len(v)-1]), len(v))
+		fmt.Fprintf(out, "| %s | %s | **%s** | %s | %s | %d |\n", r.what, r.target, show(r.median()), show(v[0]), show(v[len(v)-1]), len(v))
 	}
 }
 
