@@ -157,7 +157,7 @@ func (s *Server) here(ctx context.Context, k crdt.Key, v crdt.Version) crdt.Vers
 // before it asks the store. All versions have as many digits, so the body stays as long as it is
 // in every encoding.
 func (s *Server) deletedVersion(r *http.Request, info *request.RequestInfo, body []byte) []byte {
-	k := s.registry.kinds[(&kind{resource: schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}}).key()]
+	k := s.kind(schema.GroupResource{Group: info.APIGroup, Resource: info.Resource})
 	version := metav1.SchemeGroupVersion.WithKind("DeleteOptions")
 	obj, _, err := legacyscheme.Codecs.UniversalDeserializer().Decode(body, &version, &metav1.DeleteOptions{})
 	opts, ok := obj.(*metav1.DeleteOptions)
@@ -187,13 +187,13 @@ func (v versioner) ObjectResourceVersion(obj runtime.Object) (uint64, error) {
 	if err != nil || n == 0 {
 		return n, err
 	}
-	m, ok := obj.(metav1.ObjectMetaAccessor)
-	if !ok {
-		return n, nil
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return n, nil // a list
 	}
-	k := crdt.Key{Resource: v.objects.kind.key(), Name: m.GetObjectMeta().GetName()}
+	k := crdt.Key{Resource: v.objects.kind.key(), Name: m.GetName()}
 	if v.objects.kind.namespaced {
-		k.Namespace = m.GetObjectMeta().GetNamespace()
+		k.Namespace = m.GetNamespace()
 	}
 	return uint64(v.objects.server.here(context.Background(), k, crdt.Version(n))), nil
 }

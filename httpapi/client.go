@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -253,8 +254,8 @@ func (c *Client) update(ctx context.Context, obj runtime.Object, sub string) (ru
 
 // Delete deletes an object, or marks it if it has finalizers or time to end in. NotFound if there is none.
 func (c *Client) Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOptions) error {
-	row, ok := c.server.registry.kinds[key.Resource]
-	if !ok || row.decode == nil {
+	row := c.server.kind(resourceOf(key))
+	if row == nil || row.decode == nil {
 		return fmt.Errorf("%s is not a stored kind of this API", key.Resource)
 	}
 	namespace := key.Namespace
@@ -267,6 +268,13 @@ func (c *Client) Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOpt
 		return err
 	}
 	deleter, ok := c.server.storage(k).(rest.GracefulDeleter)
+	if crd := definition(c.server.cfg.Store.Snapshot(), row.resource); crd != nil && established(crd) {
+		custom, err := c.server.customs.get(crd)
+		if err != nil {
+			return err
+		}
+		deleter, ok = custom.versions[row.storage.Version].storage.CustomResource, true
+	}
 	if !ok {
 		return apierrors.NewMethodNotSupported(row.resource, "delete")
 	}
@@ -276,6 +284,15 @@ func (c *Client) Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOpt
 	}
 	_, _, err = deleter.Delete(ctx, key.Name, rest.AdmissionToValidateObjectDeleteFunc(c.server.admit, a, objectInterfaces), &opts)
 	return err
+}
+
+// resourceOf is the resource in a key.
+func resourceOf(k crdt.Key) schema.GroupResource {
+	group, resource, ok := strings.Cut(k.Resource, "/")
+	if !ok {
+		return schema.GroupResource{Resource: k.Resource}
+	}
+	return schema.GroupResource{Group: group, Resource: resource}
 }
 
 // managers are the field managers of kinds and subresources that were written in-process, made when first used.

@@ -19,6 +19,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apiextensions-apiserver/pkg/registry/customresourcedefinition"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -96,6 +98,8 @@ type kind struct {
 	also []schema.GroupVersion
 	// decode gives the entry's typed object, shared. It is nil for kinds that are answered, not stored.
 	decode func(*crdt.Entry) (runtime.Object, error)
+	// form is how they are represented, if not as native says.
+	form func(*Server, *kind) form
 	// rest makes the resource ("") and its subresources ("status").
 	rest func(*registry) (map[string]rest.Storage, error)
 	// namespaced is upstream's word on it, filled in when the row comes to life.
@@ -300,6 +304,16 @@ func kinds() []*kind {
 		{resource: certificatesv1.Resource("clustertrustbundles"), storage: certificatesv1.SchemeGroupVersion, decode: as[certificatesv1.ClusterTrustBundle], rest: alone(trustbundlestore.NewREST)},
 		{resource: flowcontrolv1.Resource("flowschemas"), storage: flowcontrolv1.SchemeGroupVersion, decode: as[flowcontrolv1.FlowSchema], rest: reported(flowschemastore.NewREST)},
 		{resource: flowcontrolv1.Resource("prioritylevelconfigurations"), storage: flowcontrolv1.SchemeGroupVersion, decode: as[flowcontrolv1.PriorityLevelConfiguration], rest: reported(prioritylevelstore.NewREST)},
+
+		{resource: apiextensionsv1.Resource("customresourcedefinitions"), storage: apiextensionsv1.SchemeGroupVersion, decode: as[apiextensionsv1.CustomResourceDefinition],
+			form: func(s *Server, k *kind) form { return definitionForm{native{k}, s} },
+			rest: func(r *registry) (map[string]rest.Storage, error) {
+				s, err := customresourcedefinition.NewREST(legacyscheme.Scheme, r)
+				if err != nil {
+					return nil, err
+				}
+				return map[string]rest.Storage{"": s, "status": customresourcedefinition.NewStatusREST(legacyscheme.Scheme, s)}, nil
+			}},
 
 		answered(authenticationv1.Resource("tokenreviews"), authenticationv1.SchemeGroupVersion, func(r *registry) rest.Storage {
 			return tokenreview.NewREST(r.authn, r.audiences)

@@ -7,15 +7,18 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"hash"
 	"io"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/emicklei/go-restful/v3"
 	"github.com/labstack/echo/v4"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
@@ -27,13 +30,20 @@ import (
 	"k8s.io/kube-openapi/pkg/validation/spec"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/generated/openapi"
+
+	"murmur/crdt"
 )
 
-// document is the OpenAPI v3 document of one version. It is built when it is first asked for, and what is kept
+// document is an OpenAPI document. It is built when it is first asked for, and what is kept
 // is its compressed JSON: a daemon that nobody asks to explain anything pays nothing, one that is asked 200 kB.
 type document struct {
-	service *restful.WebService
-	hash    string
+	// about is what it describes, for errors.
+	about string
+	hash  string
+	build func(w io.Writer) error
+	// protos are the media types as which it may be asked for as protobuf, the first for preference, and proto encodes it so.
+	protos []string
+	proto  func([]byte) ([]byte, error)
 
 	mu     sync.Mutex
 	zipped []byte
@@ -44,33 +54,110 @@ const (
 	openAPIProtoOld = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf"
 )
 
-// installOpenAPI serves /openapi/v3. Clients keep documents by their hash; it names the program and the routes,
-// which is what a document is a function of, so that the index can be answered without building any.
+// installOpenAPI serves /openapi/v3 and /openapi/v2. Clients keep documents by their hash; it names the program and the routes,
+// or the definitions, which is what a document is a function of, so that the index can be answered without building any.
 func (s *Server) installOpenAPI(e *echo.Echo, services map[schema.GroupVersion]*restful.WebService) {
-	documents := map[string]*document{}
+	o := &openAPI{server: s, table: map[string]*document{}, custom: map[string]*document{}}
 	for _, ws := range services {
-		documents[strings.TrimPrefix(ws.RootPath(), "/")] = &document{service: ws, hash: documentHash(ws)}
-	}
-	type path struct {
-		URL string `json:"serverRelativeURL"`
-	}
-	index := map[string]path{}
-	for name, d := range documents {
-		index[name] = path{"/openapi/v3/" + name + "?hash=" + d.hash}
+		o.table[strings.TrimPrefix(ws.RootPath(), "/")] = v3Document(strings.TrimPrefix(ws.RootPath(), "/"), documentHash(ws), func() (*spec3.OpenAPI, error) {
+			return builder3.BuildOpenAPISpecFromRoutes(restfuladapter.AdaptWebServices([]*restful.WebService{ws}), openAPIConfig())
+		})
+		o.services = append(o.services, ws)
 	}
 	e.GET("/openapi/v3", func(c echo.Context) error {
+		type path struct {
+			URL string `json:"serverRelativeURL"`
+		}
+		index := map[string]path{}
+		for _, documents := range []map[string]*document{o.table, o.defined()} {
+			for name, d := range documents {
+				index[name] = path{"/openapi/v3/" + name + "?hash=" + d.hash}
+			}
+		}
 		return c.JSON(http.StatusOK, map[string]any{"paths": index})
 	})
 	e.GET("/openapi/v3/*", func(c echo.Context) error {
-		d := documents[c.Param("*")]
+		d := o.table[c.Param("*")]
+		if d == nil {
+			d = o.defined()[c.Param("*")]
+		}
 		if d == nil {
 			return echo.ErrNotFound
 		}
 		return d.serve(c)
 	})
+	e.GET("/openapi/v2", func(c echo.Context) error { return o.v2().serve(c) })
+}
+
+func v3Document(name, hash string, build func() (*spec3.OpenAPI, error)) *document {
+	return &document{about: name, hash: hash, protos: []string{openAPIProto, openAPIProtoOld}, proto: handler3.ToV3ProtoBinary,
+		build: func(w io.Writer) error {
+			doc, err := build()
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(w).Encode(doc)
+		}}
+}
+
+// openAPI are the documents of the table, and of what is defined.
+type openAPI struct {
+	server   *Server
+	services []*restful.WebService
+	table    map[string]*document
+
+	mu sync.Mutex
+	// custom are the documents of the definitions in state; whole is that of everything.
+	state  uint64
+	custom map[string]*document
+	whole  *document
+	fixed  *fixedV2
+}
+
+// refresh forgets documents that the definitions no longer make. One that they still make stays as it is.
+func (o *openAPI) refresh() {
+	snap := o.server.cfg.Store.Snapshot()
+	if now := state(snap); o.whole == nil || now != o.state {
+		o.state = now
+		crds := crdt.List[apiextensionsv1.CustomResourceDefinition](snap, definitions, "")
+		crds = slices.DeleteFunc(crds, func(crd *apiextensionsv1.CustomResourceDefinition) bool { return !established(crd) })
+		have := o.custom
+		o.custom = customDocuments(crds)
+		for name, d := range o.custom {
+			if was := have[name]; was != nil && was.hash == d.hash {
+				o.custom[name] = was
+			}
+		}
+		if hash := o.wholeHash(crds); o.whole == nil || o.whole.hash != hash {
+			o.whole = o.wholeDocument(hash, crds)
+		}
+	}
+}
+
+func (o *openAPI) defined() map[string]*document {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.refresh()
+	return o.custom
+}
+
+func (o *openAPI) v2() *document {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.refresh()
+	return o.whole
 }
 
 func documentHash(ws *restful.WebService) string {
+	h := newHash()
+	for _, r := range ws.Routes() {
+		fmt.Fprintln(h, r.Method, r.Path, r.Operation)
+	}
+	return strings.ToUpper(hex.EncodeToString(h.Sum(nil)))
+}
+
+// newHash is a hash that the program has gone into.
+func newHash() hash.Hash {
 	h := sha256.New()
 	fmt.Fprintln(h, version.GitVersion)
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -81,15 +168,12 @@ func documentHash(ws *restful.WebService) string {
 			}
 		}
 	}
-	for _, r := range ws.Routes() {
-		fmt.Fprintln(h, r.Method, r.Path, r.Operation)
-	}
-	return strings.ToUpper(hex.EncodeToString(h.Sum(nil)))
+	return h
 }
 
 func (d *document) serve(c echo.Context) error {
 	w, r := c.Response().Writer, c.Request()
-	proto := strings.Contains(r.Header.Get("Accept"), "proto-openapi.spec.v3")
+	proto := strings.Contains(r.Header.Get("Accept"), "proto-openapi.spec.v")
 	header := w.Header()
 	header.Set("Vary", "Accept, Accept-Encoding")
 	header.Set("Etag", `"`+d.hash+`"`)
@@ -122,12 +206,14 @@ func (d *document) serve(c echo.Context) error {
 	}
 	header.Set("Content-Type", "application/json")
 	if proto {
-		if plain, err = handler3.ToV3ProtoBinary(plain); err != nil {
-			return apierrors.NewInternalError(fmt.Errorf("OpenAPI of %s as protobuf: %w", d.service.RootPath(), err))
+		if plain, err = d.proto(plain); err != nil {
+			return apierrors.NewInternalError(fmt.Errorf("OpenAPI of %s as protobuf: %w", d.about, err))
 		}
-		header.Set("Content-Type", openAPIProto)
-		if strings.Contains(r.Header.Get("Accept"), openAPIProtoOld) {
-			header.Set("Content-Type", openAPIProtoOld)
+		header.Set("Content-Type", d.protos[0])
+		for _, asked := range d.protos {
+			if strings.Contains(r.Header.Get("Accept"), asked) {
+				header.Set("Content-Type", asked)
+			}
 		}
 	}
 	w.Write(plain)
@@ -140,14 +226,10 @@ func (d *document) zip() ([]byte, error) {
 	if d.zipped != nil {
 		return d.zipped, nil
 	}
-	doc, err := builder3.BuildOpenAPISpecFromRoutes(restfuladapter.AdaptWebServices([]*restful.WebService{d.service}), openAPIConfig())
-	if err != nil {
-		return nil, fmt.Errorf("OpenAPI of %s: %w", d.service.RootPath(), err)
-	}
 	var buffer bytes.Buffer
 	z := gzip.NewWriter(&buffer)
-	if err := json.NewEncoder(z).Encode(doc); err != nil {
-		return nil, fmt.Errorf("OpenAPI of %s: %w", d.service.RootPath(), err)
+	if err := d.build(z); err != nil {
+		return nil, fmt.Errorf("OpenAPI of %s: %w", d.about, err)
 	}
 	if err := z.Close(); err != nil {
 		return nil, err

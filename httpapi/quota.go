@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -51,6 +52,9 @@ func (q *quotas) Validate(ctx context.Context, a admission.Attributes, _ admissi
 		return nil
 	}
 	evaluator := q.registry.Get(resource)
+	if evaluator == nil && definition(q.server.cfg.Store.Snapshot(), resource) != nil {
+		evaluator = generic.NewObjectCountEvaluator(resource, nil, "")
+	}
 	if evaluator == nil || !evaluator.Handles(a) || len(q.of(a.GetNamespace())) == 0 {
 		return nil
 	}
@@ -120,16 +124,27 @@ func evaluators(list quota.ListerForResourceFunc) []quota.Evaluator {
 	return out
 }
 
+// customEvaluators count the objects of defined kinds.
+func customEvaluators(snap *crdt.Snapshot, list quota.ListerForResourceFunc) []quota.Evaluator {
+	var out []quota.Evaluator
+	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](snap, definitions, "") {
+		if k, err := customKind(crd); err == nil && k.namespaced {
+			out = append(out, generic.NewObjectCountEvaluator(k.resource, generic.ListResourceUsingListerFunc(list, k.resource.WithVersion(k.storage.Version)), ""))
+		}
+	}
+	return out
+}
+
 // QuotaUsage counts what the objects of a snapshot use of a quota.
 func (s *Server) QuotaUsage(snap *crdt.Snapshot, q *corev1.ResourceQuota) (corev1.ResourceList, error) {
 	list := func(resource schema.GroupVersionResource) (cache.GenericLister, error) {
-		k := s.registry.kinds[(&kind{resource: resource.GroupResource()}).key()]
+		k := s.kind(resource.GroupResource())
 		if k == nil {
 			return nil, fmt.Errorf("%s is not a stored kind", resource)
 		}
 		return counted{snap: snap, kind: k}, nil
 	}
-	return quota.CalculateUsage(q.Namespace, q.Spec.Scopes, q.Spec.Hard, generic.NewRegistry(evaluators(list)), q.Spec.ScopeSelector)
+	return quota.CalculateUsage(q.Namespace, q.Spec.Scopes, q.Spec.Hard, generic.NewRegistry(append(evaluators(list), customEvaluators(snap, list)...)), q.Spec.ScopeSelector)
 }
 
 // counted lists one kind in a namespace of a snapshot.

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"net/http"
@@ -106,7 +107,12 @@ func (r *registry) GetRESTOptions(resource schema.GroupResource, _ runtime.Objec
 		},
 		Decorator: func(_ *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
 			newFunc, _ func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers) (storage.Interface, factory.DestroyFunc, error) {
-			return &objects{server: r.Server, store: r.cfg.Store, pages: r.pages, kind: k, prefix: prefix, newFunc: newFunc}, func() {}, nil
+			f := form(native{k})
+			if k.form != nil {
+				f = k.form(r.Server, k)
+			}
+			return &objects{server: r.Server, store: r.cfg.Store, pages: r.pages, kind: k, prefix: prefix, newFunc: newFunc,
+				form: f, life: context.Background()}, func() {}, nil
 		},
 		EnableGarbageCollection: true,
 		DeleteCollectionWorkers: 4,

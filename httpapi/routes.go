@@ -188,11 +188,9 @@ var pathParameter = regexp.MustCompile(`\{([^}:]+)(:\*)?\}`)
 func (s *Server) installKinds(e *echo.Echo) error {
 	equivalents := runtime.NewEquivalentResourceRegistry()
 	optionsVersion := schema.GroupVersion{Version: "v1"}
-	groups := map[string]*metav1.APIGroup{}
+	groups := map[string]*tableGroup{}
 	var names []string
-	all := map[bool]aggregated.ResourceManager{
-		true: aggregated.NewResourceManager("api"), false: aggregated.NewResourceManager("apis"),
-	}
+	legacy := aggregated.NewResourceManager("api")
 	services := map[schema.GroupVersion]*restful.WebService{}
 	for _, gv := range s.registry.order {
 		root := "/apis"
@@ -227,31 +225,30 @@ func (s *Server) installKinds(e *echo.Echo) error {
 				e.Add(route.Method, path, served(route.Function))
 			}
 		}
-		all[gv.Group == ""].AddGroupVersion(gv.Group, apidiscoveryv2.APIVersionDiscovery{
-			Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Resources: resources,
-		})
 		v := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
-		if g := groups[gv.Group]; g != nil {
-			g.Versions = append(g.Versions, v)
-		} else {
-			groups[gv.Group] = &metav1.APIGroup{Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v}
-			names = append(names, gv.Group)
-		}
-	}
-
-	addresses := discovery.DefaultAddresses{}
-	list := discovery.NewRootAPIsHandler(addresses, legacyscheme.Codecs)
-	for _, name := range names {
-		if name == "" {
+		if gv.Group == "" {
+			legacy.AddGroupVersion("", apidiscoveryv2.APIVersionDiscovery{
+				Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Resources: resources})
 			continue
 		}
-		list.AddGroup(*groups[name])
-		group := discovery.NewAPIGroupHandler(legacyscheme.Codecs, *groups[name])
-		get(e, "/apis/"+name, group)
+		g := groups[gv.Group]
+		if g == nil {
+			g = &tableGroup{group: metav1.APIGroup{Name: gv.Group, PreferredVersion: v}, resources: map[string][]apidiscoveryv2.APIResourceDiscovery{}}
+			groups[gv.Group] = g
+			names = append(names, gv.Group)
+		}
+		g.group.Versions = append(g.group.Versions, v)
+		g.resources[gv.Version] = resources
 	}
-	get(e, "/apis", aggregated.WrapAggregatedDiscoveryToHandler(list, all[false], nil))
-	core := discovery.NewLegacyRootAPIHandler(addresses, legacyscheme.Codecs, "/api")
-	get(e, "/api", aggregated.WrapAggregatedDiscoveryToHandler(webService{core.WebService()}, all[true], nil))
+
+	for _, name := range names {
+		s.shown.table = append(s.shown.table, *groups[name])
+		get(e, "/apis/"+name, discovery.NewAPIGroupHandler(legacyscheme.Codecs, groups[name].group))
+	}
+	get(e, "/apis", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.discovered().root.ServeHTTP(w, r) }))
+	e.RouteNotFound("/apis/*", handled(s.customs))
+	core := discovery.NewLegacyRootAPIHandler(discovery.DefaultAddresses{}, legacyscheme.Codecs, "/api")
+	get(e, "/api", aggregated.WrapAggregatedDiscoveryToHandler(webService{core.WebService()}, legacy, nil))
 	s.installOpenAPI(e, services)
 	return nil
 }

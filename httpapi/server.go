@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -156,6 +157,8 @@ type Server struct {
 	addresses *addresses
 	ports     *ports
 	registry  *registry
+	customs   *customs
+	shown     discoveries
 	handler   *echo.Echo
 	peers     *http.Transport
 	converter managedfields.TypeConverter
@@ -175,6 +178,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	// Whether a container may be privileged is for admission to say, as in every distribution; validation alone would refuse all.
 	capabilities.Setup(true, 0)
+	withDefinitions()
 	s := &Server{cfg: cfg.withDefaults(), stopping: make(chan struct{})}
 	s.claims.cfg = &s.cfg
 	s.addresses = newAddresses(s.cfg.Store, &s.claims, s.cfg.ServiceCIDR)
@@ -202,6 +206,9 @@ func New(cfg Config) (*Server, error) {
 	if s.registry, err = newRegistry(s); err != nil {
 		return nil, err
 	}
+	if s.customs, err = newCustoms(s); err != nil {
+		return nil, err
+	}
 	if s.handler, err = s.routes(); err != nil {
 		return nil, err
 	}
@@ -226,14 +233,17 @@ func (s *Server) Run(ctx context.Context) error {
 		t.ClientAuth = tls.VerifyClientCertIfGiven
 		l = tls.NewListener(l, t)
 	}
-	expired := make(chan struct{})
-	go func() {
-		defer close(expired)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
 		s.expireEvents(ctx)
-	}()
-	err := s.serve(ctx, l, nil)
-	<-expired
-	return err
+		return nil
+	})
+	group.Go(func() error {
+		s.keepDefinitions(ctx)
+		return nil
+	})
+	group.Go(func() error { return s.serve(ctx, l, nil) })
+	return group.Wait()
 }
 
 // ServePeers serves other nodes, which relay requests that they have authenticated: the identity in their

@@ -86,7 +86,8 @@ type node struct {
 	store *crdt.Store
 	ca    *authority
 	url   string
-	admin string // kubeconfig
+	admin string       // kubeconfig
+	web   *http.Client // as admin; made by send
 }
 
 func newNode(t testing.TB, change func(*Config)) *node {

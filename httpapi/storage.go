@@ -30,6 +30,9 @@ type objects struct {
 	kind    *kind
 	prefix  string // "/pods", "/apps/deployments"
 	newFunc func() runtime.Object
+	form
+	// life ends when the kind is no longer what it was, and its watches with it.
+	life context.Context
 	// audience are those who watch this kind.
 	audience audience
 }
@@ -59,8 +62,18 @@ func (o *objects) key(path string) crdt.Key {
 	return k
 }
 
-// internal decodes an entry into a fresh internal object that the caller owns.
-func (o *objects) internal(e *crdt.Entry, into runtime.Object) error {
+// form is how the objects of a kind are represented in the registry and in the store.
+type form interface {
+	// internal decodes an entry into a fresh object of the registry that the caller owns.
+	internal(e *crdt.Entry, into runtime.Object) error
+	// stored is an object of the registry as the store has it; base is the entry that it takes the place of, or nil.
+	stored(obj runtime.Object, base *crdt.Entry) (runtime.Object, error)
+}
+
+// native is the form of the kinds that upstream has Go types for.
+type native struct{ kind *kind }
+
+func (o native) internal(e *crdt.Entry, into runtime.Object) error {
 	shared, err := o.kind.decode(e)
 	if err != nil {
 		return fmt.Errorf("decode %s: %w", e.Key, err)
@@ -79,7 +92,7 @@ func (o *objects) internal(e *crdt.Entry, into runtime.Object) error {
 	return nil
 }
 
-func (o *objects) stored(obj runtime.Object) (runtime.Object, error) {
+func (o native) stored(obj runtime.Object, _ *crdt.Entry) (runtime.Object, error) {
 	return legacyscheme.Scheme.ConvertToVersion(obj, o.kind.storage)
 }
 
@@ -108,7 +121,7 @@ func (o *objects) Versioner() storage.Versioner { return versioner{objects: o} }
 
 func (o *objects) Create(ctx context.Context, path string, obj, out runtime.Object, _ uint64) error {
 	k := o.key(path)
-	versioned, err := o.stored(obj)
+	versioned, err := o.stored(obj, nil)
 	if err != nil {
 		return err
 	}
@@ -338,7 +351,7 @@ func (o *objects) GuaranteedUpdate(ctx context.Context, path string, out runtime
 		if err != nil {
 			return err
 		}
-		versioned, err := o.stored(want)
+		versioned, err := o.stored(want, e)
 		if err != nil {
 			return err
 		}

@@ -26,6 +26,8 @@ type watcher struct {
 	initial *crdt.Snapshot // nil: nothing to show before the log
 	results chan watch.Event
 	cancel  context.CancelFunc
+	// stopped ends the wait for the end of the kind's life.
+	stopped func() bool
 }
 
 func newWatcher(ctx context.Context, o *objects, k crdt.Key, opts storage.ListOptions) (watch.Interface, error) {
@@ -60,6 +62,7 @@ func newWatcher(ctx context.Context, o *objects, k crdt.Key, opts storage.ListOp
 	}
 	w.log = log
 	o.audience.watchers.Add(1)
+	w.stopped = context.AfterFunc(o.life, cancel)
 	go w.run(ctx)
 	return w, nil
 }
@@ -92,6 +95,7 @@ func (w *watcher) Stop()                          { w.cancel() }
 func (w *watcher) run(ctx context.Context) {
 	defer close(w.results)
 	defer w.objects.audience.leave()
+	defer w.stopped()
 	defer w.cancel()
 	if err := w.stream(ctx); err != nil && ctx.Err() == nil {
 		status, ok := err.(apierrors.APIStatus)

@@ -76,6 +76,7 @@ var modules = []module{
 
 	// Kubernetes. Its types are everywhere; its server's code is httpapi's (and node's, for the names of users).
 	{"k8s.io/kubernetes", []string{"httpapi", "..."}}, // elsewhere only what kubernetes lists below
+	{"k8s.io/apiextensions-apiserver", []string{"httpapi"}},
 	{"k8s.io/apiserver", []string{"httpapi", "node"}},
 	{"sigs.k8s.io/structured-merge-diff/v6", []string{"crdt", "httpapi"}},
 	{"k8s.io/client-go", []string{"crdt", "httpapi", "node", "node/pod", "node/control", "sched"}},

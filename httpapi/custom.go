@@ -1,0 +1,401 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/conversion"
+	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/defaulting"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
+	"k8s.io/apiextensions-apiserver/pkg/controller/openapi/builder"
+	"k8s.io/apiextensions-apiserver/pkg/registry/customresource"
+	"k8s.io/apiextensions-apiserver/pkg/registry/customresource/tableconvertor"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	kubeversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/apiserver/pkg/endpoints/handlers"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/kube-openapi/pkg/spec3"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+	smd "sigs.k8s.io/structured-merge-diff/v6/typed"
+
+	"murmur/crdt"
+)
+
+// customs are the kinds that CustomResourceDefinitions define. What is served is a function of the newest snapshot: a request
+// looks its definition up, so a kind is there with the commit that brings its definition, on every node that has it.
+// What serving takes is made when it is first asked for, and kept until the definition says something else.
+type customs struct {
+	server      *Server
+	conversions *conversion.CRConverterFactory
+	pages       *pages
+
+	mu sync.Mutex
+	// made is by the definition's name.
+	made map[string]*making
+}
+
+// making is a custom kind that is made once, for one state of its definition.
+type making struct {
+	uid      types.UID
+	spec     *apiextensionsv1.CustomResourceDefinitionSpec
+	accepted *apiextensionsv1.CustomResourceDefinitionNames
+	once     sync.Once
+	custom   *custom
+	err      error
+	// life ends when the definition changes; its watches end with it, as the clients must learn of that.
+	life context.Context
+	end  context.CancelFunc
+}
+
+// custom is one custom kind as it is served.
+type custom struct {
+	definition *apiextensionsv1.CustomResourceDefinition
+	kind       *kind
+	life       context.Context
+	versions   map[string]*customVersion
+	// schemas are structural, by version; nil for a version without a schema.
+	schemas           map[string]*structuralschema.Structural
+	convert, convert1 runtime.ObjectConvertor // the second may change what it is given
+	types             managedfields.TypeConverter
+}
+
+// customVersion is a version of a custom kind.
+type customVersion struct {
+	storage                 customresource.CustomResourceStorage
+	resource, status, scale *handlers.RequestScope
+	// warning is told to whoever uses a deprecated version.
+	warning string
+}
+
+func newCustoms(s *Server) (*customs, error) {
+	conversions, err := conversion.NewCRConverterFactory(webhookServices{s}, webhookClients)
+	if err != nil {
+		return nil, fmt.Errorf("conversion of custom resources: %w", err)
+	}
+	return &customs{server: s, conversions: conversions, pages: &pages{}, made: map[string]*making{}}, nil
+}
+
+// definition finds what defines a resource.
+func definition(snap *crdt.Snapshot, resource schema.GroupResource) *apiextensionsv1.CustomResourceDefinition {
+	crd, _ := crdt.Get[apiextensionsv1.CustomResourceDefinition](snap, crdt.Key{Resource: definitions, Name: resource.String()})
+	return crd
+}
+
+// kind is the row of a resource, be it in the table or defined.
+func (s *Server) kind(resource schema.GroupResource) *kind {
+	if k := s.registry.kinds[(&kind{resource: resource}).key()]; k != nil {
+		return k
+	}
+	crd := definition(s.cfg.Store.Snapshot(), resource)
+	if crd == nil {
+		return nil
+	}
+	k, err := customKind(crd)
+	if err != nil {
+		return nil
+	}
+	return k
+}
+
+// customKind is the row that a definition stands for.
+func customKind(crd *apiextensionsv1.CustomResourceDefinition) (*kind, error) {
+	stored, err := apihelpers.GetCRDStorageVersion(crd)
+	if err != nil {
+		return nil, err
+	}
+	k := &kind{
+		resource:   schema.GroupResource{Group: crd.Spec.Group, Resource: crd.Spec.Names.Plural},
+		storage:    schema.GroupVersion{Group: crd.Spec.Group, Version: stored},
+		namespaced: crd.Spec.Scope == apiextensionsv1.NamespaceScoped,
+		decode: func(e *crdt.Entry) (runtime.Object, error) {
+			u := &unstructured.Unstructured{}
+			return u, e.Into(u)
+		},
+	}
+	k.gvk = k.storage.WithKind(crd.Spec.Names.Kind)
+	return k, nil
+}
+
+// get is the kind that a definition defines, as it now does.
+func (cs *customs) get(crd *apiextensionsv1.CustomResourceDefinition) (*custom, error) {
+	cs.mu.Lock()
+	m := cs.made[crd.Name]
+	if m == nil || !m.of(crd) {
+		if m != nil {
+			m.end()
+		}
+		m = &making{uid: crd.UID, spec: &crd.Spec, accepted: &crd.Status.AcceptedNames}
+		m.life, m.end = context.WithCancel(context.Background())
+		cs.made[crd.Name] = m
+	}
+	cs.mu.Unlock()
+	m.once.Do(func() {
+		if m.custom, m.err = cs.make(crd, m.life); m.err != nil {
+			m.err = fmt.Errorf("serve %s: %w", crd.Name, m.err)
+		}
+	})
+	return m.custom, m.err
+}
+
+func (m *making) of(crd *apiextensionsv1.CustomResourceDefinition) bool {
+	return m.uid == crd.UID && (m.spec == &crd.Spec || equality.Semantic.DeepEqual(m.spec, &crd.Spec)) &&
+		equality.Semantic.DeepEqual(m.accepted, &crd.Status.AcceptedNames)
+}
+
+// prune lets go of what the snapshot no longer defines.
+func (cs *customs) prune(snap *crdt.Snapshot) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	for name, m := range cs.made {
+		crd, ok := crdt.Get[apiextensionsv1.CustomResourceDefinition](snap, crdt.Key{Resource: definitions, Name: name})
+		if !ok || !established(crd) || !m.of(crd) {
+			m.end()
+			delete(cs.made, name)
+		}
+	}
+}
+
+func (cs *customs) make(crd *apiextensionsv1.CustomResourceDefinition, life context.Context) (*custom, error) {
+	k, err := customKind(crd)
+	if err != nil {
+		return nil, err
+	}
+	c := &custom{definition: crd, kind: k, life: life, versions: map[string]*customVersion{}, schemas: map[string]*structuralschema.Structural{}}
+	if c.convert, c.convert1, err = cs.conversions.NewConverter(crd); err != nil {
+		return nil, err
+	}
+	c.types = &customTypes{crd: crd}
+	replicas := managedfields.ResourcePathMappings{}
+	equivalents := runtime.NewEquivalentResourceRegistry()
+	for _, v := range crd.Spec.Versions {
+		if c.schemas[v.Name], err = structural(crd, v.Name); err != nil {
+			return nil, fmt.Errorf("schema of version %s: %w", v.Name, err)
+		}
+		gv := schema.GroupVersion{Group: crd.Spec.Group, Version: v.Name}
+		resource, of := gv.WithResource(crd.Status.AcceptedNames.Plural), gv.WithKind(crd.Status.AcceptedNames.Kind)
+		equivalents.RegisterKindFor(resource, "", of)
+		replicas[gv.String()] = nil
+		if sub := v.Subresources; sub != nil {
+			if sub.Status != nil {
+				equivalents.RegisterKindFor(resource, "status", of)
+			}
+			if sub.Scale != nil {
+				equivalents.RegisterKindFor(resource, "scale", scaleKind)
+				for name := range strings.SplitSeq(strings.TrimPrefix(sub.Scale.SpecReplicasPath, "."), ".") {
+					replicas[gv.String()] = append(replicas[gv.String()], fieldpath.PathElement{FieldName: &name})
+				}
+			}
+		}
+	}
+	resets := map[fieldpath.APIVersion]*fieldpath.Set{}
+	for i := range crd.Spec.Versions {
+		v := &crd.Spec.Versions[i]
+		if !v.Served && !v.Storage {
+			continue
+		}
+		cv := &customVersion{}
+		if cv.storage, err = cs.storage(c, v, replicas); err != nil {
+			return nil, fmt.Errorf("version %s: %w", v.Name, err)
+		}
+		if v.Deprecated {
+			cv.warning = deprecation(crd, v)
+		}
+		if cv.storage.Status != nil {
+			for version, fields := range cv.storage.Status.GetResetFields() {
+				resets[version] = fields
+			}
+		}
+		c.versions[v.Name] = cv
+	}
+	// A write to one version's status must not own the spec of any.
+	for name, cv := range c.versions {
+		if err := cs.scopes(c, name, cv, equivalents, resets); err != nil {
+			return nil, fmt.Errorf("version %s: %w", name, err)
+		}
+	}
+	return c, nil
+}
+
+// internalSchema is the schema of a version as upstream's validation has it; nil if there is none.
+func internalSchema(crd *apiextensionsv1.CustomResourceDefinition, version string) (*apiextensions.JSONSchemaProps, error) {
+	v, err := apihelpers.GetSchemaForVersion(crd, version)
+	if err != nil || v == nil {
+		return nil, err
+	}
+	out := &apiextensions.CustomResourceValidation{}
+	if err := apiextensionsv1.Convert_v1_CustomResourceValidation_To_apiextensions_CustomResourceValidation(v, out, nil); err != nil {
+		return nil, err
+	}
+	return out.OpenAPIV3Schema, nil
+}
+
+func structural(crd *apiextensionsv1.CustomResourceDefinition, version string) (*structuralschema.Structural, error) {
+	props, err := internalSchema(crd, version)
+	if err != nil || props == nil {
+		return nil, err
+	}
+	s, err := structuralschema.NewStructural(props)
+	switch {
+	case err != nil && crd.Spec.PreserveUnknownFields:
+		return nil, nil // nothing is pruned or defaulted by it
+	case err != nil:
+		return nil, err
+	case crd.Spec.PreserveUnknownFields:
+		return s, nil
+	}
+	s = s.DeepCopy()
+	return s, defaulting.PruneDefaults(s)
+}
+
+// storage is upstream's registry of one version.
+func (cs *customs) storage(c *custom, v *apiextensionsv1.CustomResourceDefinitionVersion, replicas managedfields.ResourcePathMappings) (customresource.CustomResourceStorage, error) {
+	none := customresource.CustomResourceStorage{}
+	crd := c.definition
+	names := crd.Status.AcceptedNames
+	gv := schema.GroupVersion{Group: crd.Spec.Group, Version: v.Name}
+	props, err := internalSchema(crd, v.Name)
+	if err != nil {
+		return none, err
+	}
+	validator, _, err := validation.NewSchemaValidator(props)
+	if err != nil {
+		return none, err
+	}
+	var (
+		status          *apiextensions.CustomResourceSubresourceStatus
+		statusValidator validation.SchemaValidator
+		scale           *apiextensions.CustomResourceSubresourceScale
+	)
+	if v.Subresources != nil && v.Subresources.Status != nil {
+		status = &apiextensions.CustomResourceSubresourceStatus{}
+		if props != nil {
+			if s, ok := props.Properties["status"]; ok {
+				if statusValidator, _, err = validation.NewSchemaValidator(&s); err != nil {
+					return none, err
+				}
+			}
+		}
+	}
+	if v.Subresources != nil && v.Subresources.Scale != nil {
+		scale = &apiextensions.CustomResourceSubresourceScale{}
+		if err := apiextensionsv1.Convert_v1_CustomResourceSubresourceScale_To_apiextensions_CustomResourceSubresourceScale(v.Subresources.Scale, scale, nil); err != nil {
+			return none, err
+		}
+	}
+	// Columns that cannot be read are left out, as upstream does: New returns the default ones with the error.
+	table, err := tableconvertor.New(columns(v.AdditionalPrinterColumns))
+	if err != nil {
+		cs.server.cfg.Log.Warn("columns of a custom resource", "definition", crd.Name, "version", v.Name, "err", err)
+	}
+	return customresource.NewStorage(
+		gv.WithResource(names.Plural).GroupResource(), gv.WithResource(names.Singular).GroupResource(),
+		gv.WithKind(names.Kind), gv.WithKind(names.ListKind),
+		customresource.NewStrategy(newTyper(parameters(gv)), c.kind.namespaced, gv.WithKind(names.Kind), validator, statusValidator,
+			c.schemas[v.Name], status, scale, v.SelectableFields),
+		customOptions{customs: cs, custom: c, version: v.Name}, names.Categories, table, replicas)
+}
+
+// customOptions is how upstream's registry of a version of a custom kind finds its storage.
+type customOptions struct {
+	customs *customs
+	custom  *custom
+	version string
+}
+
+func (o customOptions) GetRESTOptions(resource schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
+	c := o.custom
+	return generic.RESTOptions{
+		StorageConfig: &storagebackend.ConfigForResource{
+			Config:        storagebackend.Config{Codec: unstructured.UnstructuredJSONScheme, EncodeVersioner: runtime.NewMultiGroupVersioner(c.kind.storage)},
+			GroupResource: resource,
+		},
+		Decorator: func(_ *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
+			newFunc, _ func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers) (storage.Interface, factory.DestroyFunc, error) {
+			s := o.customs.server
+			return &objects{server: s, store: s.cfg.Store, pages: o.customs.pages, kind: c.kind, prefix: prefix, newFunc: newFunc,
+				form: customForm{c, o.version}, life: c.life}, func() {}, nil
+		},
+		EnableGarbageCollection: true,
+		DeleteCollectionWorkers: 4,
+		ResourcePrefix:          c.kind.key(),
+	}, nil
+}
+
+// columns are those of a version, or the age.
+func columns(declared []apiextensionsv1.CustomResourceColumnDefinition) []apiextensionsv1.CustomResourceColumnDefinition {
+	if len(declared) > 0 {
+		return declared
+	}
+	return []apiextensionsv1.CustomResourceColumnDefinition{ageColumn}
+}
+
+// deprecation is what users of a deprecated version are told.
+func deprecation(crd *apiextensionsv1.CustomResourceDefinition, v *apiextensionsv1.CustomResourceDefinitionVersion) string {
+	if v.DeprecationWarning != nil {
+		return *v.DeprecationWarning
+	}
+	said := fmt.Sprintf("%s/%s %s is deprecated", crd.Spec.Group, v.Name, crd.Spec.Names.Kind)
+	var better []string
+	for _, other := range crd.Spec.Versions {
+		if other.Served && !other.Deprecated && kubeversion.CompareKubeAwareVersionStrings(other.Name, v.Name) > 0 {
+			better = append(better, other.Name)
+		}
+	}
+	if len(better) == 0 {
+		return said
+	}
+	return fmt.Sprintf("%s; use %s/%s %s", said, crd.Spec.Group, slices.MaxFunc(better, kubeversion.CompareKubeAwareVersionStrings), crd.Spec.Names.Kind)
+}
+
+// customTypes is the schema by which the ownership of a custom object's fields is kept. It is made with the first write.
+type customTypes struct {
+	crd   *apiextensionsv1.CustomResourceDefinition
+	once  sync.Once
+	types managedfields.TypeConverter
+}
+
+func (t *customTypes) converter() managedfields.TypeConverter {
+	t.once.Do(func() {
+		t.types = managedfields.NewDeducedTypeConverter()
+		var specs []*spec3.OpenAPI
+		for _, v := range t.crd.Spec.Versions {
+			s, err := builder.BuildOpenAPIV3(t.crd, v.Name, builder.Options{})
+			if err != nil {
+				return
+			}
+			specs = append(specs, s)
+		}
+		merged, err := builder.MergeSpecsV3(specs...)
+		if err != nil || merged.Components == nil {
+			return
+		}
+		if known, err := managedfields.NewTypeConverter(merged.Components.Schemas, t.crd.Spec.PreserveUnknownFields); err == nil {
+			t.types = known
+		}
+	})
+	return t.types
+}
+
+func (t *customTypes) ObjectToTyped(obj runtime.Object, opts ...smd.ValidationOptions) (*smd.TypedValue, error) {
+	return t.converter().ObjectToTyped(obj, opts...)
+}
+
+func (t *customTypes) TypedToObject(tv *smd.TypedValue) (runtime.Object, error) {
+	return t.converter().TypedToObject(tv)
+}

@@ -1,0 +1,265 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apiextensions-apiserver/pkg/registry/customresource/tableconvertor"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/endpoints/handlers"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/warning"
+	"k8s.io/client-go/scale"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+)
+
+var scaleKind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
+
+var ageColumn = apiextensionsv1.CustomResourceColumnDefinition{
+	Name: "Age", Type: "date", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"], JSONPath: ".metadata.creationTimestamp",
+}
+
+// scopes are what upstream's request handlers need to know of a version and its subresources.
+func (cs *customs) scopes(c *custom, name string, cv *customVersion, equivalents runtime.EquivalentResourceMapper,
+	statusResets map[fieldpath.APIVersion]*fieldpath.Set) error {
+	crd := c.definition
+	gv := schema.GroupVersion{Group: crd.Spec.Group, Version: name}
+	params := parameters(gv)
+	typer := newTyper(params)
+	negotiated := newNegotiation(c, typer)
+	cv.resource = &handlers.RequestScope{
+		Namer:      handlers.ContextBasedNaming{Namer: meta.NewAccessor(), ClusterScoped: !c.kind.namespaced},
+		Serializer: negotiated, StandardSerializers: negotiated.standard(),
+		ParameterCodec: runtime.NewParameterCodec(params),
+		Creater:        unstructuredCreater{}, Convertor: c.convert, UnsafeConvertor: c.convert1, Typer: typer,
+		Defaulter:                customDefaults{params, c},
+		EquivalentResourceMapper: equivalents,
+		Resource:                 gv.WithResource(crd.Status.AcceptedNames.Plural),
+		Kind:                     gv.WithKind(crd.Status.AcceptedNames.Kind),
+		HubGroupVersion:          gv, // in memory an object is of the version that is asked for
+		MetaGroupVersion:         metav1.SchemeGroupVersion,
+		TableConvertor:           cv.storage.CustomResource,
+		Authorizer:               cs.server.authz,
+		MaxRequestBodyBytes:      maxBody,
+	}
+	if err := manageFields(c, cv.resource, cv.storage.CustomResource.GetResetFields()); err != nil {
+		return err
+	}
+	if cv.storage.Status != nil {
+		status := *cv.resource
+		status.Subresource = "status"
+		if err := manageFields(c, &status, statusResets); err != nil {
+			return err
+		}
+		cv.status = &status
+	}
+	if cv.storage.Scale != nil {
+		sub, err := apihelpers.GetSubresourcesForVersion(crd, name)
+		if err != nil {
+			return err
+		}
+		sc := *cv.resource
+		sc.Subresource, sc.Kind = "scale", scaleKind
+		sc.Serializer = serializer.NewCodecFactory(scale.NewScaleConverter().Scheme())
+		sc.StandardSerializers = nil
+		if sc.TableConvertor, err = tableconvertor.New(scaleColumns(sub.Scale)); err != nil {
+			return err
+		}
+		if err := manageFields(c, &sc, nil); err != nil {
+			return err
+		}
+		cv.scale = &sc
+	}
+	return nil
+}
+
+func scaleColumns(s *apiextensionsv1.CustomResourceSubresourceScale) []apiextensionsv1.CustomResourceColumnDefinition {
+	var out []apiextensionsv1.CustomResourceColumnDefinition
+	if s.SpecReplicasPath != "" {
+		out = append(out, apiextensionsv1.CustomResourceColumnDefinition{Name: "Desired", Type: "integer", Description: "Number of desired replicas", JSONPath: ".spec.replicas"})
+	}
+	if s.StatusReplicasPath != "" {
+		out = append(out, apiextensionsv1.CustomResourceColumnDefinition{Name: "Available", Type: "integer", Description: "Number of actual replicas", JSONPath: ".status.replicas"})
+	}
+	return append(out, ageColumn)
+}
+
+func manageFields(c *custom, scope *handlers.RequestScope, resets map[fieldpath.APIVersion]*fieldpath.Set) error {
+	var err error
+	scope.FieldManager, err = managedfields.NewDefaultCRDFieldManager(c.types, scope.Convertor, scope.Defaulter, scope.Creater,
+		scope.Kind, scope.HubGroupVersion, scope.Subresource, fieldpath.NewExcludeFilterSetMap(resets))
+	return err
+}
+
+// customPatches are the patches that a kind without Go types can be asked for.
+var customPatches = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.ApplyYAMLPatchType)}
+
+// ServeHTTP answers what below /apis is not in the table: custom resources, and the discovery of their groups.
+func (cs *customs) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	info, ok := request.RequestInfoFrom(r.Context())
+	if !ok {
+		cs.refuse(w, r, schema.GroupVersion{}, errors.New("a request without its description"))
+		return
+	}
+	gv := schema.GroupVersion{Group: info.APIGroup, Version: info.APIVersion}
+	if !info.IsResourceRequest {
+		if h := cs.server.discovered().at(info.Path); h != nil && r.Method == http.MethodGet {
+			h.ServeHTTP(w, r)
+			return
+		}
+		cs.refuse(w, r, gv, notServed())
+		return
+	}
+	crd := definition(cs.server.cfg.Store.Snapshot(), schema.GroupResource{Group: info.APIGroup, Resource: info.Resource})
+	if crd == nil || !established(crd) || !apihelpers.HasServedCRDVersion(crd, info.APIVersion) || !scoped(crd, info) {
+		cs.refuse(w, r, gv, cs.absent(info))
+		return
+	}
+	c, err := cs.get(crd)
+	if err != nil {
+		cs.server.cfg.Log.Error("custom resource", "err", err)
+		cs.refuse(w, r, gv, apierrors.NewInternalError(err))
+		return
+	}
+	v := c.versions[info.APIVersion]
+	if v.warning != "" {
+		warning.AddWarning(r.Context(), "", v.warning)
+	}
+	h := cs.handler(v, info, crd)
+	if h == nil {
+		err := apierrors.NewMethodNotSupported(c.kind.resource, info.Verb)
+		if info.Subresource != "" && v.status == nil && info.Subresource == "status" || info.Subresource != "" && v.scale == nil && info.Subresource == "scale" ||
+			!slices.Contains([]string{"", "status", "scale"}, info.Subresource) {
+			err = apierrors.NewNotFound(c.kind.resource, info.Name)
+		}
+		cs.refuse(w, r, gv, err)
+		return
+	}
+	h(w, r)
+}
+
+// handler is upstream's handler of a request; nil if there is none for it.
+func (cs *customs) handler(v *customVersion, info *request.RequestInfo, crd *apiextensionsv1.CustomResourceDefinition) http.HandlerFunc {
+	admit := cs.server.admit
+	creating := admit
+	if terminating(crd) {
+		creating = noCreation{admit}
+	}
+	switch {
+	case info.Subresource == "status" && v.status != nil:
+		switch info.Verb {
+		case "get":
+			return handlers.GetResource(v.storage.Status, v.status)
+		case "update":
+			return handlers.UpdateResource(v.storage.Status, v.status, admit)
+		case "patch":
+			return handlers.PatchResource(v.storage.Status, v.status, admit, customPatches)
+		}
+	case info.Subresource == "scale" && v.scale != nil:
+		switch info.Verb {
+		case "get":
+			return handlers.GetResource(v.storage.Scale, v.scale)
+		case "update":
+			return handlers.UpdateResource(v.storage.Scale, v.scale, admit)
+		case "patch":
+			return handlers.PatchResource(v.storage.Scale, v.scale, admit, customPatches)
+		}
+	case info.Subresource == "":
+		s := v.storage.CustomResource
+		switch info.Verb {
+		case "get":
+			return handlers.GetResource(s, v.resource)
+		case "list", "watch":
+			return handlers.ListResource(s, s, v.resource, info.Verb == "watch", minWatch)
+		case "create":
+			return handlers.CreateResource(s, v.resource, creating)
+		case "update":
+			return handlers.UpdateResource(s, v.resource, admit)
+		case "patch":
+			return handlers.PatchResource(s, v.resource, creating, customPatches)
+		case "delete":
+			return handlers.DeleteResource(s, true, v.resource, admit)
+		case "deletecollection":
+			return handlers.DeleteCollection(s, true, v.resource, admit)
+		}
+	}
+	return nil
+}
+
+// scoped tells whether a request names a namespace if, and only if, the kind has one; lists may be of all namespaces.
+func scoped(crd *apiextensionsv1.CustomResourceDefinition, info *request.RequestInfo) bool {
+	if crd.Spec.Scope != apiextensionsv1.NamespaceScoped {
+		return info.Namespace == ""
+	}
+	return info.Namespace != "" || info.Verb == "list" || info.Verb == "watch"
+}
+
+// absent says why nothing answers a request: a kind of the table has no such method, or there is no such kind.
+func (cs *customs) absent(info *request.RequestInfo) error {
+	path := info.Resource
+	if info.Subresource != "" {
+		path += "/" + info.Subresource
+	}
+	if _, ok := cs.server.registry.versions[schema.GroupVersion{Group: info.APIGroup, Version: info.APIVersion}][path]; ok {
+		return apierrors.NewMethodNotSupported(schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}, info.Verb)
+	}
+	return notServed()
+}
+
+func (cs *customs) refuse(w http.ResponseWriter, r *http.Request, gv schema.GroupVersion, err error) {
+	responsewriters.ErrorNegotiated(err, legacyscheme.Codecs, gv, w, r)
+}
+
+func notServed() error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusNotFound,
+		Reason: metav1.StatusReasonNotFound, Message: "the server could not find the requested resource", Details: &metav1.StatusDetails{}}}
+}
+
+// noCreation is admission while a kind is being taken away.
+type noCreation struct{ admission.Interface }
+
+func (n noCreation) Handles(op admission.Operation) bool {
+	return op == admission.Create || n.Interface.Handles(op)
+}
+
+func (n noCreation) Admit(ctx context.Context, a admission.Attributes, o admission.ObjectInterfaces) error {
+	if err := n.refused(a); err != nil {
+		return err
+	}
+	if m, ok := n.Interface.(admission.MutationInterface); ok {
+		return m.Admit(ctx, a, o)
+	}
+	return nil
+}
+
+func (n noCreation) Validate(ctx context.Context, a admission.Attributes, o admission.ObjectInterfaces) error {
+	if err := n.refused(a); err != nil {
+		return err
+	}
+	if v, ok := n.Interface.(admission.ValidationInterface); ok {
+		return v.Validate(ctx, a, o)
+	}
+	return nil
+}
+
+func (noCreation) refused(a admission.Attributes) error {
+	if a.GetOperation() != admission.Create {
+		return nil
+	}
+	return apierrors.NewForbidden(a.GetResource().GroupResource(), a.GetName(), errors.New("create not allowed while custom resource definition is terminating"))
+}
