@@ -112,6 +112,13 @@ func TestCustomResourcesAreServed(t *testing.T) {
 	fmt.Println(code, w)
 	code, w, h := n.send("GET", "/apis/example.com/v1beta1/namespaces/default/widgets/a", "", "")
 	fmt.Println(code, w, h)
+	rv := w["metadata"].(map[string]any)["resourceVersion"].(string)
+	go func() {
+		time.Sleep(300*time.Millisecond)
+		n.send("DELETE", "/apis/example.com/v1/namespaces/default/widgets/a", "", "")
+	}()
+	code, w, h = n.send("GET", "/apis/example.com/v1/namespaces/default/widgets?watch=true&timeoutSeconds=1&resourceVersion="+rv, "", "")
+	fmt.Println("WATCH", code, w, h)
 	code, w, h = n.send("GET", "/apis/example.com/v1/namespaces/default/widgets/a/scale", "", "")
 	fmt.Println(code, w, h)
 	code, w, _ = n.send("DELETE", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.example.com", "", "")

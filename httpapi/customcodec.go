@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/apimachinery/pkg/runtime/serializer/versioning"
-	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"murmur/crdt"
 )
@@ -183,6 +182,15 @@ func (t customTyper) ObjectKinds(obj runtime.Object) ([]schema.GroupVersionKind,
 
 func (t customTyper) Recognizes(gvk schema.GroupVersionKind) bool { return t.options.Recognizes(gvk) }
 
+// besides are the types that requests for custom objects are answered with and bring besides these. They have no version of
+// their own: an event of a watch has that of its object.
+var besides = func() *runtime.Scheme {
+	s, v1 := runtime.NewScheme(), schema.GroupVersion{Version: "v1"}
+	metav1.AddToGroupVersion(s, v1)
+	s.AddUnversionedTypes(v1, &metav1.Status{}, &metav1.WatchEvent{}, &metav1.APIVersions{}, &metav1.APIGroupList{}, &metav1.APIGroup{}, &metav1.APIResourceList{})
+	return s
+}()
+
 // negotiation reads and writes custom objects as JSON and YAML. What is no custom object, a Status perhaps, is also
 // written as protobuf.
 type negotiation struct {
@@ -223,14 +231,14 @@ func (n negotiation) SupportedMediaTypes() []runtime.SerializerInfo { return n.m
 func (n negotiation) standard() []runtime.SerializerInfo { return n.media[:2] }
 
 func (n negotiation) EncoderForVersion(encoder runtime.Encoder, gv runtime.GroupVersioner) runtime.Encoder {
-	return versioning.NewCodec(encoder, nil, n.custom.convert, legacyscheme.Scheme, legacyscheme.Scheme, legacyscheme.Scheme, gv, nil, "custom")
+	return versioning.NewCodec(encoder, nil, n.custom.convert, besides, besides, besides, gv, nil, "custom")
 }
 
 func (n negotiation) DecoderToVersion(decoder runtime.Decoder, gv runtime.GroupVersioner) runtime.Decoder {
 	s, ok := decoder.(*json.Serializer)
 	d := coercingDecoder{decoder, n.custom, ok && s.IsStrict()}
-	return versioning.NewCodec(nil, d, runtime.UnsafeObjectConvertor(legacyscheme.Scheme), legacyscheme.Scheme, legacyscheme.Scheme,
-		customDefaults{legacyscheme.Scheme, n.custom}, nil, gv, "custom")
+	return versioning.NewCodec(nil, d, runtime.UnsafeObjectConvertor(besides), besides, besides,
+		customDefaults{besides, n.custom}, nil, gv, "custom")
 }
 
 // coercingDecoder coerces what it decodes, and if it is strict tells of what was dropped.
