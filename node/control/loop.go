@@ -1,7 +1,6 @@
 package control
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +25,8 @@ type row struct {
 	name string
 	// owners are the resources that it decides about, watches what else it looks at.
 	owners, watches []string
-	// pace is how long a wake-up waits for more of its kind; 0 means gather.
+	// pace is how long a wake-up waits for more of its kind; 0 means gather. A controller with a pace looks at every object
+	// there is, and waits longer the longer that takes: see breath.
 	pace time.Duration
 	// prepare, if there is one, sees the world once before any owner is decided.
 	prepare func(*world)
@@ -170,6 +170,8 @@ func (c *Controllers) look() *world {
 const (
 	minPause = 100 * time.Millisecond
 	maxPause = time.Minute
+	// maxBreath bounds how long a controller that looks at everything waits.
+	maxBreath = 3 * time.Second
 	// gather is the pace of a controller whose work is small or urgent.
 	gather = 5 * time.Millisecond
 	// maxWriting is how many writes of a controller are under way at once; those that are share one fsync.
@@ -224,6 +226,7 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 				}
 			}
 		}
+		looked := time.Since(w.now)
 		var mu sync.Mutex
 		var wg sync.WaitGroup
 		for _, j := range jobs {
@@ -276,9 +279,18 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(cmp.Or(r.pace, gather)):
+		case <-time.After(r.breath(looked)):
 		}
 	}
+}
+
+// breath is how long a wake-up waits for more of its kind after a look that took so long. While others write all the time, who looks at
+// everything takes a tenth of a processor from them, however much there is, and looks every few seconds at the least.
+func (r *row) breath(looked time.Duration) time.Duration {
+	if r.pace == 0 {
+		return gather
+	}
+	return max(r.pace, min(9*looked, maxBreath))
 }
 
 // apply does the writes of one plan. Writes that may happen together do so in groups of twice the size of the last:
