@@ -8,6 +8,9 @@ import (
 
 // changed lists the registers in which two values differ.
 func changed(n node, path string, a, b any, out []edit) []edit {
+	if path == "" && retyped(a, b) {
+		return append(out, edit{path, replaced})
+	}
 	as, bs := n.structured(path, a), n.structured(path, b)
 	switch {
 	case !as && !bs:
@@ -52,6 +55,13 @@ func changed(n node, path string, a, b any, out []edit) []edit {
 	return out
 }
 
+// retyped tells whether an object became one of another version or shape.
+func retyped(a, b any) bool {
+	am, aok := a.(map[string]any)
+	bm, bok := b.(map[string]any)
+	return aok && bok && compareTypes(am, bm) != 0
+}
+
 // empty tells whether a value says nothing: an empty structure of a known type is as good as none.
 func (n node) empty(path string, v any) bool {
 	switch v := v.(type) {
@@ -61,7 +71,7 @@ func (n node) empty(path string, v any) bool {
 		return len(v) == 0 && n.known && n.shape(path) == fields
 	case []any:
 		s := n.shape(path)
-		return len(v) == 0 && (s == keyed || s == set)
+		return len(v) == 0 && n.known && (s == keyed || s == set)
 	}
 	return false
 }

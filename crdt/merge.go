@@ -2,7 +2,6 @@ package crdt
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"maps"
 	"reflect"
@@ -109,22 +108,30 @@ func mergeValues(s *schemas, a, b *document) (*document, []Loss) {
 	av, aerr := decodeValue(a.value)
 	bv, berr := decodeValue(b.value)
 	// Values of different types, or damaged ones, cannot be mixed. Some order must decide, the same in every merge.
-	if c := compareTypes(av, aerr, bv, berr); c != 0 || aerr != nil {
-		from := a
-		if c < 0 || c == 0 && bytes.Compare(a.value, b.value) < 0 {
-			from = b
+	c := compareValues(av, aerr, bv, berr)
+	if aerr != nil && berr != nil {
+		if out.value, out.stamps = a.value, a.stamps; bytes.Compare(a.value, b.value) < 0 {
+			out.value, out.stamps = b.value, b.stamps
 		}
-		out.value, out.stamps = from.value, from.stamps
 		return out, nil
 	}
-	if !a.folded.equal(b.folded) {
+	m := &merger{a: a, b: b}
+	switch {
+	case c < 0:
+		m.losses = overwritten(b, a)
+		a, av = b, bv
+	case c > 0:
+		m.losses = overwritten(a, b)
+		b, bv = a, av
+	}
+	if !a.folded.equal(out.folded) || !b.folded.equal(out.folded) {
 		// What one side has folded the other may not have yet, and its stamps say the same in other words.
 		base := newestOf(out.folded)
 		a, b = a.fold(s, out.folded, base), b.fold(s, out.folded, base)
 	}
+	m.a, m.b = a, b
 	root := s.root(av)
 	am, bm := a.stamps.tree(), b.stamps.tree()
-	m := &merger{a: a, b: b}
 	value, marks := m.walk(root, "", version{value: prune(root, "", av), mark: am, at: am.at}, version{value: prune(root, "", bv), mark: bm, at: bm.at}, Stamp{})
 	tree, _ := value.(map[string]any)
 	raw, err := canonical(tree)
@@ -135,18 +142,17 @@ func mergeValues(s *schemas, a, b *document) (*document, []Loss) {
 	return out, m.losses
 }
 
-func compareTypes(a map[string]any, aerr error, b map[string]any, berr error) int {
-	if aerr != nil || berr != nil {
-		switch {
-		case berr == nil:
-			return -1
-		case aerr == nil:
-			return 1
-		}
+// compareValues orders values that cannot be mixed: a damaged one is less than any that is not.
+func compareValues(a map[string]any, aerr error, b map[string]any, berr error) int {
+	switch {
+	case aerr != nil && berr != nil:
 		return 0
+	case berr == nil && aerr != nil:
+		return -1
+	case berr != nil:
+		return 1
 	}
-	text := func(v map[string]any, k string) string { t, _ := v[k].(string); return t }
-	return cmp.Or(cmp.Compare(text(a, "apiVersion"), text(b, "apiVersion")), cmp.Compare(text(a, "kind"), text(b, "kind")))
+	return compareTypes(a, b)
 }
 
 // version is what one side says of a path.

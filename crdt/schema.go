@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"encoding/json"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,12 +27,16 @@ const (
 	set
 )
 
-// node is a place in a schema. The zero node has no schema: maps are merged by key, and all else is taken whole.
+// node is a place in a schema. One without a schema, the zero node, merges maps by key and takes all else whole, but for
+// what the object itself has noted of the place.
 type node struct {
+	noted  *noted
 	schema *schema.Schema
 	ref    schema.TypeRef
 	atom   schema.Atom
 	known  bool
+	// metadata is the place of the object's, at the top of one without a schema.
+	metadata *node
 }
 
 // schemas finds the schema of a kind. Kinds that are not built in have the zero node.
@@ -59,13 +64,29 @@ func (s *schemas) root(value map[string]any) node {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n, ok := s.roots[id]; ok {
-		return n
+		return n.shaped(value)
 	}
 	n, _ := builtin()(apiVersion, kind)
 	if s.roots == nil {
 		s.roots = map[string]node{}
 	}
 	s.roots[id] = n
+	return n.shaped(value)
+}
+
+// shaped is the root of a kind without a schema for an object that says how it is merged. Whatever it says, its metadata is
+// as that of any object.
+func (n node) shaped(value map[string]any) node {
+	if n.known {
+		return n
+	}
+	n.noted = ShapeOf(value).noted()
+	n.noted.below = maps.Clone(n.noted.below)
+	delete(n.noted.below, "metadata")
+	delete(n.noted.below, ShapeField)
+	typical, _ := builtin()("v1", "ConfigMap")
+	metadata := typical.field("metadata")
+	n.metadata = &metadata
 	return n
 }
 
@@ -145,6 +166,8 @@ func (n node) declared(path string) shape {
 		return keyed
 	}
 	switch {
+	case !n.known && n.noted != nil:
+		return n.noted.shape
 	case !n.known:
 		return fields
 	case n.atom.Map != nil && n.atom.Map.ElementRelationship != schema.Atomic:
@@ -158,6 +181,12 @@ func (n node) declared(path string) shape {
 }
 
 func (n node) field(name string) node {
+	if n.metadata != nil && name == "metadata" {
+		return *n.metadata
+	}
+	if below := n.noted.under(name); below != nil {
+		return node{noted: below}
+	}
 	if !n.known || n.atom.Map == nil {
 		return node{}
 	}
@@ -168,6 +197,9 @@ func (n node) field(name string) node {
 }
 
 func (n node) element() node {
+	if below := n.noted.under("*"); below != nil {
+		return node{noted: below}
+	}
 	if !n.known || n.atom.List == nil {
 		return node{}
 	}
@@ -193,7 +225,7 @@ func (n node) index(path string, list []any) []string {
 func (n node) elementName(path string, e any) string {
 	keys := managedFieldsKeys
 	if path != managedFieldsPath {
-		keys = n.atom.List.Keys
+		keys = n.keys()
 	}
 	if len(keys) == 0 {
 		return "[" + scalarString(e) + "]"
@@ -204,6 +236,14 @@ func (n node) elementName(path string, e any) string {
 		parts[i] = k + "=" + scalarString(m[k])
 	}
 	return "[" + strings.Join(parts, ",") + "]"
+}
+
+// keys are those of a keyed list.
+func (n node) keys() []string {
+	if n.noted != nil {
+		return n.noted.keys
+	}
+	return n.atom.List.Keys
 }
 
 func scalarString(v any) string {

@@ -56,6 +56,10 @@ func (s stamps) edit(edits []edit, at Stamp) stamps {
 		out.lives = map[string]Stamp{}
 	}
 	for _, e := range edits {
+		if e.path == "" {
+			// Another version or shape: what was known of the parts is of something else.
+			return stamps{base: at}
+		}
 		if e.how == opened {
 			delete(out.fields, e.path)
 			continue
