@@ -42,7 +42,10 @@ func (s *Store) Backup(w io.Writer) error {
 		_, err := out.Write(appendBytes(appendBytes(nil, r.Key), r.Value))
 		return err
 	}
-	err = put(metaRecord(&st.meta))
+	// A document is encoded anew here, so the sum is for the reader to make.
+	m := st.meta
+	m.summed = false
+	err = put(metaRecord(&m))
 	st.snapshot.tree.Ascend(func(sl *slot) bool {
 		if err == nil && sl.doc != nil {
 			v := st.snapshot.version
@@ -116,6 +119,7 @@ func restore(d Disk, r io.Reader) error {
 			if m, err = m.anew(nil); err != nil {
 				return err
 			}
+			m.behind, m.sum, m.summed = true, 0, true
 			continue
 		}
 		if m == nil {
@@ -124,6 +128,7 @@ func restore(d Disk, r io.Reader) error {
 		if rec, err = m.adopt(rec); err != nil {
 			return fmt.Errorf("%w: %w", ErrBackup, err)
 		}
+		m.sum += sumOf(rec)
 		records = append(records, rec)
 		if size += len(rec.Value); size > maxGroupBytes || len(records) >= maxGroup {
 			if err := flush(); err != nil {
@@ -179,32 +184,15 @@ func (m *meta) adopt(r Record) (Record, error) {
 
 // copied makes a copy of another store's disk this store's own.
 func (s *Store) copied(random io.Reader) error {
-	m, err := readDisk(s.disk, func(*document, Version) {})
+	m, err := readDisk(s.disk, func(*document, Version, uint64) {})
 	if err != nil || m == nil {
 		return err
 	}
 	if m, err = m.anew(random); err != nil {
 		return err
 	}
-	var records []Record
-	for r, err := range s.disk.All() {
-		if err != nil {
-			return err
-		}
-		if r.Key == diskMeta {
-			continue
-		}
-		if r, err = m.adopt(r); err != nil {
-			return err
-		}
-		if records = append(records, r); len(records) == maxGroup {
-			if err := s.disk.Write(records); err != nil {
-				return err
-			}
-			records = nil
-		}
-	}
-	return s.disk.Write(append(records, metaRecord(m)))
+	m.behind = true
+	return s.disk.Write([]Record{metaRecord(m)})
 }
 
 // anew is the record of a store that goes on from another's moment as one of its own.
@@ -212,6 +200,17 @@ func (m *meta) anew(random io.Reader) (*meta, error) {
 	out := *m
 	var err error
 	if out.origin, err = newOrigin(random); err != nil {
+		return nil, err
+	}
+	out.seq, out.reserved = 0, versionBase(out.origin)
+	return &out, nil
+}
+
+// renewed is the record of a store that goes on as itself, and uses none of its numbers again.
+func (m *meta) renewed(random io.Reader) (*meta, error) {
+	out := *m
+	var err error
+	if out.origin, err = m.origin.renewed(random); err != nil {
 		return nil, err
 	}
 	out.seq, out.reserved = 0, versionBase(out.origin)

@@ -21,6 +21,7 @@ const headroom = 16 << 20
 
 // badgerDisk is Badger, sized for the edge.
 type badgerDisk struct {
+	*markFile
 	db  *badger.DB
 	dir string
 }
@@ -70,6 +71,9 @@ func openBadger(dir string, log *slog.Logger) (*badgerDisk, error) {
 	if err := verify(db); err != nil {
 		return nil, errors.Join(damaged(dir, err), db.Close())
 	}
+	if d.markFile, err = openMark(dir); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	d.db = db
 	return d, nil
 }
@@ -96,7 +100,7 @@ func (d *badgerDisk) Close() error {
 	if err := d.room(); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}
-	return d.db.Close()
+	return errors.Join(d.db.Close(), d.markFile.close())
 }
 
 // errStop ends an iteration that the reader has enough of.

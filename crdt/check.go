@@ -39,9 +39,10 @@ const (
 	maxCheckParts  = 16
 )
 
-// part is the number of the part, of all ranges, that a key falls into.
+// hash places a key among the ranges.
 func (k Key) hash() uint64 { return xxhash.Sum64String(k.encode()) }
 
+// part is the number of the part, of all ranges, that a key with a hash falls into.
 func part(h uint64) uint16 { return uint16(h >> 52) }
 
 // hash is of what two stores that heard the same must agree on. Stamps are not part of it: one store may have folded them.
@@ -60,8 +61,11 @@ func (d *document) hash() uint64 {
 
 // Check answers one message of a check, or begins one if there is none; the empty answer ends it. mended counts the documents
 // that the message set right here, though not those that were only on their way. If final is set the other store is taken at its word: what it does not have, although it has
-// heard of it, is gone. That is for a store that is not yet part of the cluster.
+// heard of it, is gone. That is for a store that is not yet part of the cluster. One that is behind takes part in no other.
 func (s *Store) Check(ctx context.Context, in []byte, final bool) (out []byte, mended int, err error) {
+	if s.Behind() && !final {
+		return nil, 0, nil
+	}
 	if len(in) == 0 {
 		return appendSums([]byte{checkSums}, s.sums(func(h uint64) (int, bool) { return int(part(h) / checkFan), true })), 0, nil
 	}
@@ -294,6 +298,9 @@ func (s *Store) mend(ctx context.Context, r *reader) (docs []*document, mended i
 func (b *batch) mend(in *document) (wrong bool, err error) {
 	if !b.store.admit(b.now, in) {
 		return false, nil
+	}
+	if err := b.heard(in.context[b.meta.origin]); err != nil {
+		return false, err
 	}
 	old := b.slot(in.key)
 	doc := in

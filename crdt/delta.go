@@ -161,6 +161,13 @@ func (s *Store) Merge(ctx context.Context, delta []byte) (changed int, gap bool,
 		return 0, false, fmt.Errorf("delta of %d bytes: %w", len(delta), err)
 	}
 	_, err = s.do(ctx, func(b *batch) (*Entry, error) {
+		for _, st := range stretches {
+			if st.origin == b.meta.origin {
+				if err := b.heard(st.span.to); err != nil {
+					return nil, err
+				}
+			}
+		}
 		// A delta claims what it carries anywhere: if one document is held aside, none of it is claimed.
 		whole := true
 		for _, st := range stretches {
@@ -185,8 +192,9 @@ func (s *Store) Merge(ctx context.Context, delta []byte) (changed int, gap bool,
 
 // outgoing is a local commit on its way to the peers.
 type outgoing struct {
-	seq uint64
-	doc *document
+	origin Origin
+	seq    uint64
+	doc    *document
 }
 
 // maxOutbox bounds the commits that wait to be pushed. What is dropped is repaired by Delta.
@@ -227,7 +235,7 @@ func (o *outbox) take() ([]outgoing, <-chan struct{}) {
 		return nil, o.filled
 	}
 	n, bytes := 0, 0
-	for n < len(o.waiting) && bytes < chunkBytes {
+	for n < len(o.waiting) && bytes < chunkBytes && o.waiting[n].origin == o.waiting[0].origin {
 		bytes += len(o.waiting[n].doc.value)
 		n++
 	}
@@ -246,7 +254,7 @@ func (s *Store) News(ctx context.Context) ([]byte, error) {
 				docs[i] = o.doc
 			}
 			st := span{out[0].seq - 1, out[len(out)-1].seq}
-			return appendStretch([]byte{deltaFormat}, s.Origin(), st, docs...), nil
+			return appendStretch([]byte{deltaFormat}, out[0].origin, st, docs...), nil
 		}
 		select {
 		case <-filled:

@@ -11,6 +11,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // Disk keeps the records of one store. Badger is the one that a node uses; a test may give its own in Config.
@@ -117,7 +119,20 @@ type meta struct {
 	vector   Vector
 	// settled is what this store has let go of: see Settle.
 	settled Vector
+	// writes counts the groups that were written: see Mark.
+	writes uint64
+	// behind: see Behind.
+	behind bool
+	// sum is that of all documents on disk, and summed tells that it is known: an older daemon did not keep it.
+	sum    uint64
+	summed bool
 }
+
+// What follows the vectors in the meta record.
+const (
+	flagSummed = 1 << iota
+	flagBehind
+)
 
 func (m *meta) encode() []byte {
 	b := []byte{metaFormat}
@@ -126,7 +141,18 @@ func (m *meta) encode() []byte {
 	b = binary.AppendUvarint(b, m.seq)
 	b = binary.BigEndian.AppendUint64(b, uint64(m.reserved))
 	b = m.vector.append(b)
-	return m.settled.append(b)
+	b = m.settled.append(b)
+	// An older daemon reads no further.
+	var flags byte
+	if m.summed {
+		flags |= flagSummed
+	}
+	if m.behind {
+		flags |= flagBehind
+	}
+	b = append(b, flags)
+	b = binary.AppendUvarint(b, m.writes)
+	return binary.BigEndian.AppendUint64(b, m.sum)
 }
 
 func decodeMeta(b []byte) (*meta, error) {
@@ -138,11 +164,27 @@ func decodeMeta(b []byte) (*meta, error) {
 	m.reserved = Version(r.uint64())
 	m.vector = r.vector()
 	m.settled = r.vector()
+	if r.err == nil && len(r.b) > 0 {
+		flags := r.byte()
+		m.summed, m.behind = flags&flagSummed != 0, flags&flagBehind != 0
+		m.writes, m.sum = r.uvarint(), r.uint64()
+	}
 	return m, r.err
 }
 
-// readDisk calls each with every document. A record that is not whole is an error: nothing is ever half written.
-func readDisk(d Disk, each func(*document, Version)) (m *meta, err error) {
+// sumOf is what one document's record adds to the sum of all. The version is left out: it is this node's own.
+func sumOf(r Record) uint64 {
+	var h xxhash.Digest
+	h.Reset()
+	_, _ = h.WriteString(r.Key)
+	_, _ = h.Write(r.Value[8:])
+	return h.Sum64()
+}
+
+// readDisk calls each with every document and what it adds to the sum. A record that is not whole is an error, and so is one that
+// is missing: nothing is ever half written.
+func readDisk(d Disk, each func(*document, Version, uint64)) (m *meta, err error) {
+	var sum uint64
 	for r, err := range d.All() {
 		if err != nil {
 			return nil, err
@@ -160,8 +202,19 @@ func readDisk(d Disk, each func(*document, Version)) (m *meta, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("record %q: %w", r.Key, err)
 		}
-		each(doc, Version(binary.BigEndian.Uint64(r.Value)))
+		sum += sumOf(r)
+		each(doc, Version(binary.BigEndian.Uint64(r.Value)), sumOf(r))
 	}
+	switch {
+	case m == nil:
+		if sum != 0 {
+			return nil, fmt.Errorf("meta record is missing: %w", ErrCorrupt)
+		}
+		return nil, nil
+	case m.summed && m.sum != sum:
+		return nil, fmt.Errorf("not the documents that were written last: %w", ErrCorrupt)
+	}
+	m.sum, m.summed = sum, true
 	return m, nil
 }
 
@@ -170,6 +223,23 @@ func documentRecord(d *document, v Version) Record {
 }
 
 func metaRecord(m *meta) Record { return Record{diskMeta, m.encode()} }
+
+// epochBits are the low bits of an origin that differ between the epochs of one store: it draws them anew when its disk may have
+// lost something. The others it keeps, so that it is forgotten under all of them at once.
+const epochBits = 24
+
+// family is what all epochs of one store have in common.
+func (o Origin) family() Origin { return o >> epochBits }
+
+// renewed is another origin of the same store.
+func (o Origin) renewed(random io.Reader) (Origin, error) {
+	for {
+		n, err := newOrigin(random)
+		if n = o.family()<<epochBits | n&(1<<epochBits-1); err != nil || n != o {
+			return n, err
+		}
+	}
+}
 
 // newOrigin draws an origin. random may be nil.
 func newOrigin(random io.Reader) (Origin, error) {

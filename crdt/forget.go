@@ -11,8 +11,9 @@ import (
 
 // A store that was forgotten no longer holds up what the others let go of, so what it held may be long gone when it comes
 // back. Its commits are known by their origin: a document of the store itself, seen by no API, says which origin was forgotten, and after
-// which of its commits. Later ones are refused by whoever has heard of it. The forgotten store hears of it too, and must be
-// thrown away by its owner.
+// which of its commits. Later ones are refused by whoever has heard of it, and so are those under origins of the same family that
+// nobody had heard of: a store that loses power while it is away comes back under another. The forgotten store hears of it too, and
+// must be thrown away by its owner.
 
 // ForgottenResource holds one document for each origin that was forgotten.
 const ForgottenResource = "murmur.io/forgotten"
@@ -28,8 +29,23 @@ func ParseOrigin(s string) (Origin, error) {
 	return Origin(n), nil
 }
 
-// Forget ends an origin: none of its commits that this store has not heard of are taken in any more.
+// Forget ends an origin and all of its family: none of their commits that this store has not heard of are taken in any more.
 func (s *Store) Forget(ctx context.Context, o Origin) error {
+	all := []Origin{o}
+	for other := range s.current.Load().progress.vector {
+		if other != o && other.family() == o.family() {
+			all = append(all, other)
+		}
+	}
+	for _, o := range all {
+		if err := s.forget(ctx, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) forget(ctx context.Context, o Origin) error {
 	for {
 		st := s.current.Load()
 		last := st.progress.vector[o]
@@ -54,7 +70,7 @@ func (s *Store) Forgotten() (origins []Origin, this bool) {
 	for e := range st.snapshot.Range(ForgottenResource, "", "") {
 		if o, err := ParseOrigin(e.Key.Name); err == nil {
 			origins = append(origins, o)
-			this = this || o == st.meta.origin
+			this = this || o.family() == st.meta.origin.family()
 		}
 	}
 	return origins, this
@@ -75,12 +91,29 @@ var errForgotten = errors.New("it is of a store that was forgotten")
 // known refuses a document with commits that a forgotten store made since.
 func (b *batch) known(in *document) error {
 	for o, seq := range in.context {
-		if b.vector()[o] >= seq || o == b.meta.origin {
+		if b.vector()[o] >= seq || o.family() == b.meta.origin.family() {
 			continue
 		}
-		if sl := b.slot(forgottenKey(o)); sl.entry != nil && seq > forgottenAfter(sl.entry) {
+		if last, forgotten := b.forgotten(o); forgotten && seq > last {
 			return fmt.Errorf("commit %d of %s: %w", seq, o, errForgotten)
 		}
 	}
 	return nil
+}
+
+// forgotten tells whether an origin, or another of its family, was forgotten, and after which commit.
+func (b *batch) forgotten(o Origin) (last uint64, forgotten bool) {
+	if sl := b.slot(forgottenKey(o)); sl.entry != nil {
+		return forgottenAfter(sl.entry), true
+	}
+	first := forgottenKey(o.family() << epochBits)
+	b.old.snapshot.tree.AscendGreaterOrEqual(&slot{key: first}, func(sl *slot) bool {
+		other, err := ParseOrigin(sl.key.Name)
+		if sl.key.Resource != ForgottenResource || err != nil || other.family() != o.family() {
+			return false
+		}
+		forgotten = sl.entry != nil
+		return !forgotten
+	})
+	return 0, forgotten
 }

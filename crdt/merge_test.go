@@ -113,11 +113,12 @@ type world struct {
 func newWorld(t testing.TB, seed uint64, n int) *world {
 	w := &world{r: rand.New(rand.NewPCG(seed, 0)), schema: seed%3 != 0, now: time.Unix(1e9, 0)}
 	for i := range n {
-		s, err := Open(Config{Cluster: "test", Now: func() time.Time { return w.now }})
+		s, err := Open(Config{Cluster: "test", Now: func() time.Time { return w.now }, Firm: -1})
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.current.Load().meta.origin, s.clock.writer = Origin(i+1), Origin(i+1)
+		o := Origin(i+1) << epochBits // none is an epoch of another
+		s.current.Load().meta.origin, s.clock.writer = o, o
 		run(t, s)
 		w.stores = append(w.stores, s)
 	}

@@ -14,6 +14,9 @@ import (
 // write may still be on its way. So a store lets go of what all had seen at some moment once it has everything that any had
 // made at that moment. What comes later was made in the knowledge of what is let go.
 //
+// Nor is a write seen for good that a disk has just acknowledged: where that is a lie, a loss of power takes it back, and with it a
+// deletion that the others have let go of meanwhile. So a node reports what it had some time ago.
+//
 // A deletion is let go in two steps, because nodes do not let go at the same moment. First the
 // tombstone becomes a grave: it is told to nobody, and what belonged to the life it ended is known by its commits, which
 // this store has seen. It still gives the next life its place after the last. Only when every node has come so far is the
@@ -21,7 +24,7 @@ import (
 
 // Certainty is what somebody found out by asking every registered node.
 type Certainty struct {
-	// Seen is what every node had, Made what any node had, at the moment of asking.
+	// Seen is what every node had for good, Made what any node had, at the moment of asking.
 	Seen, Made Vector
 	// Settled is what every node had let go of.
 	Settled Vector
@@ -30,23 +33,40 @@ type Certainty struct {
 // Report is one node's answer.
 type Report struct {
 	Vector, Settled Vector
+	// Firm is what it had some time ago, and will not lose with the power: only that may be let go of by others. An older daemon
+	// does not tell.
+	Firm Vector
 }
 
-// Report says what this store has and what it has let go of.
+// firm is what a store had when it reported last, and when that was.
+type firm struct {
+	vector, next Vector
+	at           time.Time
+}
+
+// Report says what this store has and what it has let go of. What it has is firm with a later report.
 func (s *Store) Report() Report {
 	st := s.current.Load()
-	return Report{Vector: maps.Clone(st.progress.vector), Settled: maps.Clone(st.meta.settled)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := s.now(); s.firm.next == nil || now.Sub(s.firm.at) >= s.firmAfter {
+		s.firm = firm{vector: s.firm.next, next: st.progress.vector, at: now}
+	}
+	return Report{Vector: maps.Clone(st.progress.vector), Settled: maps.Clone(st.meta.settled), Firm: Vector{}.join(s.firm.vector)}
 }
 
 // Conclude is what is certain once every registered node has answered.
 func Conclude(all []Report) Certainty {
 	var c Certainty
 	for i, r := range all {
+		if r.Firm == nil {
+			r.Firm = r.Vector
+		}
 		if i == 0 {
-			c = Certainty{Seen: r.Vector, Made: r.Vector, Settled: r.Settled}
+			c = Certainty{Seen: r.Firm, Made: r.Vector, Settled: r.Settled}
 			continue
 		}
-		c = Certainty{Seen: c.Seen.meet(r.Vector), Made: c.Made.join(r.Vector), Settled: c.Settled.meet(r.Settled)}
+		c = Certainty{Seen: c.Seen.meet(r.Firm), Made: c.Made.join(r.Vector), Settled: c.Settled.meet(r.Settled)}
 	}
 	return c
 }

@@ -16,6 +16,7 @@ import (
 func (w *world) certain() Certainty {
 	var all []Report
 	for _, s := range w.stores {
+		s.Report() // what it says is firm with the next
 		all = append(all, s.Report())
 	}
 	return Conclude(all)
@@ -95,6 +96,40 @@ func value(e *Entry) string {
 		return "nothing"
 	}
 	return string(e.value)
+}
+
+// Others let go only of what a store will not lose any more: what it had at a report some time ago, and nothing right after a start.
+func TestReportIsFirmLater(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	s, err := Open(Config{Cluster: "test", Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, s)
+	firm := func() uint64 {
+		r := s.Report()
+		if r.Firm == nil {
+			t.Fatal("a report does not say what is firm")
+		}
+		return r.Firm[s.Origin()]
+	}
+	put(t, s, "a", func(*corev1.ConfigMap) {})
+	for i, want := range []uint64{0, 0, 1, 1, 2} {
+		if got := firm(); got != want {
+			t.Errorf("report %d: %d commits are firm, want %d", i, got, want)
+		}
+		if i == 0 {
+			put(t, s, "b", func(*corev1.ConfigMap) {})
+		}
+		now = now.Add(29 * time.Second)
+		if i%2 == 1 {
+			now = now.Add(time.Second)
+		}
+	}
+	old := Conclude([]Report{{Vector: Vector{1: 2}}, {Vector: Vector{1: 3}, Firm: Vector{1: 1}}})
+	if old.Seen[1] != 1 || old.Made[1] != 3 {
+		t.Errorf("with an older daemon's report %+v is certain", old)
+	}
 }
 
 // What was deleted and settled does not rise from a copy that somebody kept, and its name can be used again at once.

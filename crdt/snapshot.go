@@ -16,6 +16,8 @@ type slot struct {
 	derived []byte
 	// entry is nil if readers see no object.
 	entry *Entry
+	// sum is what the record on disk adds to the sum of all; 0 if there is none.
+	sum uint64
 }
 
 // told tells whether peers are told of the slot.

@@ -46,6 +46,8 @@ type Config struct {
 	Copied bool
 	// Rand is what the origin is drawn from; nil means crypto/rand.
 	Rand io.Reader
+	// Firm is how old a write is when no loss of power takes it back, whatever the disk says; 0 means 30 s.
+	Firm time.Duration
 	// History is how many events are kept for watchers; 0 means 8192.
 	History int
 }
@@ -54,6 +56,7 @@ type Config struct {
 type Store struct {
 	now     func() time.Time
 	log     *slog.Logger
+	random  io.Reader
 	disk    Disk
 	history *history
 	schemas schemas
@@ -67,6 +70,9 @@ type Store struct {
 	mu     sync.Mutex
 	losses []Loss
 	aside  aside
+	// firm is what others may let go of, and what they may firmAfter later.
+	firm      firm
+	firmAfter time.Duration
 
 	// The apply loop's own. merge is the function of that name.
 	clock clock
@@ -133,8 +139,8 @@ func Open(c Config) (*Store, error) {
 		d = &Memory{}
 	}
 	s := &Store{
-		now: c.Now, log: c.Log, disk: d, ops: make(chan *op, 1024), done: make(chan struct{}),
-		aside: newAside(), merge: merge,
+		now: c.Now, log: c.Log, random: c.Rand, disk: d, ops: make(chan *op, 1024), done: make(chan struct{}),
+		aside: newAside(), merge: merge, firmAfter: cmp.Or(c.Firm, 30*time.Second),
 	}
 	builtin() // here and once: it takes longer than a first write should
 	if err := s.load(c); err != nil {
@@ -156,9 +162,13 @@ func (s *Store) load(c Config) error {
 	type record struct {
 		doc     *document
 		version Version
+		sum     uint64
 	}
 	var records []record
-	m, err := readDisk(s.disk, func(d *document, v Version) { records = append(records, record{d, v}) })
+	m, err := readDisk(s.disk, func(d *document, v Version, sum uint64) { records = append(records, record{d, v, sum}) })
+	if err == nil {
+		m, err = s.examine(m, c)
+	}
 	if err != nil {
 		return damaged(c.Dir, err)
 	}
@@ -167,14 +177,19 @@ func (s *Store) load(c Config) error {
 		if err != nil {
 			return err
 		}
-		m = &meta{cluster: c.Cluster, origin: origin, reserved: versionBase(origin), vector: Vector{}}
+		m = &meta{cluster: c.Cluster, origin: origin, reserved: versionBase(origin), vector: Vector{}, summed: true}
 	}
 	if c.Cluster != "" && m.cluster != c.Cluster {
 		return fmt.Errorf("%s: %w: it is of %s, this node is of %s", c.Dir, ErrOtherCluster, m.cluster, c.Cluster)
 	}
 	s.clock = clock{writer: m.origin}
 	for _, r := range records {
-		sl := &slot{key: r.doc.key, doc: r.doc}
+		if !r.version.Of(m.origin) {
+			// Of another origin of this store, or another store: what such a version stood for is not known here.
+			m.reserved++
+			r.version = m.reserved
+		}
+		sl := &slot{key: r.doc.key, doc: r.doc, sum: r.sum}
 		if !r.doc.dead() {
 			sl.entry = newEntry(m.cluster, r.doc, r.version)
 		}
@@ -188,6 +203,10 @@ func (s *Store) load(c Config) error {
 	st.snapshot.version = m.reserved
 	s.history = newHistory(m.reserved, cmp.Or(c.History, 8192))
 	s.current.Store(st)
+	if marker, ok := s.disk.(Marker); ok {
+		// From here on it is open, also after a loss of power.
+		return marker.Mark(Mark{Origin: m.origin, Writes: m.writes}, true)
+	}
 	return nil
 }
 
@@ -217,7 +236,10 @@ func (s *Store) Cluster() string { return s.current.Load().meta.cluster }
 func (s *Store) Origin() Origin { return s.current.Load().meta.origin }
 
 // Close closes the disk. Call it after Run has returned.
-func (s *Store) Close() error { return s.disk.Close() }
+func (s *Store) Close() error {
+	m := s.current.Load().meta
+	return errors.Join(s.mark(&m, true), s.disk.Close())
+}
 
 // Bounds of one group commit. Badger refuses transactions of more than 15 % of a memtable.
 const (
@@ -477,7 +499,7 @@ func (b *batch) write(k Key, base *Entry, value map[string]any) (*Entry, error) 
 	b.meta.seq++
 	doc.context = doc.context.with(b.meta.origin, b.meta.seq)
 	b.received(b.meta.origin, span{b.meta.seq - 1, b.meta.seq})
-	b.sent = append(b.sent, outgoing{b.meta.seq, doc})
+	b.sent = append(b.sent, outgoing{b.meta.origin, b.meta.seq, doc})
 	derived := old.derived
 	if derived != nil && value != nil {
 		if derived, err = b.rederive(old, doc); err != nil {
@@ -592,7 +614,7 @@ func (b *batch) merge(in *document) (changed bool, err error) {
 	if b.vector().Covers(in.context) {
 		return false, nil // all of it has been here
 	}
-	if err := b.known(in); err != nil {
+	if err := errors.Join(b.known(in), b.heard(in.context[b.meta.origin])); err != nil {
 		return false, err
 	}
 	forgotten := old.doc == nil || old.doc.grave && in.after.less(old.doc.died)
@@ -640,20 +662,33 @@ func (b *batch) commit() error {
 	var records []Record
 	for k, sl := range b.staged {
 		old, ok := b.old.snapshot.tree.Get(&slot{key: k})
+		if ok {
+			sl.sum = old.sum
+		}
 		switch {
 		case sl.doc == nil && ok && old.doc != nil:
 			records = append(records, Record{Key: diskDocument + k.encode()})
+			b.meta.sum -= old.sum
+			sl.sum = 0
 		case sl.doc != nil && (!ok || old.doc != sl.doc):
 			v := b.version
 			if sl.entry != nil {
 				v = sl.entry.Version
 			}
-			records = append(records, documentRecord(sl.doc, v))
+			r := documentRecord(sl.doc, v)
+			records = append(records, r)
+			b.meta.sum -= sl.sum
+			sl.sum = sumOf(r)
+			b.meta.sum += sl.sum
 		}
 	}
 	if len(records) > 0 || b.progress != nil || b.dirty || b.meta.reserved != b.old.meta.reserved {
+		b.meta.writes++
 		if err := b.store.disk.Write(append(records, metaRecord(&b.meta))); err != nil {
 			return err
+		}
+		if err := b.store.mark(&b.meta, false); err != nil {
+			b.store.log.Error("the store's mark could not be written: should the disk lose something, it may not be noticed", "err", err)
 		}
 	}
 	st := &state{snapshot: b.old.snapshot, meta: b.meta, progress: b.old.progress, dots: b.old.dots.Clone()}

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"iter"
+	"time"
 
 	"murmur/crdt"
 )
@@ -16,9 +17,12 @@ const (
 	crashAfter             // all was, but nobody hears of it
 )
 
-// disk is a node's disk: what it holds survives crashes, and a write to it may be the moment of one.
+// disk is a node's disk: what it holds survives crashes, and a write to it may be the moment of one. Some states that it went through
+// are kept, because it may turn out that what it acknowledged since was never on it.
 type disk struct {
 	*crdt.Memory
+	*past
+	now     func() time.Duration
 	crash   crashPoint
 	crashed bool
 	// lies makes it lose what it says it has written (a mutant).
@@ -33,6 +37,7 @@ func (d *disk) Write(records []crdt.Record) error {
 	if d.lies != nil && d.lies() {
 		return nil
 	}
+	d.keep(d.now(), d.Memory)
 	if err := d.Memory.Write(records); err != nil {
 		return err
 	}
@@ -42,6 +47,38 @@ func (d *disk) Write(records []crdt.Record) error {
 	}
 	return nil
 }
+
+// past is what a machine's disk was, and the mark beside its log.
+type past struct {
+	states []state
+	mark   crdt.Mark
+	trust  crdt.Trust
+}
+
+// state is what a disk held until a moment.
+type state struct {
+	until  time.Duration
+	memory *crdt.Memory
+}
+
+// maxPast bounds the states that are kept.
+const maxPast = 24
+
+func (p *past) keep(now time.Duration, m *crdt.Memory) {
+	if p.states = append(p.states, state{now, m.Clone()}); len(p.states) > maxPast {
+		p.states = p.states[1:]
+	}
+}
+
+func (p *past) Marked() (crdt.Mark, crdt.Trust) { return p.mark, p.trust }
+
+func (p *past) Mark(m crdt.Mark, _ bool) error {
+	p.mark, p.trust = m, crdt.Exact
+	return nil
+}
+
+// unmarked is a disk without a mark (a mutant).
+type unmarked struct{ crdt.Disk }
 
 func (d *disk) All() iter.Seq2[crdt.Record, error] { return d.Memory.All() }
 func (d *disk) Run(context.Context)                {}

@@ -9,7 +9,8 @@
 // # What is done to it
 //
 // Delay by zone, jitter and spikes, packets lost, doubled and overtaken, links cut in one direction, clusters split in two and
-// three, links that flap; nodes that crash, also at a write to disk, just before or just after; slow disks; clocks that are
+// three, links that flap; nodes that crash, also at a write to disk, just before or just after; disks that lose the last seconds with
+// the power although they had acknowledged them, and logs that are damaged further back; slow disks; clocks that are
 // wrong and that jump; backups restored. Real streams neither lose nor overtake: half of the seeds are
 // worse than they are.
 //

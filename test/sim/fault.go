@@ -38,6 +38,18 @@ func (w *world) fault(end time.Duration) {
 		{"crash", func() { n.crash(back, false) }},
 		{"crash before a write", func() { n.arm(crashBefore) }},
 		{"crash after a write", func() { n.arm(crashAfter) }},
+		{"loss of power", func() {
+			if n.up() && w.now-n.jumped > 10*time.Second {
+				n.crash(back, false)
+				n.loseTail(true)
+			}
+		}},
+		{"damaged log", func() {
+			if n.up() && w.sound() > 1 {
+				n.crash(back, false)
+				n.loseTail(false)
+			}
+		}},
 		{"crash of all", func() {
 			for _, x := range w.nodes {
 				x.crash(w.between(10*time.Millisecond, 2*time.Second), false)
@@ -62,6 +74,16 @@ func (w *world) fault(end time.Duration) {
 	w.mix(uint64(len(f.name)))
 	w.tell("fault: %s (%s)", f.name, n.name)
 	f.do()
+}
+
+// sound counts the machines that will not wait for another.
+func (w *world) sound() (n int) {
+	for _, x := range w.nodes {
+		if x.up() && !x.store.Behind() || !x.up() && !x.waits() {
+			n++
+		}
+	}
+	return n
 }
 
 // letGo has nodes let go of what all have seen, each at its own time, as one finds out who can ask all.
@@ -98,7 +120,8 @@ func (w *world) letGo() {
 // letGoEverywhere has all nodes let go of everything, so that they can be compared to the byte: until then a history may be
 // told in more stamps on one node than on another.
 func (w *world) letGoEverywhere() {
-	for range 2 {
+	for range 3 { // what is reported first is firm with the next
+		w.runUntil(w.now + firmAfter)
 		var reports []crdt.Report
 		for _, n := range w.nodes {
 			if !n.up() || w.err != nil {
@@ -132,12 +155,13 @@ func (n *node) setClock(w *world) {
 	case 3:
 		n.skew = w.between(0, 40*time.Second) - 20*time.Second
 	}
+	n.jumped = w.now
 	w.tell("the clock of %s is off by %v", n.name, n.skew)
 }
 
 func (n *node) takeBackup() {
 	if n.up() {
-		n.backup, n.backupSeq, n.backupOf = n.memory.Clone(), n.seq(), n.store.Origin()
+		n.backup = n.memory.Clone()
 	}
 }
 
@@ -208,12 +232,19 @@ func (w *world) mend() {
 	for _, l := range w.links {
 		l.cut, l.spike, l.loss, l.double, l.reorder = false, 0, 0, 0, 0
 	}
+	var waiting []*node
 	for _, n := range w.nodes {
 		n.skew, n.slow = 0, 0
-		if n.up() {
+		switch {
+		case n.up():
 			n.disk.crash = crashNot
-		} else {
+		case n.waits():
+			waiting = append(waiting, n)
+		default:
 			n.start(false)
 		}
+	}
+	for _, n := range waiting {
+		n.start(false)
 	}
 }

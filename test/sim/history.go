@@ -58,13 +58,13 @@ func (h *history) attempt(wr *write) {
 func (h *history) commit(wr *write) { wr.durable = true }
 
 // survived finds out, at a start, whether the write that a crash interrupted is on disk.
-func (h *history) survived(n *node) {
+func (h *history) survived(n *node, was crdt.Origin) {
 	for i := len(h.all) - 1; i >= 0; i-- {
 		wr := h.all[i]
-		if wr.origin != n.store.Origin() || wr.durable || wr.failed {
+		if wr.origin != was || wr.durable || wr.failed {
 			continue
 		}
-		if n.seq() != wr.seq || wr.excused {
+		if n.store.Report().Vector[was] != wr.seq || wr.excused {
 			wr.failed = true // and its number goes to another
 			return
 		}
@@ -81,19 +81,18 @@ func (h *history) survived(n *node) {
 	}
 }
 
-// excuse excuses what is lost when a node's disk is replaced by its backup: commits since then that reached nobody.
-func (h *history) excuse(w *world, n *node) {
-	for _, wr := range h.all {
-		if wr.node != n || wr.origin == n.backupOf && wr.seq <= n.backupSeq {
-			continue
-		}
-		known := false
-		for _, o := range w.nodes {
-			if o != n && o.claims()[wr.origin] >= wr.seq {
-				known = true
+// excuse excuses what is lost when a node's disk becomes one that has less: commits since then that nobody else has.
+func (h *history) excuse(w *world, n *node, left crdt.Vector) {
+	var others crdt.Vector = map[crdt.Origin]uint64{}
+	for _, o := range w.nodes {
+		if o != n {
+			for origin, seq := range o.claims() {
+				others[origin] = max(others[origin], seq)
 			}
 		}
-		if !known {
+	}
+	for _, wr := range h.all {
+		if left[wr.origin] < wr.seq && others[wr.origin] < wr.seq {
 			wr.excused = true
 		}
 	}
@@ -104,10 +103,15 @@ func (n *node) claims() crdt.Vector {
 	if n.up() {
 		return n.store.Report().Vector
 	}
-	if n.memory == nil {
+	return vectorOf(n, n.memory)
+}
+
+// vectorOf is what a disk of a node has.
+func vectorOf(n *node, m *crdt.Memory) crdt.Vector {
+	if m == nil {
 		return nil
 	}
-	s, err := crdt.Open(crdt.Config{Disk: &disk{Memory: n.memory.Clone()}, Cluster: "sim", Now: n.clock})
+	s, err := crdt.Open(crdt.Config{Disk: m.Clone(), Cluster: "sim", Now: n.clock})
 	if err != nil {
 		n.world.fail("read the disk of %s: %v", n.name, err)
 		return nil

@@ -11,16 +11,16 @@ type Mutant string
 
 // The mutants that the checks must notice.
 const (
-	NoRepair     Mutant = "a plane that never repairs"
-	MergeDrops   Mutant = "a merge that drops what it says it has merged"
-	OverClaims   Mutant = "a delta that claims more than it carries"
-	Boasts       Mutant = "a node that claims what another has"
-	DiskLies     Mutant = "a disk that loses what it says it has written"
-	OriginReused Mutant = "a restored backup that goes on under its old origin"
+	NoRepair   Mutant = "a plane that never repairs"
+	MergeDrops Mutant = "a merge that drops what it says it has merged"
+	OverClaims Mutant = "a delta that claims more than it carries"
+	Boasts     Mutant = "a node that claims what another has"
+	DiskLies   Mutant = "a disk that loses what it says it has written"
+	TailReused Mutant = "a log that lost its end, or a backup, that goes on with the numbers that were there"
 )
 
 // Mutants lists all.
-var Mutants = []Mutant{NoRepair, MergeDrops, OverClaims, Boasts, DiskLies, OriginReused}
+var Mutants = []Mutant{NoRepair, MergeDrops, OverClaims, Boasts, DiskLies, TailReused}
 
 // held is what a node's plane reads: its store, unless a mutant is in between.
 func (w *world) held(n *node) gossip.Held {

@@ -19,11 +19,11 @@ type node struct {
 
 	memory *crdt.Memory
 	backup *crdt.Memory // an older state of memory
-	// backupSeq is the last commit of the store that the backup holds, backupOf that store.
-	backupSeq uint64
-	backupOf  crdt.Origin
-	skew      time.Duration
-	slow      time.Duration // what a write to disk takes more
+	past   *past        // others, of the last seconds
+	// jumped is when the clock was last set.
+	jumped time.Duration
+	skew   time.Duration
+	slow   time.Duration // what a write to disk takes more
 
 	// Of one life; nothing of it survives a crash.
 	life     uint64
@@ -67,15 +67,19 @@ func (n *node) start(copied bool) {
 	if n.memory == nil {
 		n.memory = &crdt.Memory{}
 	}
+	if n.past == nil {
+		n.past = &past{}
+	}
 	n.life++
-	n.disk = &disk{Memory: n.memory}
+	n.disk = &disk{Memory: n.memory, past: n.past, now: func() time.Duration { return w.now }}
+	var d crdt.Disk = n.disk
+	if w.options.Mutant == TailReused {
+		d, copied = unmarked{n.disk}, false
+	}
 	if w.options.Mutant == DiskLies {
 		n.disk.lies = func() bool { return w.faulty && w.chance(0.1) }
 	}
-	if w.options.Mutant == OriginReused {
-		copied = false
-	}
-	store, err := crdt.Open(crdt.Config{Disk: n.disk, Cluster: "sim", Now: n.clock, Copied: copied, Rand: seeded{w}})
+	store, err := crdt.Open(crdt.Config{Disk: d, Cluster: "sim", Now: n.clock, Copied: copied, Rand: seeded{w}, Firm: firmAfter})
 	if err != nil {
 		w.fail("%s does not start: %v", n.name, err)
 		return
@@ -87,20 +91,21 @@ func (n *node) start(copied bool) {
 	if n.gone == nil || copied {
 		n.gone = map[string]bool{}
 	}
+	was := n.origin
+	if have := store.Report().Vector[was]; !copied && have < n.acked {
+		w.fail("%s lost its own commits: %d of %d acknowledged are there", n.name, have, n.acked)
+	}
 	if n.origin != store.Origin() {
-		// Another store: restored, or one that crashed before it had anything on disk.
+		// Restored, or something may be lost, or it crashed before it had anything on disk.
 		n.origin, n.lastVersion, n.acked = store.Origin(), 0, 0
 	}
 	n.plane = gossip.NewPlane(gossip.PlaneConfig{Self: n.name, Seed: w.random.Uint64(), Held: w.held(n), CheckEvery: w.checkEvery})
 	n.wakeAt, n.busy, n.next = -1, 0, 0
 	w.tell("%s starts with %v", n.name, n.store.Report().Vector)
-	if seq := n.seq(); !copied && seq < n.acked {
-		w.fail("%s lost its own commits: %d of %d acknowledged are there", n.name, seq, n.acked)
-	}
-	if copied {
+	if store.Behind() {
 		n.join()
 	}
-	w.history.survived(n)
+	w.history.survived(n, was)
 	n.acked = n.seq()
 	n.watch()
 	n.step(func(now time.Duration, p *gossip.Plane) { p.Tick(now) })
@@ -110,7 +115,7 @@ func (n *node) start(copied bool) {
 func (n *node) met() *node {
 	w := n.world
 	for _, o := range w.nodes {
-		if o != n && o.up() && !w.link(n, o).cut && !w.link(o, n).cut {
+		if o != n && o.up() && !o.store.Behind() && !w.link(n, o).cut && !w.link(o, n).cut {
 			return o
 		}
 	}
@@ -154,8 +159,11 @@ func (n *node) join() {
 			}
 		}
 		if mended == 0 {
-			return
+			break
 		}
+	}
+	if err := n.store.CaughtUp(context.Background()); err != nil {
+		w.fail("%s joins %s: %v", n.name, o.name, err)
 	}
 }
 
@@ -182,8 +190,43 @@ func (n *node) crash(back time.Duration, restore bool) {
 	w.tell("%s crashes", n.name)
 	n.watched(false)
 	n.stop()
+	n.past.trust = crdt.Exact
 	n.crashedAgain(back, restore)
 }
+
+// loseTail takes back what the disk of a machine that is down acknowledged in its last moments, or some of it. power: the machine went down
+// with it; otherwise only the log is damaged.
+func (n *node) loseTail(power bool) {
+	w := n.world
+	if power {
+		n.past.trust = crdt.Stale
+	}
+	var from []state
+	for _, s := range n.past.states {
+		// A store of which nothing is left does not start at all.
+		if s.memory.Size() > 0 && (!power || w.now-s.until < powerLoses) {
+			from = append(from, s)
+		}
+	}
+	if len(from) == 0 {
+		return
+	}
+	s := from[w.random.IntN(len(from))]
+	w.tell("%s loses what it wrote since %v, power %v", n.name, s.until, power)
+	if power && w.chance(0.5) {
+		n.past.mark.Writes = 0 // it went the same way
+	}
+	w.history.excuse(w, n, vectorOf(n, s.memory))
+	n.memory, n.past.states = s.memory, nil
+	n.acked, n.lastVersion, n.gone = 0, 0, nil
+}
+
+const (
+	// powerLoses is how old a write can be that a loss of power takes back.
+	powerLoses = 2 * time.Second
+	// firmAfter is how old one must be to be let go of.
+	firmAfter = 3 * time.Second
+)
 
 // crashedAgain boots a machine that is down some time later.
 func (n *node) crashedAgain(back time.Duration, restore bool) {
@@ -199,14 +242,24 @@ func (n *node) crashedAgain(back time.Duration, restore bool) {
 				return
 			}
 			w.tell("%s is restored from its backup", n.name)
-			w.history.excuse(w, n)
-			n.memory = n.backup.Clone()
+			w.history.excuse(w, n, vectorOf(n, n.backup))
+			n.memory, n.past = n.backup.Clone(), nil
 			n.acked = 0
 			n.start(true)
 			return
 		}
+		if n.waits() && n.met() == nil && w.faulty {
+			n.crashedAgain(500*time.Millisecond, restore)
+			return
+		}
 		n.start(false)
 	})
+}
+
+// waits tells whether a machine that is down will be behind when it starts, and so do nothing before it has met somebody.
+func (n *node) waits() bool {
+	s, err := crdt.Open(crdt.Config{Disk: &disk{Memory: n.memory.Clone(), past: &past{mark: n.past.mark, trust: n.past.trust}, now: func() time.Duration { return 0 }}, Cluster: "sim", Now: n.clock})
+	return err == nil && s.Behind()
 }
 
 // crashed boots the machine again if a write to disk was its end.
