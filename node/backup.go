@@ -42,8 +42,9 @@ func (n *Node) backup(w io.Writer) error {
 }
 
 // Restore makes of a backup the disk of a node that has none yet. The node meets whoever of the cluster is still there and
-// takes their word for what has happened since; if nobody is, the backup is where the cluster goes on. It returns the node's name.
-func Restore(cfg Config, file io.Reader) (name string, err error) {
+// takes their word for what has happened since. alone tells that nobody is: the others are forgotten, and the backup is where the
+// cluster goes on. It returns the node's name.
+func Restore(cfg Config, file io.Reader, alone bool) (name string, err error) {
 	named := cfg.NodeName
 	if cfg, err = cfg.complete(); err != nil {
 		return "", err
@@ -75,27 +76,20 @@ func Restore(cfg Config, file io.Reader) (name string, err error) {
 		return "", err
 	}
 	// The node that was backed up may be alive: this is another incarnation of it, or another node if it is given a name.
-	id.NodeID, id.Restored, id.Inviters = uuid.NewString(), true, nil
+	id.NodeID, id.Alone, id.Inviters = uuid.NewString(), alone, nil
 	if named != "" {
 		id.NodeName = named
-	}
-	if id.Inviters, err = neighbours(store, id); err != nil {
-		return "", err
 	}
 	return id.NodeName, id.save(cfg.DataDir)
 }
 
-// neighbours are the nodes that a restored store knows.
-func neighbours(dir string, id *identity) (out []inviter, err error) {
-	s, err := crdt.Open(crdt.Config{Dir: dir, Cluster: id.Cluster.ID})
-	if err != nil {
-		return nil, err
-	}
-	for _, o := range crdt.List[corev1.Node](s.Snapshot(), "nodes", "") {
+// neighbours are the nodes that a store which is behind knows: one of them can tell what has happened since.
+func neighbours(s *crdt.Snapshot, self string) (out []inviter) {
+	for _, o := range crdt.List[corev1.Node](s, "nodes", "") {
 		at, err := netip.ParseAddrPort(o.Annotations[annotationSerf])
-		if err == nil && o.Name != id.NodeName && len(out) < maxInviters {
+		if err == nil && o.Name != self && len(out) < maxInviters {
 			out = append(out, inviter{NodeName: o.Name, Serf: at})
 		}
 	}
-	return out, s.Close()
+	return out
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,28 +15,37 @@ import (
 // syncLimit bounds one attempt to take a member's state.
 const syncLimit = time.Minute
 
-// restoreLimit is how long a restored node looks for others before it takes itself for the only one.
-const restoreLimit = 15 * time.Second
-
 // reachState is the barrier: a joiner waits until it holds what one member that has the cluster's state holds. That is the
 // one that invited it if it is there, or any other; those that are behind the barrier themselves are not asked. It returns
 // early if the node is told to leave.
+//
+// A node whose store is behind, because it was restored or its disk has lost something, waits in the same way: it may hold what the
+// others have deleted long ago, and must not act on it. It waits for nobody once all others that it knows are forgotten.
 func (n *Node) reachState(ctx context.Context) error {
-	inviters := n.id.Inviters
-	if len(inviters) == 0 {
-		return nil
+	if n.id.Alone {
+		if err := n.forgetAll(ctx); err != nil {
+			return err
+		}
 	}
-	began := time.Now()
+	inviters := n.id.Inviters
+	if len(inviters) == 0 && !n.id.Alone {
+		return n.store.CaughtUp(ctx)
+	}
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		if (n.store.Behind() || n.id.Alone) && len(n.registeredOthers()) == 0 {
+			n.log.Warn("there is no other node of the cluster: it goes on from what is here")
+			break
+		}
 		err := n.takeState(ctx, inviters)
 		if err == nil {
 			break
 		}
-		if n.id.Restored && time.Since(began) > restoreLimit {
-			n.log.Warn("no node of the cluster answers: it goes on from the backup that was restored here", "err", err)
-			break
+		if n.store.Behind() {
+			n.log.Warn("waiting for a node of the cluster: this one was restored, or its disk has lost something, and what was deleted since must not come back; "+
+				"if the others are gone for good, `murmur forget` each", "others", n.registeredOthers(), "err", err)
+		} else {
+			n.log.Warn("waiting for the state of the cluster", "invited by", inviters[0].NodeName, "err", err)
 		}
-		n.log.Warn("waiting for the state of the cluster", "invited by", inviters[0].NodeName, "err", err)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -44,7 +54,10 @@ func (n *Node) reachState(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
-	n.id.Inviters, n.id.Restored = nil, false
+	if err := n.store.CaughtUp(ctx); err != nil {
+		return err
+	}
+	n.id.Inviters, n.id.Alone = nil, false
 	if err := n.id.save(n.cfg.DataDir); err != nil {
 		return err
 	}
@@ -52,9 +65,42 @@ func (n *Node) reachState(ctx context.Context) error {
 	return nil
 }
 
+// registeredOthers are the nodes of the store but this one.
+func (n *Node) registeredOthers() []string {
+	return slices.DeleteFunc(n.registeredNames(), func(name string) bool { return name == n.id.NodeName })
+}
+
+// forgetAll forgets all other nodes.
+func (n *Node) forgetAll(ctx context.Context) error {
+	for _, name := range n.registeredOthers() {
+		if err := n.forget(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// catchUp has a store that was found to be behind while the node acts compare itself with a member.
+func (n *Node) catchUp(ctx context.Context) error {
+	var errs []error
+	for _, name := range alive(n.id.NodeName, n.agent.Members()) {
+		err := n.takeStateOf(ctx, name)
+		if err == nil {
+			return n.store.CaughtUp(ctx)
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", name, err))
+	}
+	return errors.Join(errs...)
+}
+
 // settled refuses what a node that is behind the barrier must not do.
 func (n *Node) settled() error {
-	if n.joining.Load() != nil {
+	switch {
+	case n.joining.Load() == nil:
+	case n.store.Behind():
+		return fmt.Errorf("%s was restored, or its disk has lost something, and it waits for a node of the cluster: if the others are gone for good, `murmur forget` each (%s)",
+			n.id.NodeName, strings.Join(n.registeredOthers(), ", "))
+	default:
 		return fmt.Errorf("%s is joining a cluster, and waits for the state of a member: `murmur leave` gives that up", n.id.NodeName)
 	}
 	return nil

@@ -52,8 +52,8 @@ type identity struct {
 	Inviters []inviter `json:"inviters,omitempty"`
 	// Opened tells that there has been a store: without one the node must not act.
 	Opened bool `json:"opened,omitempty"`
-	// Restored tells that the state is that of a backup, and holds if none of the inviters is there any more.
-	Restored bool `json:"restored,omitempty"`
+	// Alone is the word of who restored this node that all others which the backup knows are gone: it forgets them when it starts.
+	Alone bool `json:"alone,omitempty"`
 }
 
 const (

@@ -80,7 +80,9 @@ func (n *Node) discard() error {
 
 // forget is the explicit end of a member that failed. One that answers can leave by itself, and would come back at once.
 func (n *Node) forget(ctx context.Context, name string) error {
-	if err := n.settled(); err != nil {
+	// A node that was restored alone waits for just this.
+	waits := n.joining.Load() != nil && n.store.Behind()
+	if err := n.settled(); err != nil && !waits {
 		return err
 	}
 	if name == n.id.NodeName {
@@ -91,6 +93,7 @@ func (n *Node) forget(ctx context.Context, name string) error {
 	for _, m := range n.agent.Members() {
 		switch {
 		case m.Name != name:
+		case m.Status == gossip.Alive && waits: // as this node does: it hears of it, and joins this one empty
 		case m.Status == gossip.Alive:
 			return fmt.Errorf("%s is alive at %s: take it out with `murmur leave` there", name, m.Addr)
 		case m.Status == gossip.Failed:

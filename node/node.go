@@ -192,6 +192,9 @@ func (n *Node) assemble() error {
 	if n.store, err = crdt.Open(crdt.Config{Dir: filepath.Join(cfg.DataDir, "store"), Cluster: cluster.ID, Log: n.log.With("part", "crdt")}); err != nil {
 		return err
 	}
+	if n.store.Behind() && len(n.id.Inviters) == 0 {
+		n.id.Inviters = neighbours(n.store.Snapshot(), n.id.NodeName)
+	}
 	if !n.id.Opened {
 		n.id.Opened = true
 		if err := n.id.save(cfg.DataDir); err != nil {
@@ -313,7 +316,7 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 		return err
 	}
 	n.register = &registration{
-		store: n.store, id: n.id.NodeID, origin: n.store.Origin().String(), serf: serf, settings: settings, labels: cfg.NodeLabels, taints: cfg.NodeTaints,
+		store: n.store, id: n.id.NodeID, serf: serf, settings: settings, labels: cfg.NodeLabels, taints: cfg.NodeTaints,
 		fresh: n.kubelet.Node, log: n.log.With("part", "registration"),
 	}
 	return nil

@@ -26,7 +26,14 @@ const askLimit = 3 * time.Second
 
 func (n *Node) servePeers(ctx context.Context) error {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/vector", answered(func(*http.Request) (any, error) { return n.store.Vector(), nil }))
+	// Who is behind is asked neither: it has only to learn.
+	learns := func() error {
+		if n.store.Behind() {
+			return fmt.Errorf("the disk of %s has lost something, and it has yet to hear from another node what has happened since", n.id.NodeName)
+		}
+		return nil
+	}
+	mux.HandleFunc("GET /v1/vector", answered(func(*http.Request) (any, error) { return n.store.Vector(), learns() }))
 	mux.HandleFunc("GET /v1/report", answered(func(*http.Request) (any, error) { return n.store.Report(), nil }))
 	mux.HandleFunc("POST /v1/settle", answered(func(r *http.Request) (any, error) {
 		var c crdt.Certainty
@@ -38,6 +45,9 @@ func (n *Node) servePeers(ctx context.Context) error {
 	mux.HandleFunc("POST /v1/check", answered(func(r *http.Request) (any, error) {
 		var msg []byte
 		if err := json.NewDecoder(r.Body).Decode(&msg); err != nil {
+			return nil, err
+		}
+		if err := learns(); err != nil {
 			return nil, err
 		}
 		out, mended, err := n.store.Check(r.Context(), msg, false)

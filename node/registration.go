@@ -28,7 +28,6 @@ const (
 type registration struct {
 	store    *crdt.Store
 	id       string
-	origin   string
 	serf     netip.AddrPort
 	settings Settings
 	labels   map[string]string
@@ -58,7 +57,6 @@ func (r *registration) wanted(stored *corev1.Node, nodes []*corev1.Node) (*corev
 	}
 	n.Annotations[annotationID] = r.id
 	n.Annotations[annotationSerf] = r.serf.String()
-	n.Annotations[annotationOrigin] = r.origin
 	lost := n.Spec.PodCIDR == ""
 	for _, o := range nodes {
 		if o.Name != n.Name && stored != nil && network.Loser(stored, o) == stored {
@@ -92,6 +90,7 @@ func (r *registration) ensure(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		n.Annotations[annotationOrigin] = r.store.Origin().String()
 		_, err = r.store.Commit(ctx, crdt.Write{Key: key, Object: n, Base: base})
 		if err == nil && stored != nil && stored.Spec.PodCIDR != n.Spec.PodCIDR {
 			r.log.Warn("another node owns this node's block of pod addresses; took another", "old", stored.Spec.PodCIDR, "new", n.Spec.PodCIDR)

@@ -37,6 +37,12 @@ func (n *Node) settle(ctx context.Context) error {
 			return nil
 		case <-round.C:
 		}
+		if n.store.Behind() {
+			if err := n.catchUp(ctx); err != nil && ctx.Err() == nil {
+				n.log.Warn("the disk of this node has lost something, and no member could be asked what has happened since", "err", err)
+			}
+			continue
+		}
 		must, asks := voters(n.id.NodeName, n.registeredNames(), n.agent.Members())
 		if !asks {
 			continue

@@ -62,12 +62,14 @@ func restoreCommand() *cobra.Command {
 		Use:   "restore FILE",
 		Short: "Make a node of a backup",
 		Long: `Make of a backup the disk of a node that has none yet; "murmur up" then starts it. If nodes of the cluster are
-still there, the node takes their word for all that has happened since the backup. If none answers, the cluster goes on
-from the backup, and other machines can join it. Without --node-name the node is the one that was backed up, which must not
-run any more. FILE may be - for the standard input.`,
+still there, the node takes their word for all that has happened since the backup, and does nothing before it has met one: what
+was deleted since must not come back. If all are gone for good, say --alone: they are forgotten, and the cluster goes on from
+the backup; "murmur forget" of each, on the restored node, does the same later. Without --node-name the node is the one that
+was backed up, which must not run any more. FILE may be - for the standard input.`,
 		Args: oneFile,
 	}
 	up := nodeFlags(c.Flags())
+	alone := c.Flags().Bool("alone", false, "no other node of the cluster is there any more: forget them all")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		cfg, err := up.read(c.Flags(), "")
 		if err != nil {
@@ -80,7 +82,7 @@ run any more. FILE may be - for the standard input.`,
 			}
 		}
 		defer in.Close()
-		name, err := node.Restore(cfg, in)
+		name, err := node.Restore(cfg, in, *alone)
 		if err != nil {
 			return fmt.Errorf("restore %s: %w", args[0], err)
 		}
