@@ -254,6 +254,9 @@ func scalarString(v any) string {
 	return escape(string(b))
 }
 
+// Segment is a field's name as it stands in a path.
+func Segment(name string) string { return escape(name) }
+
 // escape makes a segment safe to stand in a path. JSON Pointer's escapes (RFC 6901).
 func escape(segment string) string {
 	if !strings.ContainsAny(segment, "~/") {

@@ -70,9 +70,12 @@ type custom struct {
 	life       context.Context
 	versions   map[string]*customVersion
 	// schemas are structural, by version; nil for a version without a schema.
-	schemas           map[string]*structuralschema.Structural
-	convert, convert1 runtime.ObjectConvertor // the second may change what it is given
-	types             managedfields.TypeConverter
+	schemas map[string]*structuralschema.Structural
+	// convert leaves what it is given as it is, convertOwn may change it.
+	convert, convertOwn runtime.ObjectConvertor
+	types               managedfields.TypeConverter
+	// shape is how its objects are merged.
+	shape crdt.Shape
 }
 
 // customVersion is a version of a custom kind.
@@ -177,7 +180,7 @@ func (cs *customs) make(crd *apiextensionsv1.CustomResourceDefinition, life cont
 		return nil, err
 	}
 	c := &custom{definition: crd, kind: k, life: life, versions: map[string]*customVersion{}, schemas: map[string]*structuralschema.Structural{}}
-	if c.convert, c.convert1, err = cs.conversions.NewConverter(crd); err != nil {
+	if c.convert, c.convertOwn, err = cs.conversions.NewConverter(crd); err != nil {
 		return nil, err
 	}
 	c.types = &customTypes{crd: crd}
@@ -203,6 +206,7 @@ func (cs *customs) make(crd *apiextensionsv1.CustomResourceDefinition, life cont
 			}
 		}
 	}
+	c.shape = shapeOf(c.schemas[k.storage.Version])
 	resets := map[fieldpath.APIVersion]*fieldpath.Set{}
 	for i := range crd.Spec.Versions {
 		v := &crd.Spec.Versions[i]

@@ -114,7 +114,7 @@ func TestCustomResourcesAreServed(t *testing.T) {
 	fmt.Println(code, w, h)
 	rv := w["metadata"].(map[string]any)["resourceVersion"].(string)
 	go func() {
-		time.Sleep(300*time.Millisecond)
+		time.Sleep(300 * time.Millisecond)
 		n.send("DELETE", "/apis/example.com/v1/namespaces/default/widgets/a", "", "")
 	}()
 	code, w, h = n.send("GET", "/apis/example.com/v1/namespaces/default/widgets?watch=true&timeoutSeconds=1&resourceVersion="+rv, "", "")

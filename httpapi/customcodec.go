@@ -31,6 +31,7 @@ func (f customForm) internal(e *crdt.Entry, into runtime.Object) error {
 	if err := e.Into(u); err != nil {
 		return err
 	}
+	delete(u.Object, crdt.ShapeField)
 	c := f.custom
 	if err := (coercion{custom: c, lenient: true}).apply(u); err != nil {
 		return fmt.Errorf("decode %s: %w", e.Key, err)
@@ -42,7 +43,7 @@ func (f customForm) internal(e *crdt.Entry, into runtime.Object) error {
 	}
 	want := schema.GroupVersion{Group: c.kind.storage.Group, Version: f.version}
 	if u.GroupVersionKind().GroupVersion() != want {
-		converted, err := c.convert1.ConvertToVersion(u, want)
+		converted, err := c.convertOwn.ConvertToVersion(u, want)
 		if err != nil {
 			return fmt.Errorf("convert %s: %w", e.Key, err)
 		}
@@ -67,7 +68,10 @@ func (f customForm) stored(obj runtime.Object, base *crdt.Entry) (runtime.Object
 	if !ok {
 		return nil, fmt.Errorf("store %T", out)
 	}
-	return u, (coercion{custom: c}).apply(u)
+	if err := (coercion{custom: c}).apply(u); err != nil {
+		return nil, err
+	}
+	return u, c.note(u, base)
 }
 
 // coercion does to an object without a Go type what decoding into one would: unknown fields go, so do nulls where

@@ -46,7 +46,7 @@ func (cs *customs) scopes(c *custom, name string, cv *customVersion, equivalents
 		Namer:      handlers.ContextBasedNaming{Namer: meta.NewAccessor(), ClusterScoped: !c.kind.namespaced},
 		Serializer: negotiated, StandardSerializers: negotiated.standard(),
 		ParameterCodec: runtime.NewParameterCodec(params),
-		Creater:        unstructuredCreater{}, Convertor: c.convert, UnsafeConvertor: c.convert1, Typer: typer,
+		Creater:        unstructuredCreater{}, Convertor: c.convert, UnsafeConvertor: c.convertOwn, Typer: typer,
 		Defaulter:                customDefaults{params, c},
 		EquivalentResourceMapper: equivalents,
 		Resource:                 gv.WithResource(crd.Status.AcceptedNames.Plural),
