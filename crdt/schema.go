@@ -112,7 +112,6 @@ var whole = map[string]bool{
 	"io.k8s.api.core.v1.SecurityContext":                       true,
 	"io.k8s.api.core.v1.PodSecurityContext":                    true,
 	"io.k8s.api.core.v1.Toleration":                            true,
-	"io.k8s.api.core.v1.ServicePort":                           true,
 	"io.k8s.api.core.v1.ContainerPort":                         true,
 	"io.k8s.api.apps.v1.DeploymentStrategy":                    true,
 	"io.k8s.api.apps.v1.DaemonSetUpdateStrategy":               true,
@@ -123,6 +122,9 @@ var whole = map[string]bool{
 	"io.k8s.api.autoscaling.v2.MetricSpec":                     true,
 	"io.k8s.api.core.v1.TopologySpreadConstraint":              true,
 	"io.k8s.api.networking.v1.IngressBackend":                  true,
+	"io.k8s.api.networking.v1.IngressClassSpec":                true,
+	"io.k8s.api.policy.v1.PodDisruptionBudgetSpec":             true,
+	"io.k8s.api.core.v1.ServiceSpec":                           true,
 	"io.k8s.api.discovery.v1.EndpointPort":                     true,
 	"io.k8s.api.core.v1.EndpointPort":                          true,
 	"io.k8s.api.core.v1.Affinity":                              true,
@@ -131,6 +133,9 @@ var whole = map[string]bool{
 	"io.k8s.api.flowcontrol.v1.PriorityLevelConfigurationSpec": true,
 	"io.k8s.api.coordination.v1.LeaseSpec":                     true,
 }
+
+// secretData is not mixed either: a key of one writer and a certificate of another are no pair.
+const secretData = "io.k8s.api.core.v1.Secret.data"
 
 const (
 	statusPath        = "/status"
@@ -191,7 +196,11 @@ func (n node) field(name string) node {
 		return node{}
 	}
 	if f, ok := n.atom.Map.FindField(name); ok {
-		return resolve(n.schema, f.Type)
+		next := resolve(n.schema, f.Type)
+		if n.ref.NamedType != nil && *n.ref.NamedType+"."+name == secretData {
+			next.atom = schema.Atom{Map: &schema.Map{ElementType: next.atom.Map.ElementType, ElementRelationship: schema.Atomic}}
+		}
+		return next
 	}
 	return resolve(n.schema, n.atom.Map.ElementType)
 }
