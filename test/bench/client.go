@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -62,8 +61,8 @@ func runClient(args []string) error {
 		return c.see(ctx, args[1])
 	case "write": // PREFIX COUNT PAUSE
 		return c.write(ctx, args[1], number(args[2]), duration(args[3]))
-	case "flood": // WRITERS WARM-UP DURATION
-		return c.flood(ctx, number(args[1]), duration(args[2]), duration(args[3]))
+	case "flood": // WRITERS DURATION
+		return c.flood(ctx, number(args[1]), duration(args[2]))
 	case "fill": // PREFIX COUNT WRITERS
 		return c.fill(ctx, args[1], number(args[2]), number(args[3]))
 	case "pace": // PREFIX A-SECOND DURATION
@@ -174,21 +173,29 @@ func await(ctx context.Context, w watch.Interface, ok func(watch.Event, *corev1.
 	}
 }
 
-// see prints when each ConfigMap is seen, until its input ends. Its first mark says that it looks.
+// see prints when each ConfigMap is seen, until it has seen as many as its input says, or for half a minute more. Its first mark says that it looks.
 func (c api) see(ctx context.Context, prefix string) error {
 	w, err := c.kube.CoreV1().ConfigMaps(namespace).Watch(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}
-	ended := make(chan struct{})
-	go func() { _, _ = io.Copy(io.Discard, os.Stdin); close(ended) }()
+	defer w.Stop()
+	told := make(chan int, 1)
+	go func() {
+		var n int
+		_, _ = fmt.Fscan(os.Stdin, &n)
+		told <- n
+	}()
 	if err := c.out.Encode(mark{Name: "looking"}); err != nil {
 		return err
 	}
-	for {
+	var late <-chan time.Time
+	for seen, want := 0, -1; seen != want; {
 		select {
-		case <-ended:
-			return nil
+		case want = <-told:
+			late = time.After(30 * time.Second)
+		case <-late:
+			return fmt.Errorf("%d of %d writes were seen", seen, want)
 		case e, open := <-w.ResultChan():
 			now := time.Now()
 			if !open {
@@ -198,9 +205,11 @@ func (c api) see(ctx context.Context, prefix string) error {
 				if err := c.out.Encode(mark{Name: o.Name, Done: now}); err != nil {
 					return err
 				}
+				seen++
 			}
 		}
 	}
+	return nil
 }
 
 func configMap(name string) *corev1.ConfigMap {
@@ -223,12 +232,11 @@ func (c api) write(ctx context.Context, prefix string, count int, pause time.Dur
 	return nil
 }
 
-// flood creates ConfigMaps with many writers for a time. Its marks are those that began after the warm-up and were acknowledged before the end.
-func (c api) flood(ctx context.Context, writers int, warmUp, d time.Duration) error {
+// flood creates ConfigMaps with many writers for a time.
+func (c api) flood(ctx context.Context, writers int, d time.Duration) error {
 	// Names are not those of an earlier flood.
 	run := strconv.FormatInt(time.Now().UnixNano(), 36)
-	from := time.Now().Add(warmUp)
-	until := from.Add(d)
+	until := time.Now().Add(d)
 	var mu sync.Mutex
 	var all []mark
 	var g errgroup.Group
@@ -240,9 +248,8 @@ func (c api) flood(ctx context.Context, writers int, warmUp, d time.Duration) er
 				if _, err := c.kube.CoreV1().ConfigMaps(namespace).Create(ctx, configMap(m.Name), metav1.CreateOptions{}); err != nil {
 					return err
 				}
-				if m.Done = time.Now(); m.Done.After(from) && m.Done.Before(until) {
-					mine = append(mine, m)
-				}
+				m.Done = time.Now()
+				mine = append(mine, m)
 			}
 			mu.Lock()
 			defer mu.Unlock()

@@ -97,7 +97,7 @@ func (l lab) digest(ctx context.Context, node string) (string, error) {
 type client struct {
 	node   string
 	cmd    *exec.Cmd
-	stdin  io.Closer
+	stdin  io.WriteCloser
 	lines  *json.Decoder
 	stderr bytes.Buffer
 }
