@@ -173,7 +173,8 @@ func await(ctx context.Context, w watch.Interface, ok func(watch.Event, *corev1.
 	}
 }
 
-// see prints when each ConfigMap is seen, until it has seen as many as its input says, or for half a minute more. Its first mark says that it looks.
+// see notes when each ConfigMap is seen, until it has seen as many as its input says, or for half a minute more, and then prints all: whoever
+// prints meanwhile waits for who reads. Its first mark says that it looks.
 func (c api) see(ctx context.Context, prefix string) error {
 	w, err := c.kube.CoreV1().ConfigMaps(namespace).Watch(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -190,26 +191,24 @@ func (c api) see(ctx context.Context, prefix string) error {
 		return err
 	}
 	var late <-chan time.Time
-	for seen, want := 0, -1; seen != want; {
+	var seen []mark
+	for want := -1; len(seen) != want; {
 		select {
 		case want = <-told:
 			late = time.After(30 * time.Second)
 		case <-late:
-			return fmt.Errorf("%d of %d writes were seen", seen, want)
+			return fmt.Errorf("%d of %d writes were seen", len(seen), want)
 		case e, open := <-w.ResultChan():
 			now := time.Now()
 			if !open {
 				return errEnded
 			}
 			if o, is := e.Object.(*corev1.ConfigMap); is && e.Type == watch.Added && strings.HasPrefix(o.Name, prefix) {
-				if err := c.out.Encode(mark{Name: o.Name, Done: now}); err != nil {
-					return err
-				}
-				seen++
+				seen = append(seen, mark{Name: o.Name, Done: now})
 			}
 		}
 	}
-	return nil
+	return c.print(seen)
 }
 
 func configMap(name string) *corev1.ConfigMap {
