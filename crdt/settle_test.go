@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"testing"
@@ -89,6 +90,143 @@ func TestSettleIsNotSeen(t *testing.T) {
 			rt.Fatalf("%d of %d stores hold the object", n, len(settling.stores))
 		}
 	})
+}
+
+// Many lives of few names, on all sides, while stores let go each at its own time: when all have met, all see the same, and if one alone
+// wrote since they met last, they see what it saw. What is told again, or by one that was forgotten, changes nothing.
+func TestManyLivesAreLetGoOf(t *testing.T) {
+	dropped, again := 0, 0
+	rapid.Check(t, func(rt *rapid.T) {
+		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 2))
+		w := newWorld(t, 1, 4)
+		all := w.stores
+		names := []string{"x", "y"}
+		view := func(s *Store) (out string) {
+			for _, n := range names {
+				e, _ := s.Snapshot().Get(cmKey(n))
+				out += n + "=" + value(e) + " "
+			}
+			return out
+		}
+		act := func(s *Store) {
+			name := names[r.IntN(2)]
+			e, ok := s.Snapshot().Get(cmKey(name))
+			if ok && r.IntN(2) == 0 {
+				if _, err := s.Commit(t.Context(), Write{Key: cmKey(name), Base: e}); err != nil {
+					rt.Fatal(err)
+				}
+				return
+			}
+			if sl, _ := s.current.Load().snapshot.tree.Get(&slot{key: cmKey(name)}); !ok && sl == nil {
+				for _, o := range w.stores {
+					if d := o.document(cmKey(name)); d != nil && d.grave {
+						again++ // the name is free here, and others still have its grave
+						break
+					}
+				}
+			}
+			put(t, s, name, func(c *corev1.ConfigMap) { c.Data = map[string]string{"k": fmt.Sprint(r.IntN(1e6))} })
+		}
+		meet := func(writers map[*Store]bool) {
+			want := ""
+			for s := range writers {
+				want = view(s)
+			}
+			w.meet(t)
+			for i, s := range w.stores {
+				if s.Digest() != w.stores[0].Digest() || view(s) != view(w.stores[0]) {
+					rt.Fatalf("after exchange store %d has %s, store 0 %s", i, view(s), view(w.stores[0]))
+				}
+			}
+			if got := view(w.stores[0]); len(writers) == 1 && got != want {
+				rt.Fatalf("one store alone wrote, and saw %s; now all see %s", want, got)
+			}
+		}
+		var old [][]byte
+		var lost *Store
+		writers := map[*Store]bool{}
+		certain := w.certain()
+		for i := range 250 {
+			w.now = w.now.Add(time.Duration(r.IntN(1500)) * time.Microsecond)
+			s := w.stores[r.IntN(len(w.stores))]
+			switch r.IntN(10) {
+			case 0, 1:
+				act(s)
+				writers[s] = true
+			case 2, 3:
+				meet(writers)
+				clear(writers)
+			case 4:
+				sync2(t, w.stores[r.IntN(len(w.stores))], s)
+			case 5, 6:
+				w.now = w.now.Add(2 * graveAge)
+			case 7, 8:
+				if r.IntN(2) == 0 {
+					certain = w.certain()
+				}
+				for _, s := range w.stores {
+					if r.IntN(4) == 0 {
+						continue
+					}
+					before := s.Status().Tombstones
+					if err := s.Settle(t.Context(), certain); err != nil && !errors.Is(err, ErrBehind) {
+						rt.Fatal(err)
+					}
+					dropped += before - s.Status().Tombstones
+				}
+			case 9:
+				if len(old) == 0 || r.IntN(3) == 0 {
+					old = nil
+					deltas, err := s.Delta(Vector{}.append([]byte{deltaFormat}))
+					if err != nil {
+						rt.Fatal(err)
+					}
+					for d := range deltas {
+						old = append(old, d)
+					}
+					break
+				}
+				meet(writers)
+				clear(writers)
+				before := view(s)
+				for _, d := range old {
+					if _, _, err := s.Merge(t.Context(), d); err != nil {
+						rt.Fatal(err)
+					}
+				}
+				if view(s) != before {
+					rt.Fatalf("what was told again made %s of %s", view(s), before)
+				}
+			}
+			if i == 150 && r.IntN(2) == 0 {
+				// One goes away, writes on its own, and is forgotten.
+				meet(writers)
+				clear(writers)
+				lost, w.stores = all[3], all[:3]
+				act(lost)
+				if err := w.stores[r.IntN(3)].Forget(t.Context(), lost.Origin()); err != nil {
+					rt.Fatal(err)
+				}
+				w.meet(t)
+				certain = w.certain()
+			}
+		}
+		meet(writers)
+		if lost != nil {
+			before := view(w.stores[0])
+			for _, s := range w.stores {
+				sync2(t, s, lost)
+				sync2(t, lost, s)
+			}
+			meet(nil)
+			if got := view(w.stores[0]); got != before {
+				rt.Fatalf("a store that was forgotten made %s of %s", got, before)
+			}
+		}
+	})
+	if dropped < 50 || again < 20 {
+		t.Errorf("%d graves were dropped, and %d names used again where others still had one: this tests too little", dropped, again)
+	}
 }
 
 func value(e *Entry) string {
