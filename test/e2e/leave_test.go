@@ -236,8 +236,28 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 	l.do("exec", "n1", "--", "murmur", "restore", file, "--data-dir", disk("n1"), "--node-ip", ip)
 	l.do("start", "n1")
+	// What has been deleted since, only another could know.
+	l.within(20*time.Second, "n1 waits for another node, and says so", func() error {
+		out, err := l.try("exec", "n1", "--", "murmur", "token", "create")
+		if err == nil || !strings.Contains(out+err.Error(), "`murmur forget` each (n2)") {
+			return fmt.Errorf("%q: %v", out, err)
+		}
+		return nil
+	})
+	l.murmur("n1", "forget", "n2")
 	l.within(40*time.Second, "n1 goes on from the backup", has("n1", "goes stays"))
 	l.kubectl("n1", "create", "configmap", "again")
+	// The same, said at once.
+	l.do("kill", "n1")
+	if err := os.RemoveAll(disk("n1")); err != nil {
+		t.Fatal(err)
+	}
+	l.do("exec", "n1", "--", "murmur", "restore", file, "--alone", "--data-dir", disk("n1"), "--node-ip", ip)
+	l.do("start", "n1")
+	l.within(40*time.Second, "n1 goes on from the backup", has("n1", "goes stays"))
+	if out := l.kubectl("n1", "get", "nodes", "-o", "name"); strings.TrimSpace(out) != "node/n1" {
+		t.Errorf("the nodes that are gone are registered: %q", out)
+	}
 }
 
 // What two sides write to the same field is not lost silently.
