@@ -144,7 +144,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 // table lists the controllers.
 func table(cfg Config) []row {
 	const pods, nodes = "pods", "nodes"
-	collector, lost, evicted := newGarbage(cfg.Resources), newStrays(), newEviction()
+	collector, lost, evicted := newGarbage(), newStrays(), newEviction()
 	rows := []row{
 		{name: "deployment-controller", owners: []string{deployments}, watches: []string{replicaSets, pods}, decide: deployment},
 		{name: "replicaset-controller", owners: []string{replicaSets}, watches: []string{pods, nodes}, decide: replicaSet},
@@ -160,8 +160,8 @@ func table(cfg Config) []row {
 		{name: "cronjob-controller", owners: []string{cronJobs}, watches: []string{jobs}, decide: cronJob},
 		{name: "service-account-controller", owners: []string{"namespaces"}, watches: []string{"serviceaccounts"}, decide: serviceAccount},
 		{name: "root-ca-cert-publisher", owners: []string{"namespaces"}, watches: []string{"configmaps"}, decide: rootCA(string(cfg.CACert))},
-		{name: "namespace-controller", owners: []string{"namespaces"}, watches: cfg.Resources, decide: namespace(cfg.Resources)},
-		{name: "generic-garbage-collector", owners: cfg.Resources, watches: []string{nodes}, pace: 50 * time.Millisecond,
+		{name: "namespace-controller", owners: []string{"namespaces"}, watchesAll: true, decide: namespace},
+		{name: "generic-garbage-collector", all: true, pace: 50 * time.Millisecond,
 			prepare: collector.prepare, decide: collector.decide},
 		{name: "pod-garbage-collector", owners: []string{pods}, watches: []string{nodes}, prepare: lost.prepare, decide: lost.decide},
 		{name: "node-controller", owners: []string{pods}, watches: []string{nodes}, prepare: evicted.prepare, decide: evicted.decide},
@@ -176,7 +176,7 @@ func table(cfg Config) []row {
 	}
 	if cfg.Usage != nil {
 		spent := newCharges(cfg.Usage)
-		rows = append(rows, row{name: "resourcequota-controller", owners: []string{resourceQuotas}, watches: cfg.Resources, pace: 100 * time.Millisecond,
+		rows = append(rows, row{name: "resourcequota-controller", owners: []string{resourceQuotas}, watchesAll: true, pace: 100 * time.Millisecond,
 			prepare: spent.prepare, decide: spent.decide})
 	}
 	return rows

@@ -24,7 +24,6 @@ const unseen = 30 * time.Second
 // was in sight, so that whoever has it could have sent it. UIDs are derived, so an owner of the same name with another
 // UID is another owner; which of the two is the later cannot be told from a UID, and it falls under the same rule.
 type garbage struct {
-	resources []string
 	// metas are the metadata of all objects, decoded once for each version.
 	metas map[crdt.Key]known
 	// present are the objects by UID, dependents those that name a UID as their owner.
@@ -42,8 +41,8 @@ type known struct {
 	meta    *metav1.PartialObjectMetadata
 }
 
-func newGarbage(resources []string) *garbage {
-	return &garbage{resources: resources, gone: map[types.UID]bool{}, absent: map[string]time.Time{}}
+func newGarbage() *garbage {
+	return &garbage{gone: map[types.UID]bool{}, absent: map[string]time.Time{}}
 }
 
 // maxGone bounds what is remembered of the dead.
@@ -53,7 +52,7 @@ func (g *garbage) prepare(w *world) {
 	metas := make(map[crdt.Key]known, len(g.metas))
 	was := g.present
 	g.present, g.dependents = make(map[types.UID]crdt.Key, len(was)), map[types.UID][]crdt.Key{}
-	for _, resource := range g.resources {
+	for _, resource := range w.resources {
 		for e := range w.snap.Range(resource, "", "") {
 			k, ok := g.metas[e.Key]
 			if !ok || k.version != e.Version || k.uid != e.UID {
@@ -110,7 +109,7 @@ func (g *garbage) decide(w *world, e *crdt.Entry) plan {
 		return g.release(w, e, m)
 	}
 	p := plan{}
-	if e.Key.Namespace != "" && slices.Contains(g.resources, "namespaces") {
+	if e.Key.Namespace != "" && slices.Contains(w.resources, "namespaces") {
 		if _, ok := w.snap.Get(crdt.Key{Resource: "namespaces", Name: e.Key.Namespace}); !ok {
 			gone, at := g.missing(w, "namespace/"+e.Key.Namespace)
 			if gone {

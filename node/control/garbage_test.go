@@ -39,12 +39,12 @@ func TestLateOwner(t *testing.T) {
 	}
 	key := crdt.Key{Resource: "configmaps", Namespace: "default", Name: "owner"}
 	child := put("child", store.Snapshot().NextUID(key))
-	g := newGarbage([]string{"configmaps"})
+	g := newGarbage()
 	whole := map[string]sight{"n1": {reachable: true}, "n2": {reachable: true}}
 	cut := map[string]sight{"n1": {reachable: true}, "n2": {}}
 	decide := func(at int, nodes map[string]sight) bool {
 		t.Helper()
-		w := &world{snap: store.Snapshot(), now: second(at), nodes: nodes}
+		w := &world{snap: store.Snapshot(), now: second(at), nodes: nodes, resources: []string{"configmaps"}}
 		g.prepare(w)
 		return len(g.decide(w, child).writes) > 0
 	}

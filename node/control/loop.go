@@ -25,6 +25,8 @@ type row struct {
 	name string
 	// owners are the resources that it decides about, watches what else it looks at.
 	owners, watches []string
+	// all means that it decides about all that is stored, watchesAll that it looks at all.
+	all, watchesAll bool
 	// pace is how long a wake-up waits for more of its kind; 0 means gather. A controller with a pace looks at every object
 	// there is, and waits longer the longer that takes: see breath.
 	pace time.Duration
@@ -102,6 +104,8 @@ type world struct {
 	brake  Brake
 	settle time.Duration
 	kept   int
+	// resources are all that are stored, those that are defined at this moment among them.
+	resources []string
 	// failures are by owner.
 	failures map[types.UID]failure
 
@@ -162,8 +166,23 @@ func (c *Controllers) look() *world {
 	}
 	return &world{
 		snap: snap, now: now, self: c.cfg.Node, alive: alive, brake: c.cfg.Brake, settle: c.cfg.Settle, kept: c.cfg.TerminatedPods,
-		nodes: sights(crdt.List[corev1.Node](snap, "nodes", ""), alive, c.since, now),
+		resources: append(slices.Clone(c.cfg.Resources), defined(snap)...),
+		nodes:     sights(crdt.List[corev1.Node](snap, "nodes", ""), alive, c.since, now),
 	}
+}
+
+// definitions is the key of CustomResourceDefinitions.
+const definitions = "apiextensions.k8s.io/customresourcedefinitions"
+
+// defined lists the resources that are defined. A definition is named after what it defines.
+func defined(snap *crdt.Snapshot) []string {
+	var out []string
+	for e := range snap.Range(definitions, "", "") {
+		if plural, group, ok := strings.Cut(e.Key.Name, "."); ok {
+			out = append(out, group+"/"+plural)
+		}
+	}
+	return out
 }
 
 // Bounds of the pause after a failure, per owner.
@@ -186,7 +205,11 @@ type pause struct {
 
 // loop runs one controller: look, decide, write, wait.
 func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
-	wake := c.cfg.Store.Subscribe(append(slices.Clone(r.owners), r.watches...)...)
+	watched := append(slices.Clone(r.owners), r.watches...)
+	if r.all || r.watchesAll {
+		watched = nil
+	}
+	wake := c.cfg.Store.Subscribe(watched...)
 	defer wake.Close()
 	api := c.cfg.API("system:serviceaccount:kube-system:" + r.name)
 	pauses := map[types.UID]pause{}
@@ -209,7 +232,11 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 		}
 		var jobs []job
 		present := map[types.UID]bool{}
-		for _, resource := range r.owners {
+		owners := r.owners
+		if r.all {
+			owners = w.resources
+		}
+		for _, resource := range owners {
 			for e := range w.snap.Range(resource, "", "") {
 				if !r.everywhere && rendezvous(string(e.UID), w.alive) != w.self {
 					continue

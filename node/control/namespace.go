@@ -13,60 +13,58 @@ import (
 )
 
 // namespace empties a namespace that is being deleted, and then lets it go.
-func namespace(resources []string) func(*world, *crdt.Entry) plan {
-	return func(w *world, e *crdt.Entry) plan {
-		ns, err := crdt.As[corev1.Namespace](e)
-		if err != nil || ns.DeletionTimestamp == nil {
-			return plan{}
+func namespace(w *world, e *crdt.Entry) plan {
+	ns, err := crdt.As[corev1.Namespace](e)
+	if err != nil || ns.DeletionTimestamp == nil {
+		return plan{}
+	}
+	p := plan{}
+	left, finalizers := map[string]int{}, map[string]int{}
+	// Pods go first: while they run they need what is there for them, NetworkPolicies above all (KEP-5080).
+	podless := true
+	for range w.snap.Range("pods", ns.Name, "") {
+		podless = false
+		break
+	}
+	for _, resource := range w.resources {
+		if resource == "namespaces" {
+			continue
 		}
-		p := plan{}
-		left, finalizers := map[string]int{}, map[string]int{}
-		// Pods go first: while they run they need what is there for them, NetworkPolicies above all (KEP-5080).
-		podless := true
-		for range w.snap.Range("pods", ns.Name, "") {
-			podless = false
-			break
-		}
-		for _, resource := range resources {
-			if resource == "namespaces" {
+		for child := range w.snap.Range(resource, ns.Name, "") {
+			m := &metav1.PartialObjectMetadata{}
+			if err := child.Into(m); err != nil {
 				continue
 			}
-			for child := range w.snap.Range(resource, ns.Name, "") {
-				m := &metav1.PartialObjectMetadata{}
-				if err := child.Into(m); err != nil {
-					continue
-				}
-				left[resource]++
-				for _, f := range m.Finalizers {
-					finalizers[f]++
-				}
-				if m.DeletionTimestamp == nil && (resource == "pods" || podless) {
-					p.writes = append(p.writes, collect(child, metav1.DeletePropagationBackground))
-				}
+			left[resource]++
+			for _, f := range m.Finalizers {
+				finalizers[f]++
+			}
+			if m.DeletionTimestamp == nil && (resource == "pods" || podless) {
+				p.writes = append(p.writes, collect(child, metav1.DeletePropagationBackground))
 			}
 		}
-		next := ns.DeepCopy()
-		if len(left) == 0 {
-			next.Spec.Finalizers = slices.DeleteFunc(next.Spec.Finalizers, func(f corev1.FinalizerName) bool { return f == corev1.FinalizerKubernetes })
-			if len(next.Spec.Finalizers) < len(ns.Spec.Finalizers) {
-				p.writes = append(p.writes, write{verb: finalize, obj: next})
-			}
-			return p
-		}
-		failed := ""
-		if f, ok := w.failures[ns.UID]; ok {
-			failed = f.message
-		}
-		if emptying(next, left, finalizers, failed, metav1.Time{Time: w.now}) {
-			p.writes = append(p.writes, write{verb: status, obj: next})
-		}
-		for i := range p.writes {
-			if p.writes[i].verb == remove {
-				p.writes[i].failed = &event{ns, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %s"}
-			}
+	}
+	next := ns.DeepCopy()
+	if len(left) == 0 {
+		next.Spec.Finalizers = slices.DeleteFunc(next.Spec.Finalizers, func(f corev1.FinalizerName) bool { return f == corev1.FinalizerKubernetes })
+		if len(next.Spec.Finalizers) < len(ns.Spec.Finalizers) {
+			p.writes = append(p.writes, write{verb: finalize, obj: next})
 		}
 		return p
 	}
+	failed := ""
+	if f, ok := w.failures[ns.UID]; ok {
+		failed = f.message
+	}
+	if emptying(next, left, finalizers, failed, metav1.Time{Time: w.now}) {
+		p.writes = append(p.writes, write{verb: status, obj: next})
+	}
+	for i := range p.writes {
+		if p.writes[i].verb == remove {
+			p.writes[i].failed = &event{ns, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %s"}
+		}
+	}
+	return p
 }
 
 // emptying puts into the status what is still in the namespace, and says whether that is news.
