@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -100,5 +101,38 @@ func TestWritesFromTheFutureAreHeldUntilReleased(t *testing.T) {
 	sync2(t, mad, us)
 	if _, ok := us.Snapshot().Get(cmKey("mad2")); !ok || len(us.Status().Held) != 0 {
 		t.Error("a held write was not taken in when its time had come")
+	}
+}
+
+// TestClockThatIsSetRight: what a node writes after its clock, an hour ahead, was set right is not held elsewhere.
+func TestClockThatIsSetRight(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	var ahead atomic.Int64
+	clocked := func(ahead *atomic.Int64) *Store {
+		s, err := Open(Config{Cluster: "test", Now: func() time.Time { return now.Add(time.Duration(ahead.Load())) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(t, s)
+		return s
+	}
+	us, them := clocked(new(atomic.Int64)), clocked(&ahead)
+	put(t, them, "both", func(*corev1.ConfigMap) {})
+	ahead.Store(int64(time.Hour))
+	put(t, them, "future", func(*corev1.ConfigMap) {})
+	ahead.Store(0)
+	put(t, them, "both", func(c *corev1.ConfigMap) { c.Data = map[string]string{"right": "again"} })
+	put(t, them, "future", func(c *corev1.ConfigMap) { c.Data = map[string]string{"right": "again"} })
+	sync2(t, them, us)
+	if cm, _ := Get[corev1.ConfigMap](us.Snapshot(), cmKey("both")); cm == nil || cm.Data["right"] != "again" {
+		t.Error("what was written with the clock right again is held")
+	}
+	if _, ok := us.Status().Held[cmKey("future")]; !ok || len(us.Status().Held) != 1 {
+		t.Errorf("held are %v, want what was first written an hour ahead", us.Status().Held)
+	}
+	us.Release()
+	sync2(t, them, us)
+	if cm, _ := Get[corev1.ConfigMap](us.Snapshot(), cmKey("future")); cm == nil || cm.Data["right"] != "again" {
+		t.Error("of what was written an hour ahead, and after, the later is not there")
 	}
 }

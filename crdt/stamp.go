@@ -71,9 +71,14 @@ type clock struct {
 func hlc(now time.Time) uint64 { return uint64(max(now.UnixMilli(), 0)) << 16 }
 
 // tick stamps a local write: later than everything this clock has seen and than after, the newest stamp of the
-// object written to. An object stamped by a fast clock does not drag ours along.
+// object written to. An object stamped by a fast clock does not drag ours along. Nor do our own stamps, once a clock that
+// was far ahead is set right: others would hold aside what we write until they have caught up with it. Stamps need to grow
+// within an object only, and after sees to that.
 func (c *clock) tick(now time.Time, after Stamp) Stamp {
 	c.last = max(c.last+1, hlc(now))
+	if c.last > hlc(now.Add(maxFuture)) {
+		c.last = hlc(now)
+	}
 	at := c.last
 	if c.bounds.ceiling != 0 {
 		at = min(at, c.bounds.ceiling)

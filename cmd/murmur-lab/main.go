@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -142,6 +143,16 @@ func root() *cobra.Command {
 			return withNode(open, args[0], func(l *lab, n *labNode) error { return l.loss(n, percent/100) })
 		},
 	}
+	clock := &cobra.Command{
+		Use: "clock NODE AHEAD", Short: "Set the clock of a node's programs ahead of this machine's, such as 1h; -- -1h is behind, 0s ends it", Args: cobra.ExactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			ahead, err := time.ParseDuration(args[1])
+			if err != nil {
+				return fmt.Errorf("%q: want a duration such as 1h", args[1])
+			}
+			return withNode(open, args[0], func(l *lab, n *labNode) error { return l.setClock(n, ahead) })
+		},
+	}
 	load := &cobra.Command{
 		Use: "load FILE.tar", Short: "Import an image on all nodes, and on those that join later", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -190,7 +201,7 @@ func root() *cobra.Command {
 		Use: "down", Short: "End a lab and remove all traces of it", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return downLab(name) },
 	}
-	c.AddCommand(up, add, run, kill, start, partition, heal, loss, load, image, status, logs, down)
+	c.AddCommand(up, add, run, kill, start, partition, heal, loss, clock, load, image, status, logs, down)
 	return c
 }
 
