@@ -53,6 +53,8 @@ type node struct {
 	store   *crdt.Store
 	sched   *sched.Scheduler
 	stop    func()
+	// disk is what its store is on; nil is Badger, in the cluster's directory.
+	disk crdt.Disk
 }
 
 func address(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}) }
@@ -100,7 +102,7 @@ func (n *node) start() {
 	t := n.cluster.t
 	t.Helper()
 	var err error
-	if n.store, err = crdt.Open(crdt.Config{Dir: filepath.Join(n.cluster.dir, n.name), Cluster: "test"}); err != nil {
+	if n.store, err = crdt.Open(n.storeConfig()); err != nil {
 		t.Fatal(err)
 	}
 	cert := n.cluster.ca.issue(t, gossip.NodeUser(n.name))
@@ -145,6 +147,13 @@ func (n *node) start() {
 			t.Errorf("%s: %v", n.name, err)
 		}
 	}
+}
+
+func (n *node) storeConfig() crdt.Config {
+	if n.disk != nil {
+		return crdt.Config{Disk: n.disk, Cluster: "test"}
+	}
+	return crdt.Config{Dir: filepath.Join(n.cluster.dir, n.name), Cluster: "test"}
 }
 
 // known are the nodes that should be members, as the registered ones are to the daemon.
