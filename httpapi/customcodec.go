@@ -32,6 +32,7 @@ func (f customForm) internal(e *crdt.Entry, into runtime.Object) error {
 		return err
 	}
 	delete(u.Object, crdt.ShapeField)
+	overFields(u.Object, withNulls)
 	c := f.custom
 	if err := (coercion{custom: c, lenient: true}).apply(u); err != nil {
 		return fmt.Errorf("decode %s: %w", e.Key, err)
@@ -71,7 +72,55 @@ func (f customForm) stored(obj runtime.Object, base *crdt.Entry) (runtime.Object
 	if err := (coercion{custom: c}).apply(u); err != nil {
 		return nil, err
 	}
+	overFields(u.Object, withoutNulls)
 	return u, c.note(u, base)
+}
+
+// null is how a null stands in the store, where it would be as good as nothing. Where a schema lets a field be null, that
+// is something else than its absence, for which there may be a default.
+const null = "\x00null"
+
+// overFields changes the fields of an object, but for its metadata.
+func overFields(obj map[string]any, change func(any) any) {
+	for k, v := range obj {
+		if k != "metadata" {
+			obj[k] = change(v)
+		}
+	}
+}
+
+func withoutNulls(v any) any {
+	switch v := v.(type) {
+	case nil:
+		return null
+	case map[string]any:
+		for k, f := range v {
+			v[k] = withoutNulls(f)
+		}
+	case []any:
+		for i, e := range v {
+			v[i] = withoutNulls(e)
+		}
+	}
+	return v
+}
+
+func withNulls(v any) any {
+	switch v := v.(type) {
+	case string:
+		if v == null {
+			return nil
+		}
+	case map[string]any:
+		for k, f := range v {
+			v[k] = withNulls(f)
+		}
+	case []any:
+		for i, e := range v {
+			v[i] = withNulls(e)
+		}
+	}
+	return v
 }
 
 // coercion does to an object without a Go type what decoding into one would: unknown fields go, so do nulls where

@@ -249,8 +249,10 @@ func (s *Server) keepDefinitions(ctx context.Context) {
 	wake := s.cfg.Store.Subscribe(definitions)
 	defer wake.Close()
 	due := map[string]time.Time{}
+	seen := map[string]*apiextensionsv1.CustomResourceDefinition{}
 	for {
 		s.customs.prune(s.cfg.Store.Snapshot())
+		s.sweep(ctx, seen)
 		var again <-chan time.Time
 		if next := s.tend(ctx, due, time.Now()); !next.IsZero() {
 			again = time.After(time.Until(next))
@@ -260,6 +262,27 @@ func (s *Server) keepDefinitions(ctx context.Context) {
 			return
 		case <-wake.C:
 		case <-again:
+		}
+	}
+}
+
+// sweep removes what is left of kinds whose definition went while this node looked. A side of a partition that did not know that a kind
+// was being taken away may have made objects of it until they met. seen are the definitions of the last look.
+func (s *Server) sweep(ctx context.Context, seen map[string]*apiextensionsv1.CustomResourceDefinition) {
+	snap := s.cfg.Store.Snapshot()
+	present := map[string]bool{}
+	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](snap, definitions, "") {
+		present[crd.Name], seen[crd.Name] = true, crd
+	}
+	for name, crd := range seen {
+		if present[name] {
+			continue
+		}
+		delete(seen, name)
+		for e := range snap.Range(crd.Spec.Group+"/"+crd.Spec.Names.Plural, "", "") {
+			if _, err := s.cfg.Store.Commit(ctx, crdt.Write{Key: e.Key, Base: e}); err != nil {
+				s.cfg.Log.Debug("object of a kind that is gone", "object", e.Key, "err", err)
+			}
 		}
 	}
 }
