@@ -24,7 +24,17 @@ type badgerDisk struct {
 	*markFile
 	db  *badger.DB
 	dir string
+	// logged is how much went to the value log since it was last looked through, and due says that it is time to do so again.
+	logged int
+	due    chan struct{}
 }
+
+// Bounds of the value log: what is larger than the one goes there, and its files are as large as the other. It is looked through each
+// time as much was written to it, so that its size is bounded however fast objects change.
+const (
+	valueThreshold = 64 << 10
+	valueLogFile   = 16 << 20
+)
 
 // room says whether there is headroom.
 func (d *badgerDisk) room() error {
@@ -46,10 +56,10 @@ func openBadger(dir string, log *slog.Logger) (*badgerDisk, error) {
 		WithNumMemtables(2).
 		WithNumLevelZeroTables(2).
 		WithNumLevelZeroTablesStall(6).
-		WithValueLogFileSize(32 << 20).
+		WithValueLogFileSize(valueLogFile).
 		WithBaseTableSize(2 << 20).
 		WithBaseLevelSize(8 << 20).
-		WithValueThreshold(64 << 10).
+		WithValueThreshold(valueThreshold).
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(0).
 		WithCompression(options.None).
@@ -57,7 +67,7 @@ func openBadger(dir string, log *slog.Logger) (*badgerDisk, error) {
 		WithChecksumVerificationMode(options.OnBlockRead).
 		WithDetectConflicts(false).
 		WithMetricsEnabled(false)
-	d := &badgerDisk{dir: dir}
+	d := &badgerDisk{dir: dir, due: make(chan struct{}, 1)}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the store's directory: %w", err)
 	}
@@ -150,7 +160,22 @@ func (d *badgerDisk) Write(records []Record) error {
 			return err
 		}
 	}
-	return txn.Commit()
+	if err := txn.Commit(); err != nil {
+		return err
+	}
+	for _, r := range records {
+		if len(r.Value) >= valueThreshold {
+			d.logged += len(r.Value)
+		}
+	}
+	if d.logged >= valueLogFile {
+		d.logged = 0
+		select {
+		case d.due <- struct{}{}:
+		default:
+		}
+	}
+	return nil
 }
 
 // Size is the bytes of all files.
@@ -168,9 +193,10 @@ func (d *badgerDisk) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			// Collecting writes before it deletes.
-			for d.room() == nil && d.db.RunValueLogGC(0.5) == nil && ctx.Err() == nil {
-			}
+		case <-d.due:
+		}
+		// Collecting writes before it deletes.
+		for d.room() == nil && d.db.RunValueLogGC(0.5) == nil && ctx.Err() == nil {
 		}
 	}
 }

@@ -407,3 +407,60 @@ func TestForgottenStoreCannotReturnAsAnotherEpoch(t *testing.T) {
 		t.Error("it has not heard that it is forgotten")
 	}
 }
+
+// What a disk acknowledged a moment ago may be gone with the power: nobody lets go of it by then, so it comes back.
+func TestWhatPowerTakesBackIsNotLetGoOf(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	start := func(d *Memory) (*Store, func()) {
+		s, err := Open(Config{Disk: d, Cluster: "test", Now: func() time.Time { return now }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s, run(t, s)
+	}
+	disk := &Memory{}
+	a, stop := start(disk)
+	b, _ := start(&Memory{})
+	w := &world{stores: []*Store{a, b}}
+	put(t, b, "x", func(*corev1.ConfigMap) {})
+	w.meet(t)
+	round := func() {
+		c := Conclude([]Report{a.Report(), b.Report()})
+		for _, s := range w.stores {
+			if err := s.Settle(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	round()
+	now = now.Add(time.Minute)
+	round()
+	before := disk.Clone()
+	e, _ := b.Snapshot().Get(cmKey("x"))
+	if _, err := b.Commit(t.Context(), Write{Key: cmKey("x"), Base: e}); err != nil {
+		t.Fatal(err)
+	}
+	w.meet(t)
+	now = now.Add(time.Minute)
+	round()
+	stop() // and with the power goes what was written since
+	a, _ = start(before)
+	w.stores[0] = a
+	if _, ok := a.Snapshot().Get(cmKey("x")); !ok {
+		t.Fatal("nothing was lost: this tests nothing")
+	}
+	w.meet(t)
+	for i, s := range w.stores {
+		if _, ok := s.Snapshot().Get(cmKey("x")); ok {
+			t.Errorf("store %d holds what was deleted", i)
+		}
+	}
+	// In the end all of it is let go.
+	for range 3 {
+		now = now.Add(2 * graveAge)
+		round()
+	}
+	if n := b.Status().Tombstones; n != 0 {
+		t.Errorf("%d tombstones are left", n)
+	}
+}
