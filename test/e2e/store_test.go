@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -168,6 +169,62 @@ func TestThreeSidesMeet(t *testing.T) {
 	for _, n := range []string{"n1", "n2", "n3"} {
 		if lost := l.lost(n, acked); len(lost) > 0 {
 			t.Errorf("%s lacks %d of %d acknowledged writes, such as %s", n, len(lost), len(acked), lost[0])
+		}
+	}
+}
+
+// A node whose log has lost its end comes back without the numbers that were in it, takes from the others what it had told them, and
+// is a member as before. One that was only killed goes on as it was.
+func TestDamagedLog(t *testing.T) {
+	l := up(t, "e-log", 3)
+	origin := func() string {
+		var s struct{ Origin string }
+		if err := json.Unmarshal([]byte(l.murmur("n2", "debug", "store")), &s); err != nil || s.Origin == "" {
+			t.Fatalf("n2 has origin %q: %v", s.Origin, err)
+		}
+		return s.Origin
+	}
+	before := origin()
+	stop := l.write("n2", "a")
+	time.Sleep(time.Second)
+	acked := stop()
+	l.within(10*time.Second, "all hold the same", l.sameDigests)
+	l.do("kill", "n2")
+	l.do("start", "n2")
+	l.within(30*time.Second, "n2 is back", l.registered("n2", "n1", "n2", "n3"))
+	if now := origin(); now != before {
+		t.Errorf("n2 was killed, and its origin is %s after %s", now, before)
+	}
+	stop = l.write("n2", "b")
+	time.Sleep(time.Second)
+	acked = append(acked, stop()...)
+	l.within(10*time.Second, "all hold the same", l.sameDigests)
+	l.do("kill", "n2")
+	logs, err := filepath.Glob(filepath.Join("/var/lib/murmur-lab", l.name, "n2", "data", "store", "*.mem"))
+	if err != nil || len(logs) == 0 {
+		t.Fatalf("n2 has no log: %v", err)
+	}
+	log := logs[len(logs)-1]
+	b, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(b[len(strings.TrimRight(string(b), "\x00"))/2:])
+	if err := os.WriteFile(log, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.do("start", "n2")
+	l.within(30*time.Second, "n2 is back", l.registered("n2", "n1", "n2", "n3"))
+	if now := origin(); now == before || now[:10] != before[:10] {
+		t.Errorf("n2 lost the end of its log, and its origin is %s after %s", now, before)
+	}
+	stop = l.write("n2", "c")
+	time.Sleep(time.Second)
+	acked = append(acked, stop()...)
+	l.within(20*time.Second, "all hold the same", l.sameDigests)
+	for _, n := range []string{"n1", "n2", "n3"} {
+		if lost := l.lost(n, acked); len(lost) > 0 {
+			t.Errorf("%s lost %d of %d acknowledged writes, such as %s", n, len(lost), len(acked), lost[0])
 		}
 	}
 }
