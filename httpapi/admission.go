@@ -3,14 +3,20 @@ package httpapi
 import (
 	"context"
 	"fmt"
+	"io"
 	"strconv"
 
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/admission/initializer"
 	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
+	webhookinit "k8s.io/apiserver/pkg/admission/plugin/webhook/initializer"
+	"k8s.io/apiserver/pkg/admission/plugin/webhook/mutating"
+	"k8s.io/apiserver/pkg/admission/plugin/webhook/validating"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/util/compatibility"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	authenticationapi "k8s.io/kubernetes/pkg/apis/authentication"
 	coordinationapi "k8s.io/kubernetes/pkg/apis/coordination"
@@ -26,36 +32,22 @@ import (
 )
 
 // admission is the chain every write goes through after it is allowed and before it is validated: upstream's
-// plugins over the snapshot, node restriction, and the placement record of a new pod.
+// plugins over the snapshot, in upstream's order, node restriction, and the placement record of a new pod.
 func (s *Server) admission() (admission.Interface, error) {
-	informers := snapshotInformers{store: s.cfg.Store}
-	client := s.own
-	namespaces, err := lifecycle.NewLifecycle(sets.New("default", "kube-system", "kube-public"))
-	if err != nil {
-		return nil, fmt.Errorf("namespace lifecycle: %w", err)
+	plugins := admission.NewPlugins()
+	var names []string
+	add := func(name string, make func() (admission.Interface, error)) {
+		plugins.Register(name, func(io.Reader) (admission.Interface, error) { return make() })
+		names = append(names, name)
 	}
-	namespaces.SetExternalKubeInformerFactory(informers)
-	namespaces.SetExternalKubeClientSet(client)
-
-	accounts := serviceaccount.NewServiceAccount()
-	accounts.SetExternalKubeInformerFactory(informers)
-	accounts.SetExternalKubeClientSet(client)
-
-	priorities := priority.NewPlugin()
-	priorities.SetExternalKubeInformerFactory(informers)
-	priorities.SetExternalKubeClientSet(client)
-
-	limits, err := limitranger.NewLimitRanger(nil)
-	if err != nil {
-		return nil, fmt.Errorf("limit ranger: %w", err)
-	}
-	limits.SetExternalKubeInformerFactory(informers)
-	limits.SetExternalKubeClientSet(client)
-
-	runtimes := runtimeclass.NewRuntimeClass()
-	runtimes.SetExternalKubeInformerFactory(informers)
-	runtimes.SetExternalKubeClientSet(client)
-
+	add(lifecycle.PluginName, func() (admission.Interface, error) {
+		return lifecycle.NewLifecycle(sets.New("default", "kube-system", "kube-public"))
+	})
+	add("NodeRestriction", func() (admission.Interface, error) {
+		return nodeRestriction{admission.NewHandler(admission.Create, admission.Update, admission.Delete), s.cfg.Store}, nil
+	})
+	add(limitranger.PluginName, func() (admission.Interface, error) { return limitranger.NewLimitRanger(nil) })
+	add(serviceaccount.PluginName, func() (admission.Interface, error) { return serviceaccount.NewServiceAccount(), nil })
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	defaulttolerationseconds.RegisterFlags(flags)
 	for _, name := range []string{"default-not-ready-toleration-seconds", "default-unreachable-toleration-seconds"} {
@@ -63,24 +55,35 @@ func (s *Server) admission() (admission.Interface, error) {
 			return nil, err
 		}
 	}
-	tolerations := defaulttolerationseconds.NewDefaultTolerationSeconds()
-	tolerations.InspectFeatureGates(utilfeature.DefaultFeatureGate)
-
-	chain := []admission.Interface{namespaces, nodeRestriction{admission.NewHandler(admission.Create, admission.Update, admission.Delete), s.cfg.Store},
-		limits, accounts, tolerations, priorities, runtimes}
+	add(defaulttolerationseconds.PluginName, func() (admission.Interface, error) {
+		return defaulttolerationseconds.NewDefaultTolerationSeconds(), nil
+	})
+	add(priority.PluginName, func() (admission.Interface, error) { return priority.NewPlugin(), nil })
+	add(runtimeclass.PluginName, func() (admission.Interface, error) { return runtimeclass.NewRuntimeClass(), nil })
 	if s.cfg.Arbiter != nil {
-		chain = append(chain, placementRecord{admission.NewHandler(admission.Create), s.cfg.Arbiter})
+		add("PlacementRecord", func() (admission.Interface, error) {
+			return placementRecord{admission.NewHandler(admission.Create), s.cfg.Arbiter}, nil
+		})
 	}
-	chain = append(chain, newQuotas(s)) // last: what it charges, nobody else refuses
-	for _, plugin := range chain {
-		if v, ok := plugin.(admission.InitializationValidator); ok {
-			if err := v.ValidateInitialization(); err != nil {
-				return nil, fmt.Errorf("admission: %w", err)
-			}
-		}
+	add(mutating.PluginName, func() (admission.Interface, error) { return mutating.NewMutatingWebhook(nil) })
+	add(validating.PluginName, func() (admission.Interface, error) { return validating.NewValidatingAdmissionWebhook(nil) })
+	add("ResourceQuota", func() (admission.Interface, error) { return newQuotas(s), nil }) // last: what it charges, nobody else refuses
+
+	chain, err := plugins.NewFromPlugins(names, unconfigured{}, admission.PluginInitializers{
+		initializer.New(s.own, nil, snapshotInformers{store: s.cfg.Store, followers: &s.followers}, s.authz, utilfeature.DefaultFeatureGate,
+			compatibility.DefaultBuildEffectiveVersion(), s.stopping, nil),
+		webhookinit.NewPluginInitializer(webhookClients, webhookServices{s}),
+	}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("admission: %w", err)
 	}
-	return admission.NewChainHandler(chain...), nil
+	return chain, nil
 }
+
+// unconfigured gives admission plugins no configuration of their own.
+type unconfigured struct{}
+
+func (unconfigured) ConfigFor(string) (io.Reader, error) { return nil, nil }
 
 // placementRecord writes into a new pod who places it.
 type placementRecord struct {

@@ -109,21 +109,16 @@ func (t tokenSubjects) GetSecret(_ context.Context, namespace, name string) (*co
 func (t tokenSubjects) GetNode(_ context.Context, name string) (*corev1.Node, error) {
 	return subject[corev1.Node](t, "nodes", "", name)
 }
-func (t tokenSubjects) GetValidatingWebhookConfiguration(_ context.Context, name string) (*validatingWebhooks, error) {
-	return noWebhooks[*validatingWebhooks]{}.Get(context.Background(), name, metav1.GetOptions{})
+func (t tokenSubjects) GetValidatingWebhookConfiguration(_ context.Context, name string) (*admissionregistrationv1.ValidatingWebhookConfiguration, error) {
+	return subject[admissionregistrationv1.ValidatingWebhookConfiguration](t, validatingWebhooks, "", name)
 }
-func (t tokenSubjects) GetMutatingWebhookConfiguration(_ context.Context, name string) (*mutatingWebhooks, error) {
-	return noWebhooks[*mutatingWebhooks]{}.Get(context.Background(), name, metav1.GetOptions{})
+func (t tokenSubjects) GetMutatingWebhookConfiguration(_ context.Context, name string) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
+	return subject[admissionregistrationv1.MutatingWebhookConfiguration](t, mutatingWebhooks, "", name)
 }
 
-type (
-	validatingWebhooks = admissionregistrationv1.ValidatingWebhookConfiguration
-	mutatingWebhooks   = admissionregistrationv1.MutatingWebhookConfiguration
-)
+// getter reads one object of a kind for upstream's registries.
+type getter[T any] func(ctx context.Context, name string) (T, error)
 
-// noWebhooks answers for webhook configurations, of which this cluster has none.
-type noWebhooks[T any] struct{}
-
-func (noWebhooks[T]) Get(_ context.Context, name string, _ metav1.GetOptions) (none T, err error) {
-	return none, apierrors.NewNotFound(admissionregistrationv1.Resource("webhookconfigurations"), name)
+func (g getter[T]) Get(ctx context.Context, name string, _ metav1.GetOptions) (T, error) {
+	return g(ctx, name)
 }

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -28,6 +29,8 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	core "k8s.io/kubernetes/pkg/apis/core"
 	kubeletclient "k8s.io/kubernetes/pkg/kubelet/client"
+	mutatingwebhookstore "k8s.io/kubernetes/pkg/registry/admissionregistration/mutatingwebhookconfiguration/storage"
+	validatingwebhookstore "k8s.io/kubernetes/pkg/registry/admissionregistration/validatingwebhookconfiguration/storage"
 	controllerrevisionstore "k8s.io/kubernetes/pkg/registry/apps/controllerrevision/storage"
 	daemonsetstore "k8s.io/kubernetes/pkg/registry/apps/daemonset/storage"
 	deploymentstore "k8s.io/kubernetes/pkg/registry/apps/deployment/storage"
@@ -189,7 +192,8 @@ func kinds() []*kind {
 		}},
 		{resource: coreKind("serviceaccounts"), storage: corev1.SchemeGroupVersion, decode: as[corev1.ServiceAccount], rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := serviceaccountstore.NewREST(r, r.issuer, r.audiences, r.authz, 0, r.store("pods"), r.store("secrets"), r.store("nodes"),
-				noWebhooks[*validatingWebhooks]{}, noWebhooks[*mutatingWebhooks]{}, true, 365*24*time.Hour)
+				getter[*admissionregistrationv1.ValidatingWebhookConfiguration](tokenSubjects{r.cfg.Store}.GetValidatingWebhookConfiguration),
+				getter[*admissionregistrationv1.MutatingWebhookConfiguration](tokenSubjects{r.cfg.Store}.GetMutatingWebhookConfiguration), true, 365*24*time.Hour)
 			if err != nil {
 				return nil, err
 			}
@@ -314,6 +318,9 @@ func kinds() []*kind {
 				}
 				return map[string]rest.Storage{"": s, "status": customresourcedefinition.NewStatusREST(legacyscheme.Scheme, s)}, nil
 			}},
+
+		{resource: admissionregistrationv1.Resource("mutatingwebhookconfigurations"), storage: admissionregistrationv1.SchemeGroupVersion, decode: as[admissionregistrationv1.MutatingWebhookConfiguration], rest: alone(mutatingwebhookstore.NewREST)},
+		{resource: admissionregistrationv1.Resource("validatingwebhookconfigurations"), storage: admissionregistrationv1.SchemeGroupVersion, decode: as[admissionregistrationv1.ValidatingWebhookConfiguration], rest: alone(validatingwebhookstore.NewREST)},
 
 		answered(authenticationv1.Resource("tokenreviews"), authenticationv1.SchemeGroupVersion, func(r *registry) rest.Storage {
 			return tokenreview.NewREST(r.authn, r.audiences)

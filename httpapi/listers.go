@@ -1,8 +1,10 @@
 package httpapi
 
 import (
+	"context"
 	"fmt"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	nodev1 "k8s.io/api/node/v1"
@@ -13,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/client-go/informers"
+	informersadmission "k8s.io/client-go/informers/admissionregistration"
 	informerscore "k8s.io/client-go/informers/core"
 	"k8s.io/client-go/informers/internalinterfaces"
 	informersnode "k8s.io/client-go/informers/node"
@@ -30,6 +33,8 @@ import (
 type snapshotInformers struct {
 	informers.SharedInformerFactory
 	store *crdt.Store
+	// followers get those that want to be told of changes.
+	followers *followers
 }
 
 func (f snapshotInformers) Core() informerscore.Interface { return informerscore.New(f, "", nil) }
@@ -38,18 +43,26 @@ func (f snapshotInformers) Scheduling() informersscheduling.Interface {
 	return informersscheduling.New(f, "", nil)
 }
 
+func (f snapshotInformers) Admissionregistration() informersadmission.Interface {
+	return informersadmission.New(f, "", nil)
+}
+
 func (f snapshotInformers) InformerFor(obj runtime.Object, _ internalinterfaces.NewInformerFunc) cache.SharedIndexInformer {
 	switch obj.(type) {
 	case *corev1.Namespace:
-		return synced{indexer: rows[corev1.Namespace]{store: f.store, resource: "namespaces"}}
+		return follow(f, rows[corev1.Namespace]{store: f.store, resource: "namespaces"})
 	case *corev1.ServiceAccount:
-		return synced{indexer: rows[corev1.ServiceAccount]{store: f.store, resource: "serviceaccounts"}}
+		return follow(f, rows[corev1.ServiceAccount]{store: f.store, resource: "serviceaccounts"})
 	case *corev1.LimitRange:
-		return synced{indexer: rows[corev1.LimitRange]{store: f.store, resource: "limitranges"}}
+		return follow(f, rows[corev1.LimitRange]{store: f.store, resource: "limitranges"})
 	case *nodev1.RuntimeClass:
-		return synced{indexer: rows[nodev1.RuntimeClass]{store: f.store, resource: "node.k8s.io/runtimeclasses"}}
+		return follow(f, rows[nodev1.RuntimeClass]{store: f.store, resource: "node.k8s.io/runtimeclasses"})
 	case *schedulingv1.PriorityClass:
-		return synced{indexer: rows[schedulingv1.PriorityClass]{store: f.store, resource: "scheduling.k8s.io/priorityclasses", builtin: schedulinghelpers.SystemPriorityClasses()}}
+		return follow(f, rows[schedulingv1.PriorityClass]{store: f.store, resource: "scheduling.k8s.io/priorityclasses", builtin: schedulinghelpers.SystemPriorityClasses()})
+	case *admissionv1.MutatingWebhookConfiguration:
+		return follow(f, rows[admissionv1.MutatingWebhookConfiguration]{store: f.store, resource: mutatingWebhooks})
+	case *admissionv1.ValidatingWebhookConfiguration:
+		return follow(f, rows[admissionv1.ValidatingWebhookConfiguration]{store: f.store, resource: validatingWebhooks})
 	}
 	panic(fmt.Sprintf("no informer for %T: add its row", obj))
 }
@@ -57,11 +70,82 @@ func (f snapshotInformers) InformerFor(obj runtime.Object, _ internalinterfaces.
 // synced is an informer that has seen everything.
 type synced struct {
 	cache.SharedIndexInformer
-	indexer cache.Indexer
+	indexer   cache.Indexer
+	resource  string
+	followers *followers
+}
+
+func follow[T any](f snapshotInformers, r rows[T]) synced {
+	return synced{indexer: r, resource: r.resource, followers: f.followers}
 }
 
 func (synced) HasSynced() bool             { return true }
 func (s synced) GetIndexer() cache.Indexer { return s.indexer }
+
+func (s synced) AddEventHandler(h cache.ResourceEventHandler) (cache.ResourceEventHandlerRegistration, error) {
+	s.followers.all = append(s.followers.all, &follower{handler: h, resource: s.resource, list: s.indexer.List, seen: map[string]metav1.Object{}})
+	return registered{}, nil
+}
+
+type registered struct {
+	cache.ResourceEventHandlerRegistration
+}
+
+func (registered) HasSynced() bool { return true }
+
+// followers tell plugins that keep something of their own what has changed since they looked. All are there before run begins.
+type followers struct{ all []*follower }
+
+type follower struct {
+	handler  cache.ResourceEventHandler
+	resource string
+	list     func() []any
+	seen     map[string]metav1.Object
+}
+
+// run tells of changes until ctx ends, of what is there already first.
+func (f *followers) run(ctx context.Context, store *crdt.Store) {
+	var resources []string
+	for _, one := range f.all {
+		resources = append(resources, one.resource)
+	}
+	wake := store.Subscribe(resources...)
+	defer wake.Close()
+	for {
+		for _, one := range f.all {
+			one.tell()
+		}
+		select {
+		case <-wake.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (f *follower) tell() {
+	now := map[string]metav1.Object{}
+	for _, obj := range f.list() {
+		o := obj.(metav1.Object)
+		key := cache.MetaObjectToName(o).String()
+		now[key] = o
+		switch old, known := f.seen[key]; {
+		case !known:
+			f.handler.OnAdd(o, false)
+		case old.GetUID() != o.GetUID():
+			f.handler.OnDelete(old)
+			f.handler.OnAdd(o, false)
+		case old.GetResourceVersion() != o.GetResourceVersion():
+			f.handler.OnUpdate(old, o)
+		}
+	}
+	for key, old := range f.seen {
+		if _, there := now[key]; !there {
+			f.handler.OnDelete(old)
+		}
+	}
+	f.seen = now
+}
 
 // rows is the objects of a resource in the newest snapshot, as what reads an informer's cache wants them. Callers do not
 // change what they are given.
@@ -107,6 +191,12 @@ func (r rows[T]) GetByKey(key string) (any, bool, error) {
 	}
 	return nil, false, nil
 }
+
+// The resources of webhook configurations, as in crdt.Key.
+const (
+	mutatingWebhooks   = "admissionregistration.k8s.io/mutatingwebhookconfigurations"
+	validatingWebhooks = "admissionregistration.k8s.io/validatingwebhookconfigurations"
+)
 
 // slices finds the endpoints of a Service for its proxy subresource.
 func (s *Server) slices() proxy.EndpointSliceGetter {

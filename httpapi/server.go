@@ -153,6 +153,7 @@ type Server struct {
 	rules     rbacvalidation.AuthorizationRuleResolver
 	resolver  authorizer.RuleResolver
 	admit     admission.Interface
+	followers followers
 	claims    claims
 	addresses *addresses
 	ports     *ports
@@ -236,6 +237,10 @@ func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		s.expireEvents(ctx)
+		return nil
+	})
+	group.Go(func() error {
+		s.followers.run(ctx, s.cfg.Store)
 		return nil
 	})
 	group.Go(func() error {
