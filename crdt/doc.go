@@ -11,7 +11,8 @@
 // other's, the newer is taken whole and no field is looked at. Only when two writes were truly concurrent are
 // the values walked, along the granularity that Kubernetes itself gives its types (structured-merge-diff
 // schemas: maps by key, keyed lists by their keys, sets by element, everything else as one register), and in
-// every register the larger stamp wins. What lost without having been known to the winner is remembered as a Loss.
+// every register the larger stamp wins. What lost without having been known to the winner is remembered as a Loss. An object of
+// a kind that is not built in says itself how it is merged (shape.go), for a merge knows nothing but the two documents.
 //
 // An object's life begins after the deletion that ended the previous one under the same key, and its UID is
 // derived from that deletion. Two sides of a partition that create the same name therefore create the same
@@ -23,6 +24,9 @@
 // deltas from peers), decides it against the newest state, writes it to Badger in one synced transaction,
 // and only then shows it to readers, watchers and peers, and replies. Commits that arrive while the disk is
 // busy share the next sync. Readers never wait: a Snapshot is an immutable tree.
+//
+// What is on disk is compared with a mark beside it when it is opened. A store whose disk has lost something goes on under another origin;
+// one that may have lost it long ago, as a restored backup, is behind until it has compared itself with a member.
 //
 // # Replication
 //

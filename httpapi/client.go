@@ -268,7 +268,10 @@ func (c *Client) Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOpt
 		return err
 	}
 	deleter, ok := c.server.storage(k).(rest.GracefulDeleter)
-	if crd := definition(c.server.cfg.Store.Snapshot(), row.resource); crd != nil && established(crd) {
+	if crd := definition(c.server.cfg.Store.Snapshot(), row.resource); crd != nil {
+		if !established(crd) {
+			return c.server.discard(ctx, key)
+		}
 		custom, err := c.server.customs.get(crd)
 		if err != nil {
 			return err

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"reflect"
@@ -280,7 +281,7 @@ func (s *Server) sweep(ctx context.Context, seen map[string]*apiextensionsv1.Cus
 		}
 		delete(seen, name)
 		for e := range snap.Range(crd.Spec.Group+"/"+crd.Spec.Names.Plural, "", "") {
-			if _, err := s.cfg.Store.Commit(ctx, crdt.Write{Key: e.Key, Base: e}); err != nil {
+			if err := s.discard(ctx, e.Key); err != nil {
 				s.cfg.Log.Debug("object of a kind that is gone", "object", e.Key, "err", err)
 			}
 		}
@@ -390,10 +391,8 @@ func (s *Server) cleanUp(ctx context.Context, crd *apiextensionsv1.CustomResourc
 
 // remove deletes one custom object, or marks it if it has finalizers.
 func (s *Server) remove(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, e *crdt.Entry) error {
-	if !established(crd) || !whole(&crd.Status.AcceptedNames) {
-		// Nobody can have put a finalizer there that anybody can take away.
-		_, err := s.cfg.Store.Commit(ctx, crdt.Write{Key: e.Key, Base: e})
-		return err
+	if !established(crd) {
+		return s.discard(ctx, e.Key)
 	}
 	c, err := s.customs.get(crd)
 	if err != nil {
@@ -403,6 +402,19 @@ func (s *Server) remove(ctx context.Context, crd *apiextensionsv1.CustomResource
 	_, _, err = c.versions[c.kind.storage.Version].storage.CustomResource.Delete(ctx, e.Key.Name, rest.ValidateAllObjectFunc, &metav1.DeleteOptions{})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
+	}
+	return err
+}
+
+// discard removes an object of a kind that is not served. Nobody can take away the finalizers that it may have.
+func (s *Server) discard(ctx context.Context, k crdt.Key) error {
+	e, ok := s.cfg.Store.Snapshot().Get(k)
+	if !ok {
+		return nil
+	}
+	_, err := s.cfg.Store.Commit(ctx, crdt.Write{Key: k, Base: e})
+	if errors.Is(err, crdt.ErrNotFound) || errors.Is(err, crdt.ErrConflict) {
+		return nil // gone, or to be looked at again
 	}
 	return err
 }

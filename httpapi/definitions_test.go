@@ -11,6 +11,8 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"murmur/crdt"
 )
 
 // defined is a definition of a group, made some seconds after others, with what it has accepted.
@@ -170,8 +172,8 @@ func TestDefinitionsOfTwoSides(t *testing.T) {
 	// Two definitions want one kind.
 	gadgets := strings.NewReplacer("widgets", "gadgets", "singular: widget,", "", "shortNames: [wd], ", "", "kind: Widget", "kind: Gadget").Replace(widgets)
 	a.expect(201, "POST", crdsPath, "", gadgets)
-	b.expect(201, "POST", crdsPath, "", strings.ReplaceAll(gadgets, "gadgets", "doodads"))
-	b.expect(201, "POST", strings.Replace(widgetsPath, "widgets", "doodads", 1), "", strings.Replace(widgetYAML("d", "colour: red"), "Widget", "Gadget", 1))
+	b.expect(201, "POST", crdsPath, "", strings.ReplaceAll(gadgets, "gadgets", "zoodads"))
+	b.expect(201, "POST", strings.Replace(widgetsPath, "widgets", "zoodads", 1), "", strings.Replace(widgetYAML("d", "colour: red"), "Widget", "Gadget", 1))
 	meet(t, a, b)
 	for _, n := range sides {
 		got := n.expect(200, "GET", widgetsPath+"/x", "", "", `"colour":"blue"`, `"size":7`)
@@ -186,13 +188,7 @@ func TestDefinitionsOfTwoSides(t *testing.T) {
 		}
 		return said(crd)
 	}
-	first, second := "doodads", "gadgets"
-	made := func(plural string) *apiextensionsv1.CustomResourceDefinition {
-		return definition(a.store.Snapshot(), schema.GroupResource{Group: "example.com", Resource: plural})
-	}
-	if older(made("gadgets"), made("doodads")) {
-		first, second = second, first
-	}
+	first, second := "gadgets", "zoodads" // it is as old or older
 	settled := func() bool {
 		meet(t, a, b)
 		for _, n := range sides {
@@ -204,6 +200,16 @@ func TestDefinitionsOfTwoSides(t *testing.T) {
 		return status(a, second) == status(b, second)
 	}
 	a.eventually("one of two definitions has the kind, on both nodes", settled)
+
+	// Who takes away what is not served finds no way but the store's.
+	waiting := crdt.Key{Resource: "example.com/zoodads", Namespace: "default", Name: "d"}
+	if _, ok := a.store.Snapshot().Get(waiting); !ok {
+		t.Error("an object of a kind that is not served went")
+	}
+	check(t, a.As("system:apiserver", "system:masters").Delete(context.Background(), waiting, metav1.DeleteOptions{}))
+	if _, ok := a.store.Snapshot().Get(waiting); ok {
+		t.Error("an object of a kind that is not served stays")
+	}
 
 	// One side takes the kind away, the other makes an object of it.
 	a.expect(200, "DELETE", crdsPath+"/widgets.example.com", "", "")

@@ -17,6 +17,13 @@
 // strategies, subresources, short names, selectable fields, table columns, discovery and OpenAPI follow from that. One more
 // kind is one more row.
 //
+// # Defined kinds
+//
+// What a CustomResourceDefinition defines is served from the newest snapshot: a request that no route answers looks its definition up
+// (customserve.go), and what serving takes is made with a kind's first request (custom.go) of upstream's schemas, converters and
+// strategies. Discovery (discovery.go) and OpenAPI (openapi.go, customopenapi.go) are remade when the definitions have changed and
+// somebody asks. Names and conditions are settled with the write (definitions.go). An object notes for the store how it is merged (customshape.go).
+//
 // # What is different here
 //
 // Versions: a resourceVersion is this node's apply sequence. To list or watch from, one of another node, or one too old,
@@ -26,7 +33,8 @@
 //
 // # What it does not do
 //
-// It runs no controller, and no loop but one: Events are dropped when they are old. Finalizers and grace
+// It runs no controller, and two loops: Events are dropped when they are old, and definitions are tended whose names became free or
+// whose objects have to go. Finalizers and grace
 // periods are set and checked here, and honoured by node/control and the kubelet.
 //
 // # How to look inside
