@@ -738,6 +738,8 @@ type Status struct {
 	Tombstones int
 	DiskBytes  int64
 	Vector     Vector
+	// Behind: see Store.Behind.
+	Behind bool
 	// Held lists the keys of writes that are stamped too far ahead to be taken, with their stamps; Failed those of
 	// objects that could not be merged, with the reasons.
 	Held   map[Key]Stamp
@@ -749,7 +751,7 @@ type Status struct {
 // Status counts objects and reports on disk and replication.
 func (s *Store) Status() Status {
 	st := s.current.Load()
-	out := Status{Cluster: st.meta.cluster, Origin: st.meta.origin, Version: st.snapshot.version, Vector: maps.Clone(st.progress.vector)}
+	out := Status{Cluster: st.meta.cluster, Origin: st.meta.origin, Version: st.snapshot.version, Behind: st.meta.behind, Vector: maps.Clone(st.progress.vector)}
 	st.snapshot.tree.Ascend(func(sl *slot) bool {
 		if sl.entry != nil {
 			out.Objects++
