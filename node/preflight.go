@@ -171,8 +171,9 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// lockPatience is how long a directory may stay locked by what a killed daemon left.
-const lockPatience = time.Second
+// lockPatience is how long a directory may stay locked by what a killed daemon left: a sync that it waited for is not cut short, and
+// with it goes on a slow disk.
+const lockPatience = 5 * time.Second
 
 // lock keeps a second daemon off the data directory until the file is closed.
 func lock(dataDir string) (*os.File, error) {
