@@ -94,6 +94,12 @@ func checkKey(key crdt.Key, writes []*write, have crdt.Vector, e *crdt.Entry) er
 				last = false
 			}
 		}
+		// Where clocks are wrong, a life that began elsewhere meanwhile may follow a deletion with a later stamp, and wins.
+		for _, o := range writes {
+			if o.kind == created && uid != "" && o.uid == uid && !o.knew(wr) && !wr.knew(o) {
+				last = false
+			}
+		}
 		if last && uid != wr.uid {
 			return fmt.Errorf("%s has UID %q, but the life that follows all deletions is lost: %v", key, uid, wr)
 		}
