@@ -33,8 +33,8 @@
 //
 // # What it does not do
 //
-// It runs no controller, and two loops: Events are dropped when they are old, and definitions are tended whose names became free or
-// whose objects have to go. Finalizers and grace
+// It runs no controller, and three loops: Events are dropped when they are old, definitions are tended whose names became free or
+// whose objects have to go, and admission hears what has changed. Finalizers and grace
 // periods are set and checked here, and honoured by node/control and the kubelet.
 //
 // # How to look inside
