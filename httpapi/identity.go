@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/http"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -43,7 +44,7 @@ func (s *Server) authentication() error {
 		opts := x509request.DefaultVerifyOptions()
 		opts.Roots = s.cfg.TLS.ClientCAs
 		opts.KeyUsages = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-		named = append(named, x509request.New(opts, x509request.CommonNameUserConversion))
+		named = append(named, &proven{Request: x509request.New(opts, x509request.CommonNameUserConversion), now: time.Now})
 	}
 	tokens := []authenticator.Token{}
 	if key := s.cfg.ServiceAccountKey; key != nil {
