@@ -17,6 +17,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/rest"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 	"sigs.k8s.io/yaml"
 
@@ -287,8 +289,21 @@ func TestOpenAPIOfCustomResources(t *testing.T) {
 	if _, ok := swagger.Paths.Paths["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}/scale"]; !ok {
 		t.Error("no path of a custom subresource")
 	}
-	if code, raw, _ := document("/openapi/v2", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf", ""); code != 200 || !strings.Contains(raw, "com.example.v1.Widget") || strings.HasPrefix(raw, "{") {
-		t.Errorf("as protobuf: %d, %d bytes", code, len(raw))
+	clients, err := discovery.NewDiscoveryClientForConfig(&rest.Config{Host: "https://murmur", Transport: n.As("admin", "system:masters").RoundTripper()})
+	check(t, err)
+	known, err := clients.OpenAPISchema()
+	check(t, err)
+	found := false
+	for _, d := range known.Definitions.AdditionalProperties {
+		found = found || d.Name == "com.example.v1.Widget"
+	}
+	if !found {
+		t.Error("client-go does not find the kind in OpenAPI v2")
+	}
+	versions, err := clients.OpenAPIV3().Paths()
+	check(t, err)
+	if _, err := versions["apis/example.com/v1"].Schema("application/com.github.proto-openapi.spec.v3@v1.0+protobuf"); err != nil {
+		t.Errorf("OpenAPI v3 as protobuf: %v", err)
 	}
 	index := n.expect(200, "GET", "/openapi/v3", "", "")
 	url, _ := at(index, "paths", "apis/example.com/v1", "serverRelativeURL").(string)

@@ -82,8 +82,7 @@ type fixedV2 struct {
 // wholeDocument is the OpenAPI v2 document of everything. What the table says is put together with what the definitions say as text:
 // megabytes of it are never taken apart.
 func (o *openAPI) wholeDocument(hash string, crds []*apiextensionsv1.CustomResourceDefinition) *document {
-	return &document{about: "all groups", hash: hash, proto: handler.ToProtoBinary,
-		protos: []string{"application/com.github.proto-openapi.spec.v2@v1.0+protobuf", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"},
+	return &document{about: "all groups", hash: hash, protoType: openAPIv2Proto, proto: handler.ToProtoBinary,
 		build: func(w io.Writer) error {
 			fixed, err := o.fixedPart()
 			if err != nil {

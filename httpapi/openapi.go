@@ -41,17 +41,18 @@ type document struct {
 	about string
 	hash  string
 	build func(w io.Writer) error
-	// protos are the media types as which it may be asked for as protobuf, the first for preference, and proto encodes it so.
-	protos []string
-	proto  func([]byte) ([]byte, error)
+	// protoType is the media type of its protobuf, and proto encodes it so. It may be asked for by an older name, with an @, but
+	// that is no media type that an answer could have.
+	protoType string
+	proto     func([]byte) ([]byte, error)
 
 	mu     sync.Mutex
 	zipped []byte
 }
 
 const (
-	openAPIProto    = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf"
-	openAPIProtoOld = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf"
+	openAPIv2Proto = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+	openAPIv3Proto = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf"
 )
 
 // installOpenAPI serves /openapi/v3 and /openapi/v2. Clients keep documents by their hash; it names the program and the routes,
@@ -90,7 +91,7 @@ func (s *Server) installOpenAPI(e *echo.Echo, services map[schema.GroupVersion]*
 }
 
 func v3Document(name, hash string, build func() (*spec3.OpenAPI, error)) *document {
-	return &document{about: name, hash: hash, protos: []string{openAPIProto, openAPIProtoOld}, proto: handler3.ToV3ProtoBinary,
+	return &document{about: name, hash: hash, protoType: openAPIv3Proto, proto: handler3.ToV3ProtoBinary,
 		build: func(w io.Writer) error {
 			doc, err := build()
 			if err != nil {
@@ -209,12 +210,7 @@ func (d *document) serve(c echo.Context) error {
 		if plain, err = d.proto(plain); err != nil {
 			return apierrors.NewInternalError(fmt.Errorf("OpenAPI of %s as protobuf: %w", d.about, err))
 		}
-		header.Set("Content-Type", d.protos[0])
-		for _, asked := range d.protos {
-			if strings.Contains(r.Header.Get("Accept"), asked) {
-				header.Set("Content-Type", asked)
-			}
-		}
+		header.Set("Content-Type", d.protoType)
 	}
 	w.Write(plain)
 	return nil
