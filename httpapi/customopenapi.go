@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -170,6 +171,8 @@ func (o *openAPI) fixedPart() (*fixedV2, error) {
 		return nil, err
 	}
 	o.fixed = fixed
+	doc = nil
+	debug.FreeOSMemory() // this took tens of megabytes, for a moment and only once
 	return fixed, nil
 }
 
