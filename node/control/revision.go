@@ -26,12 +26,12 @@ type history struct {
 	template corev1.PodTemplateSpec
 	limit    *int32
 	have     []*appsv1.ControllerRevision
-	// used tells whether a pod, or what is to come, still has a revision.
+	// used tells whether a pod, or what is to come, still has a revision. Those are not counted against the limit, and stay.
 	used func(*appsv1.ControllerRevision) bool
 }
 
 // record finds the revision of the template as it is now, and says what to write: it, if it is new; its number, if it is a
-// template of before that was brought back; and the end of those that are beyond the limit.
+// template of before that was brought back; and the end of the oldest that nobody uses and that are beyond the limit.
 func (h history) record() (*appsv1.ControllerRevision, []write) {
 	var writes []write
 	var now *appsv1.ControllerRevision
@@ -66,15 +66,12 @@ func (h history) record() (*appsv1.ControllerRevision, []write) {
 	if h.limit == nil {
 		return now, writes
 	}
+	old = slices.DeleteFunc(old, h.used)
 	slices.SortFunc(old, func(a, b *appsv1.ControllerRevision) int {
 		return cmp.Or(cmp.Compare(a.Revision, b.Revision), strings.Compare(a.Name, b.Name))
 	})
-	excess := len(old) - int(*h.limit)
-	for _, r := range old {
-		if excess > 0 && !h.used(r) {
-			excess--
-			writes = append(writes, deletion(crdt.Key{Resource: controllerRevisions, Namespace: r.Namespace, Name: r.Name}, r.UID))
-		}
+	for _, r := range old[:max(0, len(old)-int(*h.limit))] {
+		writes = append(writes, deletion(crdt.Key{Resource: controllerRevisions, Namespace: r.Namespace, Name: r.Name}, r.UID))
 	}
 	return now, writes
 }
