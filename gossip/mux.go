@@ -432,3 +432,7 @@ type peerConn struct {
 }
 
 func (c *peerConn) RemoteAddr() net.Addr { return PeerAddr(c.peer) }
+
+// CloseWrite ends what this side says. That is all that a multiplexed stream's Close does, too; one that the peer does not end
+// within StreamCloseTimeout is reset.
+func (c *peerConn) CloseWrite() error { return c.Conn.Close() }

@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"path"
 	"strings"
@@ -272,7 +272,7 @@ func (l *logStream) remote(ctx context.Context) (io.ReadCloser, error) {
 		return nil, unreachable(l.node, err)
 	}
 	if resp.StatusCode == http.StatusOK {
-		return resp.Body, nil
+		return &lastBytes{ReadCloser: resp.Body}, nil
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
@@ -284,6 +284,24 @@ func (l *logStream) remote(ctx context.Context) (io.ReadCloser, error) {
 		return nil, &apierrors.StatusError{ErrStatus: *status}
 	}
 	return nil, apierrors.NewInternalError(fmt.Errorf("node %s answered %s: %s", l.node, resp.Status, strings.TrimSpace(string(body))))
+}
+
+// lastBytes gives the end of a stream by itself. A body may end in the same call that brings its last bytes, or all of
+// them, and upstream's copier to WebSockets drops what comes with an end.
+type lastBytes struct {
+	io.ReadCloser
+	err error
+}
+
+func (l *lastBytes) Read(p []byte) (int, error) {
+	if l.err != nil {
+		return 0, l.err
+	}
+	n, err := l.ReadCloser.Read(p)
+	if n > 0 {
+		l.err, err = err, nil
+	}
+	return n, err
 }
 
 type execREST struct{ streams }
@@ -404,25 +422,112 @@ func (s *Server) relay(ctx context.Context, node string) (http.Handler, error) {
 	if err := asRelayed(ctx, identity); err != nil {
 		return nil, err
 	}
-	return &httputil.ReverseProxy{
-		Transport:     s.peers,
-		FlushInterval: -1,
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.Scheme, r.Out.URL.Host = "http", node
-			r.Out.Header.Del("Authorization")
-			for name := range r.Out.Header {
-				if h := strings.ToLower(name); strings.HasPrefix(h, "x-remote-") || strings.HasPrefix(h, "impersonate-") {
-					r.Out.Header.Del(name)
-				}
-			}
-			for name, values := range identity {
-				r.Out.Header[name] = values
-			}
-		},
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			responsewriters.ErrorNegotiated(unreachable(node, err), legacyscheme.Codecs, corev1.SchemeGroupVersion, w, r)
-		},
-	}, nil
+	return &relayed{peers: s.peers, node: node, identity: identity}, nil
+}
+
+// relayed is a request on its way to another node.
+type relayed struct {
+	peers    http.RoundTripper
+	node     string
+	identity http.Header
+}
+
+func (r *relayed) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	out := req.Clone(req.Context())
+	out.URL.Scheme, out.URL.Host, out.RequestURI = "http", r.node, ""
+	if out.ContentLength == 0 {
+		out.Body = nil // the transport would wait for its end
+	}
+	out.Header.Del("Authorization")
+	for name := range out.Header {
+		if h := strings.ToLower(name); strings.HasPrefix(h, "x-remote-") || strings.HasPrefix(h, "impersonate-") {
+			out.Header.Del(name)
+		}
+	}
+	for name, values := range r.identity {
+		out.Header[name] = values
+	}
+	resp, err := r.peers.RoundTrip(out)
+	if err != nil {
+		r.failed(w, req, err)
+		return
+	}
+	body := resp.Body
+	defer body.Close()
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		resp.Header.Del("Connection")
+		maps.Copy(w.Header(), resp.Header)
+		w.WriteHeader(resp.StatusCode)
+		_, _ = io.Copy(w, body) // the client went, or the node: there is nobody to tell
+		return
+	}
+	far, ok := body.(duplex)
+	if !ok {
+		r.failed(w, req, fmt.Errorf("a connection of type %T cannot be written to", body))
+		return
+	}
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		r.failed(w, req, err)
+		return
+	}
+	resp.Body = nil // the head alone is written
+	if resp.Write(buffered) != nil || buffered.Flush() != nil {
+		_ = conn.Close()
+		return
+	}
+	near, ok := conn.(duplex)
+	if !ok {
+		near = undivided{conn}
+	}
+	join(near, buffered.Reader, far)
+}
+
+func (r *relayed) failed(w http.ResponseWriter, req *http.Request, err error) {
+	responsewriters.ErrorNegotiated(unreachable(r.node, err), legacyscheme.Codecs, corev1.SchemeGroupVersion, w, req)
+}
+
+// duplex is a connection whose directions end one by one.
+type duplex interface {
+	io.ReadWriteCloser
+	CloseWrite() error
+}
+
+// undivided is a connection that can only end as a whole.
+type undivided struct{ net.Conn }
+
+func (u undivided) CloseWrite() error { return u.Close() }
+
+// lingers is how long a client may take to hang up after the last that it will hear. Until then what it says is read, since
+// a connection closed over unread bytes is reset, and takes with it what the client has not read yet.
+const lingers = 5 * time.Second
+
+// join carries bytes both ways until the far end has said all and the client has hung up, and closes both. Each direction ends
+// by itself: a far end that does not listen any more may still speak, and a client that has nothing more to say may still
+// listen. One that broke off, or cannot be written to, is gone.
+func join(near duplex, said io.Reader, far duplex) {
+	heard := make(chan struct{})
+	go func() {
+		defer close(heard)
+		_, err := io.Copy(far, said)
+		if err != nil {
+			_, err = io.Copy(io.Discard, said)
+		}
+		if err != nil || far.CloseWrite() != nil {
+			_ = far.Close()
+		}
+	}()
+	if _, err := io.Copy(near, far); err == nil && near.CloseWrite() == nil {
+		timer := time.NewTimer(lingers)
+		defer timer.Stop()
+		select {
+		case <-heard:
+		case <-timer.C:
+		}
+	}
+	_ = near.Close()
+	_ = far.Close()
+	<-heard
 }
 
 // asRelayed writes who asks into the headers that ServePeers believes.

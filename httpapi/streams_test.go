@@ -3,6 +3,8 @@ package httpapi
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +13,7 @@ import (
 	"net/url"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -176,6 +179,13 @@ func TestStreams(t *testing.T) {
 		}
 	}
 
+	for _, pod := range []string{"on-n1", "on-n2"} {
+		if got, want := n.overWebSocket("/api/v1/namespaces/default/pods/"+pod+"/log?container=main"),
+			fmt.Sprintf("default/%[1]s[main] line 0\ndefault/%[1]s[main] line 1\ndefault/%[1]s[main] line 2\n", pod); got != want {
+			t.Errorf("logs of %s over a WebSocket:\n%q\nwant\n%q", pod, got, want)
+		}
+	}
+
 	// Identity headers are believed from peers only.
 	req, err := http.NewRequest("GET", n.url+"/api/v1/nodes", nil)
 	check(t, err)
@@ -217,5 +227,167 @@ func (n *node) forward(bin, pod string) {
 	defer resp.Body.Close()
 	if got := readAll(n.t, resp.Body); got != "default/"+pod+":80" {
 		n.t.Errorf("through the port-forward of %s: %q", pod, got)
+	}
+}
+
+// overWebSocket is all that the node says over a WebSocket until it hangs up.
+func (n *node) overWebSocket(path string) string {
+	n.t.Helper()
+	conn, in := n.upgrade(path, "websocket", "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: binary.k8s.io\r\n")
+	defer conn.Close()
+	var out strings.Builder
+	for {
+		var head [2]byte
+		if _, err := io.ReadFull(in, head[:]); err != nil {
+			return out.String()
+		}
+		if head[1] > 125 {
+			n.t.Fatalf("a frame with length byte %d", head[1])
+		}
+		payload := make([]byte, head[1])
+		_, err := io.ReadFull(in, payload)
+		check(n.t, err)
+		if opcode := head[0] & 15; opcode < 8 {
+			out.Write(payload)
+		}
+	}
+}
+
+// upgrade asks for another protocol, and is past the answer that switches to it.
+func (n *node) upgrade(path, protocol, headers string) (*tls.Conn, *bufio.Reader) {
+	n.t.Helper()
+	conf := n.client("admin", "system:masters").Transport.(*http.Transport).TLSClientConfig.Clone()
+	conf.NextProtos = nil
+	conn, err := tls.Dial("tcp", strings.TrimPrefix(n.url, "https://"), conf)
+	check(n.t, err)
+	check(n.t, conn.SetDeadline(time.Now().Add(time.Minute)))
+	_, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: %s\r\n%s\r\n", path, protocol, headers)
+	check(n.t, err)
+	in := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(in, nil)
+	check(n.t, err)
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		n.t.Fatalf("upgrade to %s: %s %s", protocol, resp.Status, readAll(n.t, resp.Body))
+	}
+	return conn, in
+}
+
+// TestRelayedEnds: through the node that was asked, a client that has nothing more to say still hears everything that the
+// other node says, the last bytes before it hangs up too.
+func TestRelayedEnds(t *testing.T) {
+	peers := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: talk\r\n\r\nhello")
+		said, err := io.ReadAll(buffered)
+		if err != nil {
+			t.Error(err)
+		}
+		fmt.Fprintf(conn, "%s heard %d bytes of %s%s", r.Header.Get("X-Remote-User"), len(said), r.URL.Path, strings.Repeat(".", 1<<20))
+	}))
+	defer peers.Close()
+	n := newNode(t, func(c *Config) {
+		c.Relay = func(ctx context.Context, node string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", peers.Listener.Addr().String())
+		}
+	})
+	_, err := n.clientset(false).CoreV1().Pods("default").Create(context.Background(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"},
+		Spec: corev1.PodSpec{NodeName: "n2", Containers: []corev1.Container{{Name: "main", Image: "i"}}}}, metav1.CreateOptions{})
+	check(t, err)
+	path := "/api/v1/namespaces/default/pods/p/attach"
+	conn, in := n.upgrade(path+"?stdin=true&stdout=true", "talk", "X-Remote-User: somebody else\r\n")
+	defer conn.Close()
+	_, err = conn.Write(make([]byte, 1<<20))
+	check(t, err)
+	check(t, conn.CloseWrite())
+	if got, want := readAll(t, in), "helloadmin heard 1048576 bytes of "+path+strings.Repeat(".", 1<<20); got != want {
+		t.Errorf("heard %d bytes, %.80q..., want %d", len(got), got, len(want))
+	}
+}
+
+// end is one end of a connection in memory whose directions end one by one.
+type end struct {
+	*io.PipeReader
+	*io.PipeWriter
+}
+
+func ends() (a, b end) {
+	ar, bw := io.Pipe()
+	br, aw := io.Pipe()
+	return end{ar, aw}, end{br, bw}
+}
+
+func (e end) CloseWrite() error { return e.PipeWriter.Close() }
+func (e end) Close() error      { return errors.Join(e.PipeReader.Close(), e.PipeWriter.Close()) }
+
+// TestJoin: one direction's end is not the other's.
+func TestJoin(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		client, far func(end) string
+		heard       string // by the client
+	}{
+		{"the far end does not listen, and speaks", func(e end) string {
+			fmt.Fprint(e, "nobody hears this")
+			fmt.Fprint(e, "nor this")
+			b, _ := io.ReadAll(e)
+			e.Close()
+			return string(b)
+		}, func(e end) string {
+			e.PipeReader.Close()
+			fmt.Fprint(e, "one")
+			fmt.Fprint(e, " two")
+			e.CloseWrite()
+			return ""
+		}, "one two"},
+		{"the client has said all, and listens", func(e end) string {
+			fmt.Fprint(e, "all")
+			e.CloseWrite()
+			b, _ := io.ReadAll(e)
+			e.Close()
+			return string(b)
+		}, func(e end) string {
+			b, _ := io.ReadAll(e)
+			fmt.Fprintf(e, "heard %s", b)
+			e.Close()
+			return string(b)
+		}, "heard all"},
+		{"the far end hangs up while the client speaks", func(e end) string {
+			fmt.Fprint(e, "a")
+			b, _ := io.ReadAll(e)
+			fmt.Fprint(e, "b")
+			e.Close()
+			return string(b)
+		}, func(e end) string {
+			var b [1]byte
+			io.ReadFull(e, b[:])
+			fmt.Fprint(e, "bye")
+			e.Close()
+			return string(b[:])
+		}, "bye"},
+		{"the client hangs up", func(e end) string {
+			e.Close()
+			return ""
+		}, func(e end) string {
+			b, _ := io.ReadAll(e)
+			e.Close()
+			return string(b)
+		}, ""},
+	} {
+		client, near := ends()
+		far, there := ends()
+		heard := make(chan string, 1)
+		var wg sync.WaitGroup
+		wg.Go(func() { heard <- c.client(client) })
+		wg.Go(func() { c.far(there) })
+		join(near, near, far)
+		wg.Wait()
+		if got := <-heard; got != c.heard {
+			t.Errorf("%s: heard %q, want %q", c.name, got, c.heard)
+		}
 	}
 }
