@@ -119,7 +119,7 @@ var whole = map[string]bool{
 	"io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference":      true,
 	"io.k8s.apimachinery.pkg.apis.meta.v1.ManagedFieldsEntry":  true,
 	"io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector":       true,
-	"io.k8s.api.autoscaling.v2.MetricSpec":                     true,
+	"io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerSpec":    true,
 	"io.k8s.api.core.v1.TopologySpreadConstraint":              true,
 	"io.k8s.api.networking.v1.IngressBackend":                  true,
 	"io.k8s.api.networking.v1.IngressClassSpec":                true,

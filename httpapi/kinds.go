@@ -7,6 +7,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -42,6 +44,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/authorization/selfsubjectaccessreview"
 	"k8s.io/kubernetes/pkg/registry/authorization/selfsubjectrulesreview"
 	"k8s.io/kubernetes/pkg/registry/authorization/subjectaccessreview"
+	autoscalerstore "k8s.io/kubernetes/pkg/registry/autoscaling/horizontalpodautoscaler/storage"
 	cronjobstore "k8s.io/kubernetes/pkg/registry/batch/cronjob/storage"
 	jobstore "k8s.io/kubernetes/pkg/registry/batch/job/storage"
 	certificatestore "k8s.io/kubernetes/pkg/registry/certificates/certificates/storage"
@@ -257,6 +260,8 @@ func kinds() []*kind {
 		{resource: coreKind("podtemplates"), storage: corev1.SchemeGroupVersion, decode: as[corev1.PodTemplate], rest: alone(podtemplatestore.NewREST)},
 		{resource: batchv1.Resource("jobs"), storage: batchv1.SchemeGroupVersion, decode: as[batchv1.Job], rest: reported(jobstore.NewREST)},
 		{resource: batchv1.Resource("cronjobs"), storage: batchv1.SchemeGroupVersion, decode: as[batchv1.CronJob], rest: reported(cronjobstore.NewREST)},
+		{resource: autoscalingv2.Resource("horizontalpodautoscalers"), storage: autoscalingv2.SchemeGroupVersion, also: []schema.GroupVersion{autoscalingv1.SchemeGroupVersion},
+			decode: as[autoscalingv2.HorizontalPodAutoscaler], rest: reported(autoscalerstore.NewREST)},
 		{resource: policyv1.Resource("poddisruptionbudgets"), storage: policyv1.SchemeGroupVersion, decode: as[policyv1.PodDisruptionBudget], rest: reported(budgetstore.NewREST)},
 		{resource: coreKind("resourcequotas"), storage: corev1.SchemeGroupVersion, decode: as[corev1.ResourceQuota], rest: reported(quotastore.NewREST)},
 		{resource: coreKind("limitranges"), storage: corev1.SchemeGroupVersion, decode: as[corev1.LimitRange], rest: alone(limitrangestore.NewREST)},

@@ -25,6 +25,7 @@ const samples = `
 {"apiVersion":"apps/v1","kind":"ControllerRevision","revision":1,"data":{"a":"b"}}
 {"apiVersion":"batch/v1","kind":"Job","spec":{"template":{"spec":{"restartPolicy":"Never","containers":[{"name":"c","image":"i"}]}}}}
 {"apiVersion":"batch/v1","kind":"CronJob","spec":{"schedule":"* * * * *","jobTemplate":{"spec":{"template":{"spec":{"restartPolicy":"Never","containers":[{"name":"c","image":"i"}]}}}}}}
+{"apiVersion":"autoscaling/v2","kind":"HorizontalPodAutoscaler","spec":{"maxReplicas":3,"scaleTargetRef":{"apiVersion":"apps/v1","kind":"Deployment","name":"d"}}}
 {"apiVersion":"policy/v1","kind":"PodDisruptionBudget","spec":{"minAvailable":1,"selector":{"matchLabels":{"a":"b"}}}}
 {"apiVersion":"scheduling.k8s.io/v1","kind":"PriorityClass","value":7}
 {"apiVersion":"node.k8s.io/v1","kind":"RuntimeClass","handler":"runc"}
