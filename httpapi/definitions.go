@@ -9,11 +9,9 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
-	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/install"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -23,16 +21,12 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
-	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"murmur/crdt"
 )
 
 // definitions is the key of CustomResourceDefinitions.
 const definitions = "apiextensions.k8s.io/customresourcedefinitions"
-
-// withDefinitions makes the types of apiextensions.k8s.io known, as those of upstream's own groups are.
-var withDefinitions = sync.OnceFunc(func() { install.Install(legacyscheme.Scheme) })
 
 // established tells whether the objects of a definition are.
 func established(crd *apiextensionsv1.CustomResourceDefinition) bool {

@@ -28,6 +28,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/registry/rest"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	core "k8s.io/kubernetes/pkg/apis/core"
 	kubeletclient "k8s.io/kubernetes/pkg/kubelet/client"
@@ -326,6 +327,8 @@ func kinds() []*kind {
 
 		{resource: admissionregistrationv1.Resource("mutatingwebhookconfigurations"), storage: admissionregistrationv1.SchemeGroupVersion, decode: as[admissionregistrationv1.MutatingWebhookConfiguration], rest: alone(mutatingwebhookstore.NewREST)},
 		{resource: admissionregistrationv1.Resource("validatingwebhookconfigurations"), storage: admissionregistrationv1.SchemeGroupVersion, decode: as[admissionregistrationv1.ValidatingWebhookConfiguration], rest: alone(validatingwebhookstore.NewREST)},
+
+		{resource: apiregistrationv1.Resource("apiservices"), storage: apiregistrationv1.SchemeGroupVersion, decode: as[apiregistrationv1.APIService], rest: newAPIServices},
 
 		answered(authenticationv1.Resource("tokenreviews"), authenticationv1.SchemeGroupVersion, func(r *registry) rest.Storage {
 			return tokenreview.NewREST(r.authn, r.audiences)

@@ -28,6 +28,7 @@ import (
 	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/capabilities"
 	rbacvalidation "k8s.io/kubernetes/pkg/registry/rbac/validation"
@@ -179,7 +180,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	// Whether a container may be privileged is for admission to say, as in every distribution; validation alone would refuse all.
 	capabilities.Setup(true, 0)
-	withDefinitions()
+	withTypes()
 	s := &Server{cfg: cfg.withDefaults(), stopping: make(chan struct{})}
 	s.claims.cfg = &s.cfg
 	s.addresses = newAddresses(s.cfg.Store, &s.claims, s.cfg.ServiceCIDR)
@@ -234,7 +235,12 @@ func (s *Server) Run(ctx context.Context) error {
 		t.ClientAuth = tls.VerifyClientCertIfGiven
 		l = tls.NewListener(l, t)
 	}
+	shown := map[string]*apiregistrationv1.APIService{}
+	if err := s.deriveAPIServices(ctx, shown); err != nil {
+		return errors.Join(fmt.Errorf("API: %w", err), l.Close())
+	}
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.keepAPIServices(ctx, shown) })
 	group.Go(func() error {
 		s.expireEvents(ctx)
 		return nil

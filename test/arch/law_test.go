@@ -66,6 +66,7 @@ var modules = []module{
 	{"github.com/coreos/go-iptables", []string{"node/iptables"}},
 	{"github.com/miekg/dns", []string{"node/dns"}},
 	{"k8s.io/mount-utils", []string{"node/volume"}},
+	{"k8s.io/kube-aggregator", []string{"httpapi"}},
 	{"k8s.io/kube-openapi", []string{"httpapi"}},
 	{"k8s.io/streaming", []string{"httpapi"}},
 	{"k8s.io/endpointslice", []string{"node/control"}},

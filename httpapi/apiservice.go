@@ -1,0 +1,138 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/kube-aggregator/pkg/apis/apiregistration"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	apiservicestore "k8s.io/kube-aggregator/pkg/registry/apiservice/etcd"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+
+	"murmur/crdt"
+)
+
+// apiServices is the key of APIServices in the store. There is one for each group version that is served here. None is stored:
+// each node derives them from the table and from the definitions, as it does what it sees of nodes. No request is forwarded to
+// the API server of another, so an APIService that asks for it is refused, and the derived ones cannot be written.
+const apiServices = "apiregistration.k8s.io/apiservices"
+
+func newAPIServices(r *registry) (map[string]rest.Storage, error) {
+	s := apiservicestore.NewREST(legacyscheme.Scheme, r)
+	s.CreateStrategy = derivedAPIServices{s.CreateStrategy}
+	return map[string]rest.Storage{"": s, "status": apiservicestore.NewStatusREST(legacyscheme.Scheme, s)}, nil
+}
+
+// derivedAPIServices says why nobody makes an APIService.
+type derivedAPIServices struct{ rest.RESTCreateStrategy }
+
+func (d derivedAPIServices) Validate(ctx context.Context, obj runtime.Object) field.ErrorList {
+	errs := d.RESTCreateStrategy.Validate(ctx, obj)
+	if obj.(*apiregistration.APIService).Spec.Service != nil {
+		return append(errs, field.Forbidden(field.NewPath("spec", "service"),
+			"API servers are not aggregated: nothing here forwards requests to a Service; a CustomResourceDefinition defines kinds that are served here"))
+	}
+	return append(errs, field.Forbidden(field.NewPath("spec"), "APIServices are derived from what is served here, and nobody makes them"))
+}
+
+const (
+	// autoManaged is upstream's label of APIServices that nobody made by hand, and its values for kinds of the program and for defined kinds.
+	autoManaged        = "kube-aggregator.kubernetes.io/automanaged"
+	managedAtStart     = "onstart"
+	managedContinually = "true"
+	// The priorities: the table's groups go before those that are defined, in its order, as do the versions of one group.
+	tablePriority, tableStep     = 18000, 10
+	versionPriority, versionStep = 100, 5
+	definedPriority              = 1000
+)
+
+// servedVersions are the APIServices of the table and of the definitions, by name.
+func servedVersions(table []schema.GroupVersion, crds []*apiextensionsv1.CustomResourceDefinition) map[string]*apiregistrationv1.APIService {
+	out := map[string]*apiregistrationv1.APIService{}
+	add := func(gv schema.GroupVersion, managed string, group, version int32) *apiregistrationv1.APIService {
+		s := &apiregistrationv1.APIService{
+			TypeMeta:   metav1.TypeMeta{APIVersion: apiregistrationv1.SchemeGroupVersion.String(), Kind: "APIService"},
+			ObjectMeta: metav1.ObjectMeta{Name: gv.Version + "." + gv.Group, Labels: map[string]string{autoManaged: managed}},
+			Spec:       apiregistrationv1.APIServiceSpec{Group: gv.Group, Version: gv.Version, GroupPriorityMinimum: group, VersionPriority: version},
+			Status: apiregistrationv1.APIServiceStatus{Conditions: []apiregistrationv1.APIServiceCondition{{Type: apiregistrationv1.Available,
+				Status: apiregistrationv1.ConditionTrue, Reason: "Local", Message: "Local APIServices are always available"}}},
+		}
+		out[s.Name] = s
+		return s
+	}
+	groups := map[string]int32{}
+	versions := map[string]int32{}
+	for _, gv := range table {
+		if _, ok := groups[gv.Group]; !ok {
+			groups[gv.Group] = tablePriority - tableStep*int32(len(groups))
+		}
+		add(gv, managedAtStart, groups[gv.Group], versionPriority-versionStep*versions[gv.Group])
+		versions[gv.Group]++
+	}
+	for _, crd := range crds {
+		if _, ours := groups[crd.Spec.Group]; ours || !established(crd) {
+			continue
+		}
+		for _, v := range crd.Spec.Versions {
+			if !v.Served {
+				continue
+			}
+			gv := schema.GroupVersion{Group: crd.Spec.Group, Version: v.Name}
+			since := crd.CreationTimestamp
+			if s := out[gv.Version+"."+gv.Group]; s != nil && s.CreationTimestamp.Before(&since) {
+				since = s.CreationTimestamp
+			}
+			add(gv, managedContinually, definedPriority, versionPriority).CreationTimestamp = since
+		}
+	}
+	return out
+}
+
+// deriveAPIServices shows the APIServices as the definitions now have them. shown are those that it has shown before.
+func (s *Server) deriveAPIServices(ctx context.Context, shown map[string]*apiregistrationv1.APIService) error {
+	want := servedVersions(s.registry.order, crdt.List[apiextensionsv1.CustomResourceDefinition](s.cfg.Store.Snapshot(), definitions, ""))
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if equality.Semantic.DeepEqual(shown[name], want[name]) {
+			continue
+		}
+		if err := s.cfg.Store.Derive(ctx, crdt.Key{Resource: apiServices, Name: name}, want[name]); err != nil {
+			return fmt.Errorf("show API service %s: %w", name, err)
+		}
+		shown[name] = want[name]
+	}
+	for name := range shown {
+		if want[name] != nil {
+			continue
+		}
+		if err := s.cfg.Store.Derive(ctx, crdt.Key{Resource: apiServices, Name: name}, nil); err != nil {
+			return fmt.Errorf("no longer show API service %s: %w", name, err)
+		}
+		delete(shown, name)
+	}
+	return nil
+}
+
+// keepAPIServices derives them anew whenever a definition changes.
+func (s *Server) keepAPIServices(ctx context.Context, shown map[string]*apiregistrationv1.APIService) error {
+	wake := s.cfg.Store.Subscribe(definitions)
+	defer wake.Close()
+	for {
+		if err := s.deriveAPIServices(ctx, shown); err != nil && ctx.Err() == nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-wake.C:
+		}
+	}
+}
