@@ -36,6 +36,11 @@ type document struct {
 
 func (d *document) dead() bool { return !d.died.Zero() }
 
+// sameLife tells whether two documents are of one object that lives.
+func (d *document) sameLife(o *document) bool {
+	return d != nil && o != nil && !d.dead() && !o.dead() && d.after == o.after
+}
+
 // newest is the latest stamp of any commit contained.
 func (d *document) newest() Stamp {
 	return laterStamp(laterStamp(d.after, d.died), newestOf(d.clocks))

@@ -109,27 +109,70 @@ func prune(n node, path string, v any) any {
 	return v
 }
 
-// graft sets the registers at which from and to differ in onto to to's values: the change carries over to another value.
+// graft makes the change from from to to on onto. It looks closer than a merge: onto is what this node makes of from for its own
+// readers, in fields of a status and elements of a list as well, and these have no stamps of their own to be mixed by.
 func graft(n node, path string, from, to, onto any) any {
-	if reflect.DeepEqual(from, to) {
+	switch {
+	case reflect.DeepEqual(from, to):
 		return onto
-	}
-	fm, fok := from.(map[string]any)
-	tm, tok := to.(map[string]any)
-	om, ook := onto.(map[string]any)
-	if !tok || n.shape(path) != fields || !fok && from != nil || !ook && onto != nil {
+	case reflect.DeepEqual(from, onto):
 		return to
 	}
-	out := maps.Clone(om)
+	switch to := to.(type) {
+	case map[string]any:
+		fm, fok := from.(map[string]any)
+		om, ook := onto.(map[string]any)
+		if !fok && from != nil || !ook && onto != nil {
+			return to
+		}
+		return graftFields(n, path, fm, to, om)
+	case []any:
+		fl, fok := from.([]any)
+		ol, ook := onto.([]any)
+		if !fok && from != nil || !ook && onto != nil {
+			return to
+		}
+		return graftList(n, path, fl, to, ol)
+	}
+	return to
+}
+
+func graftFields(n node, path string, from, to, onto map[string]any) any {
+	out := maps.Clone(onto)
 	if out == nil {
 		out = map[string]any{}
 	}
-	for _, k := range union(slices.Collect(maps.Keys(fm)), slices.Collect(maps.Keys(tm))) {
-		if v := graft(n.field(k), path+"/"+escape(k), fm[k], tm[k], om[k]); v != nil {
+	for _, k := range union(slices.Collect(maps.Keys(from)), slices.Collect(maps.Keys(to))) {
+		if v := graft(n.field(k), path+"/"+escape(k), from[k], to[k], onto[k]); v != nil {
 			out[k] = v
 		} else {
 			delete(out, k)
 		}
+	}
+	return out
+}
+
+// graftList takes the elements in to's order, those that only onto has behind them. Elements of lists without keys are what they are.
+func graftList(n node, path string, from, to, onto []any) any {
+	var keys []string
+	if n.declared(path) == keyed {
+		keys = n.keys(path)
+	}
+	fn, tn, on := index(keys, from), index(keys, to), index(keys, onto)
+	fe, te, oe := elements(fn, from), elements(tn, to), elements(on, onto)
+	out := make([]any, 0, len(to)+len(onto))
+	for _, e := range tn {
+		if v := graft(n.element(), path+"/"+e, fe[e], te[e], oe[e]); v != nil {
+			out = append(out, v)
+		}
+	}
+	for _, e := range on {
+		if fe[e] == nil && te[e] == nil {
+			out = append(out, oe[e])
+		}
+	}
+	if len(out) == 0 && len(to) > 0 {
+		return nil
 	}
 	return out
 }

@@ -215,13 +215,16 @@ func (n node) element() node {
 	return resolve(n.schema, n.atom.List.ElementType)
 }
 
-// index names the elements of a keyed list or set in order. The second of two with the same keys is told from the first by
-// its number, so that every list has its elements by name.
-func (n node) index(path string, list []any) []string {
+// index names the elements of a keyed list or set in order.
+func (n node) index(path string, list []any) []string { return index(n.keys(path), list) }
+
+// index names the elements of a list by their keys; without any, by all they are. The second of two with the same keys is told
+// from the first by its number, so that every list has its elements by name.
+func index(keys []string, list []any) []string {
 	seen := make(map[string]int, len(list))
 	names := make([]string, len(list))
 	for i, e := range list {
-		name := n.elementName(path, e)
+		name := elementName(keys, e)
 		seen[name]++
 		if k := seen[name]; k > 1 {
 			name += "," + strconv.Itoa(k)
@@ -231,11 +234,7 @@ func (n node) index(path string, list []any) []string {
 	return names
 }
 
-func (n node) elementName(path string, e any) string {
-	keys := managedFieldsKeys
-	if path != managedFieldsPath {
-		keys = n.keys()
-	}
+func elementName(keys []string, e any) string {
 	if len(keys) == 0 {
 		return "[" + scalarString(e) + "]"
 	}
@@ -248,8 +247,11 @@ func (n node) elementName(path string, e any) string {
 }
 
 // keys are those of a keyed list.
-func (n node) keys() []string {
-	if n.noted != nil {
+func (n node) keys(path string) []string {
+	switch {
+	case path == managedFieldsPath:
+		return managedFieldsKeys
+	case n.noted != nil:
 		return n.noted.keys
 	}
 	return n.atom.List.Keys

@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -8,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -339,8 +339,10 @@ func (s *Store) Commit(ctx context.Context, w Write) (*Entry, error) {
 }
 
 // Derive makes this node's readers see an object that is computed here, in place of what is stored under the key if
-// anything is. It is neither stored nor replicated. A nil object takes it away.
-func (s *Store) Derive(ctx context.Context, k Key, obj runtime.Object) error {
+// anything is. It is neither stored nor replicated. from is what it was computed from, as Snapshot.Stored has it; nil is
+// nothing that is stored. What was written since carries over to obj; if from's object is gone, or another has taken its
+// place, the answer is ErrConflict: look again. A nil object takes away what was derived.
+func (s *Store) Derive(ctx context.Context, k Key, from *Entry, obj runtime.Object) error {
 	var raw []byte
 	if obj != nil {
 		value, err := valueOf(obj)
@@ -352,8 +354,11 @@ func (s *Store) Derive(ctx context.Context, k Key, obj runtime.Object) error {
 			return fmt.Errorf("derive %s: %w", k, err)
 		}
 	}
-	_, err := s.do(ctx, func(b *batch) (*Entry, error) { b.derive(k, raw); return nil, nil })
-	return err
+	_, err := s.do(ctx, func(b *batch) (*Entry, error) { return nil, b.derive(k, from, raw) })
+	if err != nil {
+		return fmt.Errorf("derive %s: %w", k, err)
+	}
+	return nil
 }
 
 // valueOf is the object as a tree without nulls, owned by the caller.
@@ -502,7 +507,7 @@ func (b *batch) write(k Key, base *Entry, value map[string]any) (*Entry, error) 
 	b.sent = append(b.sent, outgoing{b.meta.origin, b.meta.seq, doc})
 	derived := old.derived
 	if derived != nil && value != nil {
-		if derived, err = b.rederive(old, doc); err != nil {
+		if derived, err = b.rederive(derived, old.doc, doc); err != nil {
 			return nil, err
 		}
 	}
@@ -549,7 +554,7 @@ func (b *batch) edit(old *slot, value map[string]any) (*document, error) {
 		if err != nil {
 			return nil, err
 		}
-		value = graft(root, "", seen, value, stored).(map[string]any)
+		value, _ = graft(root, "", seen, value, stored).(map[string]any)
 		seen = stored
 	}
 	edits := changed(root, "", seen, value, nil)
@@ -572,29 +577,36 @@ func (b *batch) edit(old *slot, value map[string]any) (*document, error) {
 	return &doc, nil
 }
 
-// rederive carries a local write over to what is derived, until the node derives anew.
-func (b *batch) rederive(old *slot, doc *document) ([]byte, error) {
-	from, err := decodeValue(old.doc.value)
+// rederive carries what became of a document over to what was derived from it, until the node derives anew.
+func (b *batch) rederive(derived []byte, from, to *document) ([]byte, error) {
+	if from == to || bytes.Equal(from.value, to.value) {
+		return derived, nil
+	}
+	value, err := decodeValue(to.value)
 	if err != nil {
 		return nil, err
 	}
-	to, err := decodeValue(doc.value)
-	if err != nil {
+	if value, err = b.store.carry(from.value, value, derived); err != nil {
 		return nil, err
 	}
-	shown, err := decodeValue(old.derived)
-	if err != nil {
-		return nil, err
-	}
-	return canonical(graft(b.store.schemas.root(to), "", from, to, shown).(map[string]any))
+	return canonical(value)
 }
 
-func (b *batch) derive(k Key, raw []byte) {
+func (b *batch) derive(k Key, from *Entry, raw []byte) (err error) {
 	old := b.slot(k)
-	if raw == nil && old.derived == nil || raw != nil && reflect.DeepEqual(raw, old.derived) {
-		return
+	if from != nil && raw != nil {
+		if !from.doc.sameLife(old.doc) {
+			return ErrConflict
+		}
+		if raw, err = b.rederive(raw, from.doc, old.doc); err != nil {
+			return err
+		}
+	}
+	if raw == nil && old.derived == nil || raw != nil && bytes.Equal(raw, old.derived) {
+		return nil
 	}
 	b.show(old, old.doc, raw)
+	return nil
 }
 
 // received notes a span of an origin as applied in this group.
@@ -633,8 +645,16 @@ func (b *batch) merge(in *document) (changed bool, err error) {
 	b.store.clock.observe(b.now, doc.newest())
 	b.losses = append(b.losses, losses...)
 	derived := old.derived
-	if doc.dead() {
+	switch {
+	case derived == nil:
+	case doc.dead():
 		derived = nil
+	case old.doc.sameLife(doc):
+		if derived, err = b.rederive(derived, old.doc, doc); err != nil {
+			return false, err
+		}
+	case old.doc != nil && !old.doc.dead():
+		derived = nil // it was of an object that is gone
 	}
 	b.show(old, doc, derived)
 	return true, nil

@@ -259,38 +259,181 @@ func TestDeleteBeatsConcurrentUpdateAndSameNameIsSameObject(t *testing.T) {
 	}
 }
 
+// newNode is a node with an address, a condition and a taint that it has stored itself.
+func newNode(name string) *corev1.Node {
+	return &corev1.Node{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:   corev1.NodeSpec{Taints: []corev1.Taint{{Key: "own", Effect: corev1.TaintEffectNoSchedule}}},
+		Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
+	}
+}
+
+// unreachable is how a node is seen by who does not reach it.
+func unreachable(t *testing.T, stored *Entry) *corev1.Node {
+	t.Helper()
+	n := change(t, stored, func(n *corev1.Node) {
+		n.Status.Conditions[0].Status = corev1.ConditionUnknown
+		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute})
+	})
+	return n
+}
+
+func change(t *testing.T, e *Entry, f func(*corev1.Node)) *corev1.Node {
+	t.Helper()
+	n := &corev1.Node{}
+	if err := e.Into(n); err != nil {
+		t.Fatal(err)
+	}
+	n.APIVersion, n.Kind = "v1", "Node"
+	f(n)
+	return n
+}
+
+// told is what one sees of a node, in a line.
+func told(n *corev1.Node) string {
+	var out []string
+	for _, c := range n.Status.Conditions {
+		out = append(out, fmt.Sprintf("%s=%s/%s", c.Type, c.Status, c.Message))
+	}
+	for _, t := range n.Spec.Taints {
+		out = append(out, t.Key)
+	}
+	return fmt.Sprint(out, n.Labels)
+}
+
 func TestDeriveShadowsAndWritesGoThrough(t *testing.T) {
 	s := open(t, "")
 	ctx := context.Background()
 	k := Key{"nodes", "", "n1"}
-	n := &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
-	if _, err := s.Commit(ctx, Write{Key: k, Object: n}); err != nil {
+	if _, err := s.Commit(ctx, Write{Key: k, Object: newNode("n1")}); err != nil {
 		t.Fatal(err)
 	}
-	shown := n.DeepCopy()
-	shown.Status.Conditions = []corev1.NodeCondition{{Type: "Ready", Status: "Unknown"}}
-	if err := s.Derive(ctx, k, shown); err != nil {
+	stored, _ := s.Snapshot().Stored(k)
+	if err := s.Derive(ctx, k, stored, unreachable(t, stored)); err != nil {
 		t.Fatal(err)
 	}
 	e, _ := s.Snapshot().Get(k)
-	edited := &corev1.Node{}
-	if err := e.Into(edited); err != nil {
-		t.Fatal(err)
-	}
-	edited.Labels = map[string]string{"zone": "z"}
+	edited := change(t, e, func(n *corev1.Node) {
+		n.Labels = map[string]string{"zone": "z"}
+		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "new", Effect: corev1.TaintEffectNoSchedule})
+	})
 	if _, err := s.Commit(ctx, Write{Key: k, Object: edited, Base: e}); err != nil {
 		t.Fatal(err)
 	}
 	got, _ := Get[corev1.Node](s.Snapshot(), k)
-	if got.Labels["zone"] != "z" || len(got.Status.Conditions) != 1 {
-		t.Errorf("through the shadow: %v %v", got.Labels, got.Status.Conditions)
+	if told(got) != "[Ready=Unknown/ own new node.kubernetes.io/unreachable] map[zone:z]" {
+		t.Errorf("through the shadow: %s", told(got))
 	}
-	if err := s.Derive(ctx, k, nil); err != nil {
+	if err := s.Derive(ctx, k, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	got, _ = Get[corev1.Node](s.Snapshot(), k)
-	if got.Labels["zone"] != "z" || len(got.Status.Conditions) != 0 {
-		t.Errorf("below the shadow: %v %v", got.Labels, got.Status.Conditions)
+	if told(got) != "[Ready=True/ own new] map[zone:z]" {
+		t.Errorf("below the shadow: %s", told(got))
+	}
+}
+
+// What is derived never hides a write that came after the look that it was derived from, whoever made it, and
+// whichever of the two came first.
+func TestDeriveHidesNoWrite(t *testing.T) {
+	ctx := context.Background()
+	k := Key{"nodes", "", "n1"}
+	write := func(t *testing.T, s *Store, f func(*corev1.Node)) {
+		t.Helper()
+		e, _ := s.Snapshot().Get(k)
+		if _, err := s.Commit(ctx, Write{Key: k, Object: change(t, e, f), Base: e}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	edit := func(n *corev1.Node) {
+		n.Labels = map[string]string{"zone": "z"}
+		n.Status.Conditions[0].Message = "well"
+		n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeDiskPressure, Status: corev1.ConditionFalse})
+	}
+	const want = "[Ready=Unknown/well DiskPressure=False/ own node.kubernetes.io/unreachable] map[zone:z]"
+	for _, where := range []string{"here", "elsewhere"} {
+		for _, first := range []string{"derived", "written"} {
+			t.Run(where+", first "+first, func(t *testing.T) {
+				s, other := open(t, ""), open(t, "")
+				if _, err := s.Commit(ctx, Write{Key: k, Object: newNode("n1")}); err != nil {
+					t.Fatal(err)
+				}
+				sync2(t, s, other)
+				stored, _ := s.Snapshot().Stored(k)
+				derive := func() {
+					if err := s.Derive(ctx, k, stored, unreachable(t, stored)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if first == "derived" {
+					derive()
+				}
+				if where == "here" {
+					write(t, s, edit)
+				} else {
+					write(t, other, edit)
+					sync2(t, other, s)
+				}
+				if first == "written" {
+					derive()
+				}
+				if got, _ := Get[corev1.Node](s.Snapshot(), k); told(got) != want {
+					t.Errorf("shown is %s, want %s", told(got), want)
+				}
+				stored, _ = s.Snapshot().Stored(k)
+				if got, _ := As[corev1.Node](stored); told(got) != "[Ready=True/well DiskPressure=False/ own] map[zone:z]" {
+					t.Errorf("stored is %s", told(got))
+				}
+			})
+		}
+	}
+}
+
+// What was derived from an object that is gone is not shown, in the place of another either.
+func TestDeriveFromWhatIsGone(t *testing.T) {
+	ctx := context.Background()
+	k := Key{"nodes", "", "n1"}
+	s, other := open(t, ""), open(t, "")
+	create := func() *Entry {
+		if _, err := s.Commit(ctx, Write{Key: k, Object: newNode("n1")}); err != nil {
+			t.Fatal(err)
+		}
+		e, _ := s.Snapshot().Stored(k)
+		return e
+	}
+	old := create()
+	sync2(t, s, other)
+	remove := func(s *Store) {
+		e, _ := s.Snapshot().Get(k)
+		if _, err := s.Commit(ctx, Write{Key: k, Base: e}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove(s)
+	if err := s.Derive(ctx, k, old, unreachable(t, old)); !errors.Is(err, ErrConflict) {
+		t.Errorf("derived from what is deleted: %v", err)
+	}
+	if _, ok := s.Snapshot().Get(k); ok {
+		t.Error("what was deleted is seen")
+	}
+	create()
+	if err := s.Derive(ctx, k, old, unreachable(t, old)); !errors.Is(err, ErrConflict) {
+		t.Errorf("derived from what was there before: %v", err)
+	}
+	// The other deletes and creates it anew while it is derived here.
+	sync2(t, s, other)
+	now, _ := s.Snapshot().Stored(k)
+	if err := s.Derive(ctx, k, now, unreachable(t, now)); err != nil {
+		t.Fatal(err)
+	}
+	remove(other)
+	if _, err := other.Commit(ctx, Write{Key: k, Object: newNode("n1")}); err != nil {
+		t.Fatal(err)
+	}
+	sync2(t, other, s)
+	got, _ := s.Snapshot().Get(k)
+	if n, _ := As[corev1.Node](got); got.UID == now.UID || told(n) != "[Ready=True/ own] map[]" {
+		t.Errorf("the new object is seen as %s", told(n))
 	}
 }
 

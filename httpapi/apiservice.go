@@ -104,7 +104,7 @@ func (s *Server) deriveAPIServices(ctx context.Context, shown map[string]*apireg
 		if equality.Semantic.DeepEqual(shown[name], want[name]) {
 			continue
 		}
-		if err := s.cfg.Store.Derive(ctx, crdt.Key{Resource: apiServices, Name: name}, want[name]); err != nil {
+		if err := s.cfg.Store.Derive(ctx, crdt.Key{Resource: apiServices, Name: name}, nil, want[name]); err != nil {
 			return fmt.Errorf("show API service %s: %w", name, err)
 		}
 		shown[name] = want[name]
@@ -113,7 +113,7 @@ func (s *Server) deriveAPIServices(ctx context.Context, shown map[string]*apireg
 		if want[name] != nil {
 			continue
 		}
-		if err := s.cfg.Store.Derive(ctx, crdt.Key{Resource: apiServices, Name: name}, nil); err != nil {
+		if err := s.cfg.Store.Derive(ctx, crdt.Key{Resource: apiServices, Name: name}, nil, nil); err != nil {
 			return fmt.Errorf("no longer show API service %s: %w", name, err)
 		}
 		delete(shown, name)

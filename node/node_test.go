@@ -216,9 +216,16 @@ func TestViewLetsDeletedNodesGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := &view{self: "n1", store: s, agent: a}
-	gone := &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: "n2"}}
+	n2 := &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: "n2"}}
+	e, err := s.Commit(t.Context(), crdt.Write{Key: nodeKey("n2"), Object: n2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Commit(t.Context(), crdt.Write{Key: nodeKey("n2"), Base: e}); err != nil {
+		t.Fatal(err)
+	}
 	// Derived after the deletion, from a look before it.
-	if err := s.Derive(t.Context(), nodeKey("n2"), gone); err != nil {
+	if err := s.Derive(t.Context(), nodeKey("n2"), e, n2); !errors.Is(err, crdt.ErrConflict) {
 		t.Fatal(err)
 	}
 	if err := v.derive(t.Context(), nil, nil, false); err != nil {

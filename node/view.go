@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -198,10 +199,10 @@ func (v *view) derive(ctx context.Context, firstSeen map[types.UID]time.Time, le
 	snap := v.store.Snapshot()
 	sights := v.sights()
 	now := time.Now()
-	put := func(k crdt.Key, obj runtime.Object) error {
-		err := v.store.Derive(ctx, k, obj)
-		if ctx.Err() != nil {
-			return nil
+	put := func(k crdt.Key, from *crdt.Entry, obj runtime.Object) error {
+		err := v.store.Derive(ctx, k, from, obj)
+		if ctx.Err() != nil || errors.Is(err, crdt.ErrConflict) {
+			return nil // it is gone, or another; that wakes us
 		}
 		return err
 	}
@@ -209,10 +210,6 @@ func (v *view) derive(ctx context.Context, firstSeen map[types.UID]time.Time, le
 	for e := range snap.Range("nodes", "", "") {
 		stored, ok := snap.Stored(e.Key)
 		if !ok {
-			// Deleted while it was derived: there is nothing left that it could be seen of.
-			if err := put(e.Key, nil); err != nil {
-				return err
-			}
 			continue
 		}
 		n, err := crdt.As[corev1.Node](stored)
@@ -230,11 +227,11 @@ func (v *view) derive(ctx context.Context, firstSeen map[types.UID]time.Time, le
 		}
 		shown := shownNode(n, s, v.self)
 		shown.APIVersion, shown.Kind = "v1", "Node"
-		if err := put(e.Key, shown); err != nil {
+		if err := put(e.Key, stored, shown); err != nil {
 			return err
 		}
 		if lease := nodeLease(n, now); s.reachable && (renew || !leases[n.Name]) {
-			if err := put(crdt.Key{Resource: "coordination.k8s.io/leases", Namespace: lease.Namespace, Name: n.Name}, lease); err != nil {
+			if err := put(crdt.Key{Resource: "coordination.k8s.io/leases", Namespace: lease.Namespace, Name: n.Name}, nil, lease); err != nil {
 				return err
 			}
 			leases[n.Name] = true
@@ -243,7 +240,7 @@ func (v *view) derive(ctx context.Context, firstSeen map[types.UID]time.Time, le
 	for name := range leases {
 		if !present[name] {
 			delete(leases, name)
-			if err := put(crdt.Key{Resource: "coordination.k8s.io/leases", Namespace: corev1.NamespaceNodeLease, Name: name}, nil); err != nil {
+			if err := put(crdt.Key{Resource: "coordination.k8s.io/leases", Namespace: corev1.NamespaceNodeLease, Name: name}, nil, nil); err != nil {
 				return err
 			}
 		}

@@ -769,7 +769,7 @@ func (c *cluster) sight(out map[string]time.Time) {
 		} else {
 			alive = append(alive, n.Name)
 		}
-		check(c.t, c.store.Derive(c.ctx, e.Key, n))
+		check(c.t, c.store.Derive(c.ctx, e.Key, stored, n))
 	}
 	c.view.set(alive...)
 }
