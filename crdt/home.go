@@ -396,8 +396,6 @@ func (h *Homes) decide(ctx context.Context, p *proposal, early func(*document)) 
 		} else if now := h.config.Store.document(p.key); !now.follows(s.document, h.config.Store.Origin()) {
 			// Another home has decided meanwhile.
 			return said{outcome: unheld, why: "another node became its home"}
-		} else {
-			s.document = now
 		}
 		if ten == nil || s.document == nil {
 			return s
@@ -448,7 +446,7 @@ func (h *Homes) StoodFor(ctx context.Context, k Key, v Version) (Version, bool) 
 		return 0, false
 	}
 	e, err := h.config.Store.take(ctx, d)
-	if err != nil || e.doc == nil || !d.sight().includes(e.doc.sight()) {
+	if err != nil || !d.same(h.config.Store.document(k)) {
 		return 0, false
 	}
 	return e.Version, true

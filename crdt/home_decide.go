@@ -179,25 +179,40 @@ func (s *Store) hold(ctx context.Context, d *document, may func() bool) error {
 	return err
 }
 
-// take shows this node's readers what a home has decided, and returns it as this node has it now.
+// take shows this node's readers what a home has decided, and returns the entry of it.
 func (s *Store) take(ctx context.Context, d *document) (*Entry, error) {
-	if !s.document(d.key).sight().includes(d.sight()) {
-		err := s.hold(ctx, d, func() bool { return true })
-		if err != nil {
+	have := s.document(d.key).sight()
+	switch {
+	case !have.includes(d.sight()):
+		if err := s.hold(ctx, d, func() bool { return true }); err != nil {
+			return nil, err
+		}
+	case !d.sight().includes(have):
+		// It has been overtaken; the event that did so may not have come to the history yet.
+		if _, err := s.flush(ctx); err != nil {
 			return nil, err
 		}
 	}
 	return s.taken(d), nil
 }
 
-// taken is what readers here see of a document that was taken in: the object as it is now, or, if that is gone already or
-// another, what the document says.
+// taken is the entry of a document that was taken in: of that one, whatever others have made of it since. Who wrote must not be
+// told a version that stands for more than he knows: he would overwrite it.
 func (s *Store) taken(d *document) *Entry {
 	st := s.current.Load()
-	if sl, ok := st.snapshot.tree.Get(&slot{key: d.key}); ok && sl.entry != nil && sl.doc != nil && !sl.doc.dead() && !d.dead() && sl.doc.after == d.after {
+	if sl, ok := st.snapshot.tree.Get(&slot{key: d.key}); ok && sl.entry != nil && sl.doc.same(d) {
 		return sl.entry
 	}
-	return newEntry(st.meta.cluster, d, st.snapshot.version)
+	e, v := s.history.stood(d)
+	if e == nil {
+		e = newEntry(st.meta.cluster, d, v)
+	}
+	return e
+}
+
+// same tells whether two documents contain the same.
+func (d *document) same(o *document) bool {
+	return d != nil && o != nil && d.sight().includes(o.sight()) && o.sight().includes(d.sight())
 }
 
 // flush waits until what the apply loop has taken on so far is on disk, and returns the vector then.

@@ -127,6 +127,29 @@ func (h *history) since(resource, namespace string, v Version, limit int) ([]Eve
 	return nil, at, c, nil
 }
 
+// stood is the entry that stood for a document. If none did, because what came later came here first, the version is the one before that:
+// a watch from it shows what the document does not have yet. That of a deletion is the deletion's.
+func (h *history) stood(d *document) (*Entry, Version) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	v := h.floor - 1 // overtaken before what is remembered
+	for _, e := range slices.Backward(h.events) {
+		if e.Entry.Key != d.key || e.Entry.doc == nil {
+			continue
+		}
+		switch gone := e.Type == Deleted; {
+		case gone && d.dead() && e.Entry.doc.after == d.after:
+			return nil, e.Entry.Version
+		case !gone && e.Entry.doc.same(d):
+			return e.Entry, e.Entry.Version
+		case !gone && d.sight().includes(e.Entry.doc.sight()):
+			return nil, v
+		}
+		v = e.Entry.Version - 1
+	}
+	return nil, v
+}
+
 // Watch is a reader's place in the history of one resource.
 type Watch struct {
 	history             *history
