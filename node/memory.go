@@ -2,20 +2,78 @@ package node
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// ReleaseStartup gives back the memory that only starting needed: the heap's free pages, and those pages of the program's file
-// that were read once. What is needed of them again is mapped again from the page cache.
-func ReleaseStartup() error {
+// calmLook is how often a process looks at what it has burned, calmLooks how many times in a row it must have burned little before it
+// counts as calm.
+const (
+	calmLook  = 5 * time.Second
+	calmLooks = 3
+)
+
+// calm tells when a process has come to rest after work, from the processor time it has used.
+type calm struct {
+	// used is what it had used when it last looked, work what of it was more than little since it last rested.
+	used, work time.Duration
+	looks      int
+}
+
+// rests takes a look, and reports whether this is the moment: for some looks little was used, and before that enough to have left
+// something behind. A tenth of a processor is little, and two seconds of more than that are enough: a start takes more.
+func (c *calm) rests(used time.Duration) bool {
+	spent := used - c.used
+	c.used = used
+	if spent > calmLook/10 {
+		c.work += spent
+		c.looks = 0
+		return false
+	}
+	if c.looks++; c.looks < calmLooks || c.work < 2*time.Second {
+		return false
+	}
+	c.work = 0
+	return true
+}
+
+// ReleaseAtRest gives back memory each time the process has come to rest after work, its start among it, until the context ends. A heap
+// that has grown under load would otherwise keep most of what it grew to, for nothing here allocates enough to make it smaller.
+func ReleaseAtRest(ctx context.Context, log *slog.Logger) {
+	tick := time.NewTicker(calmLook)
+	defer tick.Stop()
+	for c := (calm{}); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		var u unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+			log.Debug("ask what the process has used", "err", err)
+			continue
+		}
+		if c.rests(time.Duration(u.Utime.Nano() + u.Stime.Nano())) {
+			if err := release(); err != nil {
+				log.Debug("give memory back", "err", err)
+			}
+		}
+	}
+}
+
+// release gives back the heap's free pages, and those pages of the program's file that were read. What is needed of them again is mapped
+// again from the page cache.
+func release() error {
 	debug.FreeOSMemory()
 	self, err := os.Executable()
 	if err != nil {

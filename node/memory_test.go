@@ -1,6 +1,9 @@
 package node
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 func TestOnlyConstantPagesAreReleased(t *testing.T) {
 	for line, want := range map[string]bool{
@@ -17,8 +20,41 @@ func TestOnlyConstantPagesAreReleased(t *testing.T) {
 			t.Errorf("%q: %v, want %v", line, ok, want)
 		}
 	}
-	if err := ReleaseStartup(); err != nil {
+	if err := release(); err != nil {
 		t.Error(err)
 	}
 	TestVotersAreAllWhoCouldHoldSomething(t) // the program still runs
+}
+
+func TestMemoryIsReleasedAtRestAfterWork(t *testing.T) {
+	var c calm
+	used := time.Duration(0)
+	// What each look finds used, and whether that is the moment.
+	for i, look := range []struct {
+		more time.Duration
+		want bool
+	}{
+		{3 * time.Second, false}, // starting
+		{900 * time.Millisecond, false},
+		{100 * time.Millisecond, false},
+		{100 * time.Millisecond, false},
+		{100 * time.Millisecond, true},
+		{100 * time.Millisecond, false}, // once is enough
+		{100 * time.Millisecond, false},
+		{600 * time.Millisecond, false}, // too little to have left anything
+		{10 * time.Millisecond, false},
+		{10 * time.Millisecond, false},
+		{10 * time.Millisecond, false},
+		{8 * time.Second, false}, // work
+		{10 * time.Millisecond, false},
+		{700 * time.Millisecond, false}, // not over yet
+		{10 * time.Millisecond, false},
+		{10 * time.Millisecond, false},
+		{10 * time.Millisecond, true},
+	} {
+		used += look.more
+		if got := c.rests(used); got != look.want {
+			t.Errorf("look %d, %v used: %v, want %v", i, used, got, look.want)
+		}
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -175,29 +176,22 @@ func run(ctx context.Context, cfg node.Config) error {
 	// What upstream's packages say on their own is noise unless it is a warning.
 	upstream := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	klog.SetSlogLogger(upstream.With("part", "upstream"))
+	release, stop := context.WithCancel(ctx)
+	var releasing sync.WaitGroup
+	releasing.Go(func() { node.ReleaseAtRest(release, cfg.Log) })
+	defer func() { stop(); releasing.Wait() }()
 	for {
 		n, err := node.New(ctx, cfg)
 		if err != nil {
 			return err
 		}
-		// What starting left behind would otherwise stay until the heap has grown by half.
-		settled := time.AfterFunc(settle, func() {
-			if err := node.ReleaseStartup(); err != nil {
-				cfg.Log.Debug("give back what starting needed", "err", err)
-			}
-		})
-		err = n.Run(ctx)
-		settled.Stop()
-		if !errors.Is(err, node.ErrAgain) {
+		if err := n.Run(ctx); !errors.Is(err, node.ErrAgain) {
 			return err
 		}
 		// What the node is to be is on its disk now.
 		cfg.Join, cfg.Token = "", ""
 	}
 }
-
-// settle is how long after its start a node has read its disk, met its peers and installed its kinds.
-const settle = 15 * time.Second
 
 // config is what the flags say, checked as far as they can be without looking at the machine.
 func (f *flags) config(join string) (node.Config, error) {
