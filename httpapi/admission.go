@@ -12,6 +12,8 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/initializer"
 	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
+	mutatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/mutating"
+	validatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/validating"
 	webhookinit "k8s.io/apiserver/pkg/admission/plugin/webhook/initializer"
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/mutating"
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/validating"
@@ -65,7 +67,9 @@ func (s *Server) admission() (admission.Interface, error) {
 			return placementRecord{admission.NewHandler(admission.Create), s.cfg.Arbiter}, nil
 		})
 	}
+	add(mutatingpolicy.PluginName, func() (admission.Interface, error) { return newMutatingPolicies(s), nil })
 	add(mutating.PluginName, func() (admission.Interface, error) { return mutating.NewMutatingWebhook(nil) })
+	add(validatingpolicy.PluginName, func() (admission.Interface, error) { return newValidatingPolicies(s), nil })
 	add(validating.PluginName, func() (admission.Interface, error) { return validating.NewValidatingAdmissionWebhook(nil) })
 	add("ResourceQuota", func() (admission.Interface, error) { return newQuotas(s), nil }) // last: what it charges, nobody else refuses
 

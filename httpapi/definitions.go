@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -225,16 +226,33 @@ func nonStructural(crd *apiextensionsv1.CustomResourceDefinition) *apiextensions
 const (
 	// maxTurn bounds how long a node leaves to another what any of them may do.
 	maxTurn = 300 * time.Millisecond
-	// cleanupEvery is how often the objects of a kind that is being taken away are looked for again.
+	// cleanupEvery is how often what was not done by a first try is tried again, as taking away the objects of a kind.
 	cleanupEvery = time.Second
 )
 
-// turn is how long this node waits before it writes a definition that needs it. Any node may; the one whose turn is first does,
-// and the others find it done.
-func (s *Server) turn(name string) time.Duration {
+// turns says when this node does, by name, what any node may do: the one whose turn is first does it, and the others find it done.
+type turns map[string]time.Time
+
+// of is when it is this node's turn. It waits a part of maxTurn that is its own.
+func (t turns) of(s *Server, name string, now time.Time) time.Time {
+	if at, ok := t[name]; ok {
+		return at
+	}
 	h := fnv.New32a()
 	h.Write([]byte(s.cfg.Node + "/" + name))
-	return time.Duration(h.Sum32()) % maxTurn
+	t[name] = now.Add(time.Duration(h.Sum32()) % maxTurn)
+	return t[name]
+}
+
+// again is when to look again for what was done, or tried, now.
+func (t turns) again(name string, now time.Time) time.Time {
+	t[name] = now.Add(cleanupEvery)
+	return t[name]
+}
+
+// keep forgets the names that are not wanted.
+func (t turns) keep(wanted map[string]bool) {
+	maps.DeleteFunc(t, func(name string, _ time.Time) bool { return !wanted[name] })
 }
 
 // keepDefinitions looks at the definitions whenever one changes. It ends the watches of kinds that changed, takes away the objects
@@ -243,7 +261,7 @@ func (s *Server) turn(name string) time.Duration {
 func (s *Server) keepDefinitions(ctx context.Context) {
 	wake := s.cfg.Store.Subscribe(definitions)
 	defer wake.Close()
-	due := map[string]time.Time{}
+	due := turns{}
 	seen := map[string]*apiextensionsv1.CustomResourceDefinition{}
 	for {
 		s.customs.prune(s.cfg.Store.Snapshot())
@@ -283,23 +301,17 @@ func (s *Server) sweep(ctx context.Context, seen map[string]*apiextensionsv1.Cus
 }
 
 // tend does for each definition what is due, and says when the next is.
-func (s *Server) tend(ctx context.Context, due map[string]time.Time, now time.Time) (next time.Time) {
+func (s *Server) tend(ctx context.Context, due turns, now time.Time) (next time.Time) {
 	all := s.defined()
 	present := map[string]bool{}
 	for _, crd := range all {
-		present[crd.Name] = true
 		ending := crd.DeletionTimestamp != nil && slices.Contains(crd.Finalizers, apiextensionsv1.CustomResourceCleanupFinalizer)
 		copied := crd.DeepCopy()
 		if !settle(copied, all, metav1.Time{Time: now}) && !ending {
-			delete(due, crd.Name)
 			continue
 		}
-		at, ok := due[crd.Name]
-		if !ok {
-			at = now.Add(s.turn(crd.Name))
-			due[crd.Name] = at
-		}
-		if now.Before(at) {
+		present[crd.Name] = true
+		if at := due.of(s, crd.Name, now); now.Before(at) {
 			next = sooner(next, at)
 			continue
 		}
@@ -312,14 +324,9 @@ func (s *Server) tend(ctx context.Context, due map[string]time.Time, now time.Ti
 		if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 			s.cfg.Log.Warn("definition", "name", crd.Name, "err", err)
 		}
-		due[crd.Name] = now.Add(cleanupEvery)
-		next = sooner(next, due[crd.Name])
+		next = sooner(next, due.again(crd.Name, now))
 	}
-	for name := range due {
-		if !present[name] {
-			delete(due, name)
-		}
-	}
+	due.keep(present)
 	return next
 }
 

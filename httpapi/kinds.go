@@ -153,7 +153,7 @@ func reported[S, T rest.Storage](make func(generic.RESTOptionsGetter) (S, T, err
 func kinds() []*kind {
 	coreKind := func(name string) schema.GroupResource { return core.Resource(name) }
 	rbacKind := func(name string) schema.GroupResource { return rbacv1.Resource(name) }
-	return []*kind{
+	return append([]*kind{
 		{resource: coreKind("namespaces"), storage: corev1.SchemeGroupVersion, decode: as[corev1.Namespace], rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, status, finalize, err := namespacestore.NewREST(r)
 			return map[string]rest.Storage{"": s, "status": status, "finalize": finalize}, err
@@ -348,7 +348,7 @@ func kinds() []*kind {
 		answered(authorizationv1.Resource("selfsubjectrulesreviews"), authorizationv1.SchemeGroupVersion, func(r *registry) rest.Storage {
 			return selfsubjectrulesreview.NewREST(r.resolver)
 		}),
-	}
+	}, policyKinds()...)
 }
 
 func answered(resource schema.GroupResource, version schema.GroupVersion, storage func(*registry) rest.Storage) *kind {

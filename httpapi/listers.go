@@ -3,6 +3,8 @@ package httpapi
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/client-go/informers"
 	informersadmission "k8s.io/client-go/informers/admissionregistration"
@@ -63,8 +66,22 @@ func (f snapshotInformers) InformerFor(obj runtime.Object, _ internalinterfaces.
 		return follow(f, rows[admissionv1.MutatingWebhookConfiguration]{store: f.store, resource: mutatingWebhooks})
 	case *admissionv1.ValidatingWebhookConfiguration:
 		return follow(f, rows[admissionv1.ValidatingWebhookConfiguration]{store: f.store, resource: validatingWebhooks})
+	case *admissionv1.MutatingAdmissionPolicy:
+		return follow(f, rows[admissionv1.MutatingAdmissionPolicy]{store: f.store, resource: mutatingPolicies})
+	case *admissionv1.MutatingAdmissionPolicyBinding:
+		return follow(f, rows[admissionv1.MutatingAdmissionPolicyBinding]{store: f.store, resource: mutatingBindings})
+	case *admissionv1.ValidatingAdmissionPolicy:
+		return follow(f, rows[admissionv1.ValidatingAdmissionPolicy]{store: f.store, resource: validatingPolicies})
+	case *admissionv1.ValidatingAdmissionPolicyBinding:
+		return follow(f, rows[admissionv1.ValidatingAdmissionPolicyBinding]{store: f.store, resource: validatingBindings})
 	}
 	panic(fmt.Sprintf("no informer for %T: add its row", obj))
+}
+
+// ForResource has nothing for the parameters of policies: they are of any kind, and are followed through the API, in the version that
+// the policy names.
+func (f snapshotInformers) ForResource(r schema.GroupVersionResource) (informers.GenericInformer, error) {
+	return nil, fmt.Errorf("no informer for %s", r)
 }
 
 // synced is an informer that has seen everything.
@@ -83,18 +100,54 @@ func (synced) HasSynced() bool             { return true }
 func (s synced) GetIndexer() cache.Indexer { return s.indexer }
 
 func (s synced) AddEventHandler(h cache.ResourceEventHandler) (cache.ResourceEventHandlerRegistration, error) {
-	s.followers.all = append(s.followers.all, &follower{handler: h, resource: s.resource, list: s.indexer.List, seen: map[string]metav1.Object{}})
-	return registered{}, nil
+	f := &follower{handler: h, resource: s.resource, list: s.indexer.List, seen: map[string]metav1.Object{}}
+	s.followers.change(func(all []*follower) []*follower { return append(all, f) })
+	return registered{follower: f}, nil
+}
+
+func (s synced) RemoveEventHandler(r cache.ResourceEventHandlerRegistration) error {
+	gone := r.(registered).follower
+	s.followers.change(func(all []*follower) []*follower {
+		return slices.DeleteFunc(all, func(f *follower) bool { return f == gone })
+	})
+	return nil
 }
 
 type registered struct {
 	cache.ResourceEventHandlerRegistration
+	follower *follower
 }
 
 func (registered) HasSynced() bool { return true }
 
-// followers tell plugins that keep something of their own what has changed since they looked. All are there before run begins.
-type followers struct{ all []*follower }
+// followers tell plugins that keep something of their own what has changed since they looked.
+type followers struct {
+	mu  sync.Mutex
+	all []*follower
+	// changed is closed when all is no longer what it was.
+	changed chan struct{}
+}
+
+// change makes another list of the list.
+func (f *followers) change(to func([]*follower) []*follower) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all = to(slices.Clone(f.all))
+	if f.changed != nil {
+		close(f.changed)
+		f.changed = nil
+	}
+}
+
+// now is the list, and what is closed when it changes.
+func (f *followers) now() ([]*follower, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.changed == nil {
+		f.changed = make(chan struct{})
+	}
+	return f.all, f.changed
+}
 
 type follower struct {
 	handler  cache.ResourceEventHandler
@@ -105,18 +158,28 @@ type follower struct {
 
 // run tells of changes until ctx ends, of what is there already first.
 func (f *followers) run(ctx context.Context, store *crdt.Store) {
-	var resources []string
-	for _, one := range f.all {
-		resources = append(resources, one.resource)
+	for ctx.Err() == nil {
+		all, changed := f.now()
+		var resources []string
+		for _, one := range all {
+			resources = append(resources, one.resource)
+		}
+		wake := store.Subscribe(resources...)
+		tell(ctx, all, wake, changed)
+		wake.Close()
 	}
-	wake := store.Subscribe(resources...)
-	defer wake.Close()
+}
+
+// tell tells all of them until there are others.
+func tell(ctx context.Context, all []*follower, wake *crdt.Wake, changed <-chan struct{}) {
 	for {
-		for _, one := range f.all {
+		for _, one := range all {
 			one.tell()
 		}
 		select {
 		case <-wake.C:
+		case <-changed:
+			return
 		case <-ctx.Done():
 			return
 		}

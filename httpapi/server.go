@@ -155,6 +155,7 @@ type Server struct {
 	resolver  authorizer.RuleResolver
 	admit     admission.Interface
 	followers followers
+	policies  []*policies
 	claims    claims
 	addresses *addresses
 	ports     *ports
@@ -195,11 +196,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	var err error
-	s.own, err = kubernetes.NewForConfig(&rest.Config{
-		Host: "https://murmur", QPS: -1, // what is asked in this process needs no limit
-		Transport: inProcess{s, &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup}}},
-	})
-	if err != nil {
+	if s.own, err = kubernetes.NewForConfig(s.ownConfig()); err != nil {
 		return nil, fmt.Errorf("httpapi: client of its own: %w", err)
 	}
 	if s.admit, err = s.admission(); err != nil {
@@ -215,6 +212,14 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// ownConfig is that of clients into this process.
+func (s *Server) ownConfig() *rest.Config {
+	return &rest.Config{
+		Host: "https://murmur", QPS: -1, // what is asked in this process needs no limit
+		Transport: inProcess{s, &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup}}},
+	}
 }
 
 // Handler is the whole pipeline, for callers that bring their own listener.
@@ -251,6 +256,14 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	group.Go(func() error {
 		s.keepDefinitions(ctx)
+		return nil
+	})
+	group.Go(func() error {
+		s.checkPolicies(ctx)
+		return nil
+	})
+	group.Go(func() error {
+		s.stopPolicies(ctx)
 		return nil
 	})
 	group.Go(func() error { return s.serve(ctx, l, nil) })
