@@ -64,16 +64,16 @@ func ReleaseAtRest(ctx context.Context, log *slog.Logger) {
 			continue
 		}
 		if c.rests(time.Duration(u.Utime.Nano() + u.Stime.Nano())) {
-			if err := release(); err != nil {
+			if err := giveBack(); err != nil {
 				log.Debug("give memory back", "err", err)
 			}
 		}
 	}
 }
 
-// release gives back the heap's free pages, and those pages of the program's file that were read. What is needed of them again is mapped
+// giveBack returns to the system the heap's free pages, and those pages of the program's file that were read. What is needed of them again is mapped
 // again from the page cache.
-func release() error {
+func giveBack() error {
 	debug.FreeOSMemory()
 	self, err := os.Executable()
 	if err != nil {

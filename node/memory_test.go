@@ -20,7 +20,7 @@ func TestOnlyConstantPagesAreReleased(t *testing.T) {
 			t.Errorf("%q: %v, want %v", line, ok, want)
 		}
 	}
-	if err := release(); err != nil {
+	if err := giveBack(); err != nil {
 		t.Error(err)
 	}
 	TestVotersAreAllWhoCouldHoldSomething(t) // the program still runs
