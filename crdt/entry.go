@@ -23,7 +23,7 @@ type Entry struct {
 
 	// doc is the replicated document; nil if the object is only derived.
 	doc *document
-	// value is what readers see: the document's value, or what the node derived in its place.
+	// value is what readers see: the document's value, less what is hidden of it, or what the node derived in its place.
 	value []byte
 
 	rendered sync.Once
@@ -34,7 +34,7 @@ type Entry struct {
 func newEntry(cluster string, d *document, v Version) *Entry {
 	return &Entry{
 		Key: d.key, Version: v, UID: lifeUID(cluster, d.key, d.after), Generation: d.generation(),
-		doc: d, value: d.value,
+		doc: d, value: d.shown(),
 	}
 }
 

@@ -73,7 +73,7 @@ func (s *Store) propose(w Write) (*proposal, error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.Base != nil && !bytes.Equal(w.Base.value, w.Base.doc.value) {
+	if w.Base != nil && !bytes.Equal(w.Base.value, w.Base.doc.shown()) {
 		// Made from what is derived here: the home is told what it changes of what is stored.
 		if value, err = s.carry(w.Base.value, value, w.Base.doc.value); err != nil {
 			return nil, err

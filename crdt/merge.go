@@ -139,7 +139,7 @@ func mergeValues(s *schemas, a, b *document) (*document, []Loss) {
 		panic("crdt: a value that was decoded does not encode: " + err.Error())
 	}
 	out.value, out.stamps = raw, marks.stamps()
-	return out, m.losses
+	return out, append(m.losses, out.hid(a, b)...)
 }
 
 // compareValues orders values that cannot be mixed: a damaged one is less than any that is not.

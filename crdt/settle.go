@@ -116,7 +116,7 @@ func (b *batch) settle(from *Key, seen, settled Vector) (next *Key) {
 			grave := *d
 			grave.grave = true
 			b.staged[sl.key] = &slot{key: sl.key, doc: &grave, derived: sl.derived, entry: sl.entry}
-		case !d.dead() && !d.stamps.folded():
+		case !d.dead() && !d.stamps.folded() && !d.hides():
 			b.staged[sl.key] = &slot{key: sl.key, doc: d.settle(&b.store.schemas), derived: sl.derived, entry: sl.entry}
 		}
 		return true

@@ -562,6 +562,13 @@ func (b *batch) edit(old *slot, value map[string]any) (*document, error) {
 	if len(edits) == 0 && !bump {
 		return old.doc, nil
 	}
+	if old.derived == nil && old.doc.hides() {
+		// What was hidden goes with this write.
+		if seen, err = decodeValue(old.doc.value); err != nil {
+			return nil, err
+		}
+		edits = changed(root, "", seen, value, nil)
+	}
 	raw, err := canonical(value)
 	if err != nil {
 		return nil, err
