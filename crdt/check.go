@@ -257,7 +257,7 @@ func (s *Store) checkDocuments(ctx context.Context, r *reader, final bool) (out 
 	}
 	_, err = s.do(ctx, func(b *batch) (*Entry, error) {
 		for _, d := range docs {
-			if sl := b.slot(d.key); sl.doc == d && theirs.Covers(d.context) {
+			if sl := b.slot(d.key); sl.doc == d && theirs.contains(d.context) {
 				b.show(sl, nil, nil)
 				mended++
 			}
@@ -299,7 +299,7 @@ func (b *batch) mend(in *document) (wrong bool, err error) {
 	if !b.store.admit(b.now, in) {
 		return false, nil
 	}
-	if err := b.heard(in.context[b.meta.origin]); err != nil {
+	if err := b.heard(in.context.of(b.meta.origin)); err != nil {
 		return false, err
 	}
 	old := b.slot(in.key)
@@ -322,7 +322,7 @@ func (b *batch) mend(in *document) (wrong bool, err error) {
 		}
 	}
 	// What is not claimed yet was only on its way.
-	wrong = b.vector().Covers(in.context)
+	wrong = b.vector().contains(in.context)
 	if wrong {
 		b.store.log.Warn("a check found a difference and set it right", "key", in.key.String())
 	}

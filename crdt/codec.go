@@ -151,12 +151,12 @@ func (r *reader) document() *document {
 	if flags&flagDead != 0 {
 		d.died = r.stamp()
 	}
-	d.context = r.vector()
-	d.clocks = r.vector()
+	d.context = r.tally()
+	d.clocks = r.tally()
 	if flags&flagDead != 0 {
 		return d
 	}
-	d.folded = r.vector()
+	d.folded = r.tally()
 	d.stamps.base = r.stamp()
 	for _, m := range []*map[string]Stamp{&d.stamps.fields, &d.stamps.lives} {
 		if n := r.count(17); n > 0 {
@@ -178,7 +178,7 @@ func (r *reader) document() *document {
 			d.stamps.ordered[p] = names
 		}
 	}
-	d.generations = r.vector()
+	d.generations = r.tally()
 	d.value = slices.Clone(r.bytes())
 	return d
 }

@@ -1,8 +1,6 @@
 package crdt
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"strconv"
 
@@ -19,18 +17,18 @@ type document struct {
 	// died is the deletion that ended this life; zero while the object lives. A dead document has no value.
 	died Stamp
 	// context says which commits of this key are contained.
-	context Vector
+	context tally
 	// clocks says of the same commits when they were made: the HLC of each origin's newest.
-	clocks Vector
+	clocks tally
 	// folded covers the stamps that were replaced by one when every node had seen them.
-	folded Vector
+	folded tally
 	// grave is a dead document that nobody needs to hear of: see Settle.
 	grave bool
 	// value is canonical JSON without metadata.uid, resourceVersion and generation, which are derived.
 	value  []byte
 	stamps stamps
 	// generations counts each origin's bumps of metadata.generation; only if counted.
-	generations Vector
+	generations tally
 	counted     bool
 }
 
@@ -52,8 +50,8 @@ func (d *document) generation() int64 {
 		return 0
 	}
 	g := int64(1)
-	for _, n := range d.generations {
-		g += int64(n)
+	for _, c := range d.generations {
+		g += int64(c.n)
 	}
 	return g
 }
@@ -62,17 +60,6 @@ func (d *document) generation() int64 {
 func lifeUID(cluster string, k Key, after Stamp) types.UID {
 	space := uuid.NewSHA1(uuid.NameSpaceURL, []byte("murmur:"+cluster))
 	return types.UID(uuid.NewSHA1(space, []byte(k.encode()+keySeparator+after.String())).String())
-}
-
-// canonical encodes a value so that equal values have equal bytes: keys sorted, no insignificant space.
-func canonical(value map[string]any) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(value); err != nil {
-		return nil, err
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
 func decodeValue(raw []byte) (map[string]any, error) {

@@ -1,11 +1,10 @@
 package crdt
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"reflect"
-	"sync"
-	"sync/atomic"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -26,9 +25,7 @@ type Entry struct {
 	// value is what readers see: the document's value, less what is hidden of it, or what the node derived in its place.
 	value []byte
 
-	rendered sync.Once
-	json     []byte
-	typed    atomic.Pointer[any]
+	shelved
 }
 
 func newEntry(cluster string, d *document, v Version) *Entry {
@@ -48,19 +45,17 @@ func (e *Entry) Map() (map[string]any, error) {
 	return value, nil
 }
 
-// JSON is the canonical encoding with metadata.uid, generation and resourceVersion. The caller must not change it.
+// JSON is the canonical encoding with metadata.uid, generation and resourceVersion.
 func (e *Entry) JSON() []byte {
-	e.rendered.Do(func() {
-		value, err := e.Map()
-		if err == nil {
-			e.json, err = canonical(value)
+	value, err := e.Map()
+	if err == nil {
+		var raw []byte
+		if raw, err = canonical(value); err == nil {
+			return raw
 		}
-		if err != nil {
-			// Only canonical values are ever stored; anything else is our bug.
-			panic(err)
-		}
-	})
-	return e.json
+	}
+	// Only canonical values are ever stored; anything else is our bug.
+	panic(err)
 }
 
 // Into decodes a fresh copy into a typed object or an *unstructured.Unstructured.
@@ -81,18 +76,18 @@ func (e *Entry) Into(into any) error {
 	return nil
 }
 
+// Mentions tells whether the encoding of the object, as canonical JSON, has a text. It is a way to leave out objects without decoding them.
+func (e *Entry) Mentions(text string) bool { return bytes.Contains(e.value, []byte(text)) }
+
 // As decodes an entry to a typed object. The object is shared by all callers: read it only.
 func As[T any](e *Entry) (*T, error) {
-	if p := e.typed.Load(); p != nil {
-		if t, ok := (*p).(*T); ok {
-			return t, nil
-		}
+	if t, ok := e.find().(*T); ok {
+		return t, nil
 	}
 	t := new(T)
 	if err := e.Into(t); err != nil {
 		return nil, fmt.Errorf("as %s: %w", reflect.TypeFor[T](), err)
 	}
-	var boxed any = t
-	e.typed.CompareAndSwap(nil, &boxed)
+	decoded.keep(e, t)
 	return t, nil
 }

@@ -90,7 +90,8 @@ var errForgotten = errors.New("it is of a store that was forgotten")
 
 // known refuses a document with commits that a forgotten store made since.
 func (b *batch) known(in *document) error {
-	for o, seq := range in.context {
+	for _, c := range in.context {
+		o, seq := c.origin, c.n
 		if b.vector()[o] >= seq || o.family() == b.meta.origin.family() {
 			continue
 		}

@@ -18,12 +18,12 @@ func TestFormats(t *testing.T) {
 	stamp := func(at uint64, w Origin) Stamp { return Stamp{HLC: at << 16, Writer: w} }
 	alive := &document{
 		key: Key{Resource: "apps/deployments", Namespace: "default", Name: "web"}, after: stamp(5, 2),
-		context: Vector{1: 7, 2: 3}, clocks: Vector{1: 9 << 16, 2: 8 << 16}, folded: Vector{2: 1 << 16},
+		context: tallyOf(Vector{1: 7, 2: 3}), clocks: tallyOf(Vector{1: 9 << 16, 2: 8 << 16}), folded: tallyOf(Vector{2: 1 << 16}),
 		stamps: stamps{base: stamp(6, 1), fields: map[string]Stamp{"/spec/replicas": stamp(8, 2)}, lives: map[string]Stamp{`/spec/template/spec/containers/[name="c"]`: stamp(7, 1)},
 			ordered: map[string][]string{"/spec/template/spec/containers": {`[name="c"]`, `[name="d"]`}}},
-		generations: Vector{1: 2}, counted: true, value: []byte(`{"kind":"Deployment","spec":{"replicas":3}}`),
+		generations: tallyOf(Vector{1: 2}), counted: true, value: []byte(`{"kind":"Deployment","spec":{"replicas":3}}`),
 	}
-	dead := &document{key: Key{Resource: "nodes", Name: "n1"}, died: stamp(9, 3), context: Vector{3: 4}, clocks: Vector{3: 9 << 16}, grave: true}
+	dead := &document{key: Key{Resource: "nodes", Name: "n1"}, died: stamp(9, 3), context: tallyOf(Vector{3: 4}), clocks: tallyOf(Vector{3: 9 << 16}), grave: true}
 	sameDocument := func(want *document) func(*testing.T, []byte) {
 		return func(t *testing.T, b []byte) {
 			got, err := decodeDocument(b)

@@ -421,8 +421,8 @@ func (d *document) follows(o *document, origin Origin) bool {
 	if d == nil || d.dead() || o.dead() || d.after != o.after || !d.context.Covers(o.context) {
 		return false
 	}
-	for writer, seq := range d.context {
-		if writer != origin && o.context[writer] != seq {
+	for _, c := range d.context {
+		if c.origin != origin && o.context.of(c.origin) != c.n {
 			return false
 		}
 	}

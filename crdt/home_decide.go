@@ -19,7 +19,7 @@ var errLate = errors.New("the document is stamped later than the tenure allows")
 // sight is which version of a key somebody has seen: the life, whether it has ended, and the commits in it.
 type sight struct {
 	after, died Stamp
-	context     Vector
+	context     tally
 }
 
 // sight is that of a document; none has been seen of one that is nil.
@@ -127,7 +127,7 @@ func (b *batch) decide(p *proposal, value map[string]any, limits bounds) (said, 
 	have := old.doc.sight()
 	alive := old.doc != nil && !old.doc.dead()
 	switch {
-	case !have.includes(p.seen) && !b.vector().Covers(p.seen.context):
+	case !have.includes(p.seen) && !b.vector().contains(p.seen.context):
 		if p.document != nil {
 			return said{}, fmt.Errorf("%s cannot be merged here", p.key)
 		}
@@ -171,8 +171,8 @@ func (s *Store) hold(ctx context.Context, d *document, may func() bool) error {
 			return nil, fmt.Errorf("%s is set aside here: its clock is far ahead, or it cannot be merged", d.key)
 		}
 		// Each commit in it was to this key alone, so it is all that was made under that number: what is pushed later is no news.
-		for o, seq := range d.context {
-			b.received(o, span{seq - 1, seq})
+		for _, c := range d.context {
+			b.received(c.origin, span{c.n - 1, c.n})
 		}
 		return nil, nil
 	})

@@ -125,7 +125,7 @@ func decodeRequest(b []byte) (*request, error) {
 				r.fail()
 			}
 		}
-		q.write.seen = sight{after: r.stamp(), died: r.stamp(), context: r.vector()}
+		q.write.seen = sight{after: r.stamp(), died: r.stamp(), context: r.tally()}
 		q.write.document = r.optionalDocument()
 	case verbTenure:
 		q.vector = r.vector()

@@ -132,7 +132,8 @@ func (c commits) see(t *testing.T, s *Store) {
 		if sl.doc == nil {
 			return true
 		}
-		for o, seq := range sl.doc.context {
+		for _, in := range sl.doc.context {
+			o, seq := in.origin, in.n
 			at := [2]uint64{uint64(o), seq}
 			was := c[at]
 			if was != nil && was.key != sl.key {

@@ -65,7 +65,7 @@ func overwritten(kept, lost *document) []Loss {
 	}
 	by := Stamp{}
 	note := func(path string, s Stamp) {
-		if !bookkeeping(path) && kept.clocks[s.Writer] < s.HLC {
+		if !bookkeeping(path) && kept.clocks.of(s.Writer) < s.HLC {
 			by = laterStamp(by, s)
 		}
 	}
@@ -450,7 +450,7 @@ func (m *merger) lose(path string, kept, lost version, winner *document) {
 	}
 	var by Stamp
 	note := func(s Stamp) {
-		if winner.clocks[s.Writer] < s.HLC {
+		if winner.clocks.of(s.Writer) < s.HLC {
 			by = laterStamp(by, s)
 		}
 	}

@@ -106,11 +106,11 @@ func (b *batch) settle(from *Key, seen, settled Vector) (next *Key) {
 			next = &sl.key
 			return false
 		}
-		if _, busy := b.staged[sl.key]; busy || sl.doc == nil || !seen.Covers(sl.doc.context) {
+		if _, busy := b.staged[sl.key]; busy || sl.doc == nil || !seen.contains(sl.doc.context) {
 			return true
 		}
 		switch d := sl.doc; {
-		case d.grave && settled.Covers(d.context) && b.now.Sub(d.died.Time()) > graveAge:
+		case d.grave && settled.contains(d.context) && b.now.Sub(d.died.Time()) > graveAge:
 			b.staged[sl.key] = &slot{key: sl.key, derived: sl.derived, entry: sl.entry}
 		case d.dead() && !d.grave:
 			grave := *d
@@ -136,7 +136,7 @@ func (d *document) settle(s *schemas) *document { return d.fold(s, d.clocks, new
 
 // fold is the document with one stamp in place of all that known covers. Two stores that fold at different times hold
 // different stamps of the same history; merge folds both as far as either before it compares them.
-func (d *document) fold(s *schemas, known Vector, base Stamp) *document {
+func (d *document) fold(s *schemas, known tally, base Stamp) *document {
 	value, err := decodeValue(d.value)
 	if err != nil {
 		return d
@@ -152,20 +152,20 @@ func (d *document) fold(s *schemas, known Vector, base Stamp) *document {
 }
 
 // newestOf is the latest stamp that clocks cover.
-func newestOf(clocks Vector) (s Stamp) {
-	for writer, hlc := range clocks {
-		s = laterStamp(s, Stamp{HLC: hlc, Writer: writer})
+func newestOf(clocks tally) (s Stamp) {
+	for _, c := range clocks {
+		s = laterStamp(s, Stamp{HLC: c.n, Writer: c.origin})
 	}
 	return s
 }
 
 // folder replaces stamps that everybody knows.
 type folder struct {
-	known Vector
+	known tally
 	base  Stamp
 }
 
-func (f folder) knows(s Stamp) bool { return !s.Zero() && f.known[s.Writer] >= s.HLC }
+func (f folder) knows(s Stamp) bool { return !s.Zero() && f.known.of(s.Writer) >= s.HLC }
 
 func (f folder) stamp(s Stamp) Stamp {
 	if f.knows(s) {

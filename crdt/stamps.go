@@ -80,7 +80,21 @@ func (s stamps) edit(edits []edit, at Stamp) stamps {
 			out.fields[e.path] = at
 		}
 	}
-	return out
+	return out.lean()
+}
+
+// lean is the same without maps that are empty: there are many objects, and few have any.
+func (s stamps) lean() stamps {
+	if len(s.fields) == 0 {
+		s.fields = nil
+	}
+	if len(s.lives) == 0 {
+		s.lives = nil
+	}
+	if len(s.ordered) == 0 {
+		s.ordered = nil
+	}
+	return s
 }
 
 // clear forgets what is known at and below a path, and tells whether there was anything below.
@@ -169,7 +183,7 @@ func (m *mark) stamps() stamps {
 		}
 	}
 	visit("", m)
-	return out
+	return out.lean()
 }
 
 func (m *mark) child(segment string) *mark {

@@ -213,15 +213,15 @@ func (s *Store) load(c Config) error {
 // index moves the dots of a key from its old slot to its new one.
 func (st *state) index(old, sl *slot) {
 	if old != nil && old.doc != nil {
-		for o, seq := range old.doc.context {
-			if !sl.told() || sl.doc.context[o] != seq {
-				st.dots.Delete(dot{origin: o, seq: seq})
+		for _, c := range old.doc.context {
+			if !sl.told() || sl.doc.context.of(c.origin) != c.n {
+				st.dots.Delete(dot{origin: c.origin, seq: c.n})
 			}
 		}
 	}
 	if sl.told() {
-		for o, seq := range sl.doc.context {
-			st.dots.ReplaceOrInsert(dot{origin: o, seq: seq, slot: sl})
+		for _, c := range sl.doc.context {
+			st.dots.ReplaceOrInsert(dot{origin: c.origin, seq: c.n, slot: sl})
 		}
 	}
 }
@@ -531,7 +531,7 @@ func (b *batch) create(k Key, dead *document, value map[string]any) (*document, 
 	if err != nil {
 		return nil, err
 	}
-	doc := &document{key: k, value: raw, counted: counted, generations: Vector{}}
+	doc := &document{key: k, value: raw, counted: counted}
 	if dead != nil {
 		doc.after, doc.clocks = dead.died, dead.clocks
 	}
@@ -579,7 +579,7 @@ func (b *batch) edit(old *slot, value map[string]any) (*document, error) {
 	doc.stamps = old.doc.stamps.edit(edits, at)
 	doc.clocks = doc.clocks.with(b.meta.origin, at.HLC)
 	if bump {
-		doc.generations = doc.generations.with(b.meta.origin, doc.generations[b.meta.origin]+1)
+		doc.generations = doc.generations.with(b.meta.origin, doc.generations.of(b.meta.origin)+1)
 	}
 	return &doc, nil
 }
@@ -630,10 +630,10 @@ func (b *batch) received(o Origin, s span) (gap bool) {
 // merge joins one document from elsewhere and reports whether it brought anything.
 func (b *batch) merge(in *document) (changed bool, err error) {
 	old := b.slot(in.key)
-	if b.vector().Covers(in.context) {
+	if b.vector().contains(in.context) {
 		return false, nil // all of it has been here
 	}
-	if err := errors.Join(b.known(in), b.heard(in.context[b.meta.origin])); err != nil {
+	if err := errors.Join(b.known(in), b.heard(in.context.of(b.meta.origin))); err != nil {
 		return false, err
 	}
 	forgotten := old.doc == nil || old.doc.grave && in.after.less(old.doc.died)
@@ -728,8 +728,7 @@ func (b *batch) commit() error {
 		old, _ := st.snapshot.tree.ReplaceOrInsert(sl)
 		st.index(old, sl)
 		if old != nil && old.entry != nil && old.entry != sl.entry {
-			// Whoever still asks for what was can decode it again; most never do.
-			old.entry.typed.Store(nil)
+			decoded.drop(old.entry)
 		}
 		if sl.doc == nil && sl.entry == nil {
 			st.snapshot.tree.Delete(sl)

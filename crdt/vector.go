@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// Vector says, per origin, up to which sequence number something contains that origin's commits. As a store's
-// vector it is free of gaps; as a document's context it says which commits of the key the document contains.
+// Vector says, per origin, up to which sequence number something contains that origin's commits. A store's is free of gaps. What
+// a document contains is a tally.
 type Vector map[Origin]uint64
 
 // Covers tells whether v contains everything that o contains.
@@ -20,17 +20,25 @@ func (v Vector) Covers(o Vector) bool {
 	return true
 }
 
-// touches tells whether v contains a commit that o names.
-func (v Vector) touches(o Vector) bool {
-	for origin, seq := range o {
-		if v[origin] >= seq {
+// contains tells whether v contains all commits that a document names.
+func (v Vector) contains(t tally) bool {
+	for _, c := range t {
+		if v[c.origin] < c.n {
+			return false
+		}
+	}
+	return true
+}
+
+// touches tells whether v contains a commit that a document names.
+func (v Vector) touches(t tally) bool {
+	for _, c := range t {
+		if v[c.origin] >= c.n {
 			return true
 		}
 	}
 	return false
 }
-
-func (v Vector) equal(o Vector) bool { return maps.Equal(v, o) }
 
 func (v Vector) join(o Vector) Vector {
 	out := maps.Clone(v)
@@ -51,15 +59,6 @@ func (v Vector) meet(o Vector) Vector {
 			out[origin] = both
 		}
 	}
-	return out
-}
-
-func (v Vector) with(origin Origin, seq uint64) Vector {
-	out := maps.Clone(v)
-	if out == nil {
-		out = Vector{}
-	}
-	out[origin] = seq
 	return out
 }
 

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -24,63 +25,117 @@ const unseen = 30 * time.Second
 // was in sight, so that whoever has it could have sent it. UIDs are derived, so an owner of the same name with another
 // UID is another owner; which of the two is the later cannot be told from a UID, and it falls under the same rule.
 type garbage struct {
-	// metas are the metadata of all objects, decoded once for each version.
-	metas map[crdt.Key]known
-	// present are the objects by UID, dependents those that name a UID as their owner.
-	present    map[types.UID]crdt.Key
+	// ties are of the objects that have any, read once for each version. Most have none.
+	ties map[crdt.Key]ties
+	// dependents are the objects that name a UID as their owner's, owners where those of them are that are there.
 	dependents map[types.UID][]crdt.Key
-	// gone are UIDs that were seen and are no more.
-	gone map[types.UID]bool
+	owners     map[types.UID]crdt.Key
+	// present and gone are hashes of UIDs: of all objects, and of those that were seen and are no more.
+	present, gone map[uint64]struct{}
 	// absent is since when a UID, or a namespace by its name, has been looked for in vain.
 	absent map[string]time.Time
 }
 
-type known struct {
-	version crdt.Version
-	uid     types.UID
-	meta    *metav1.PartialObjectMetadata
+// ties are what an object is bound to others by, and whether it is on its way out.
+type ties struct {
+	version    crdt.Version
+	uid        types.UID
+	owners     []owner
+	finalizers []string
+	deleting   bool
+	// graceful: it is given time to end.
+	graceful bool
+}
+
+// owner is one that an object names; blocks says that it is not to go first.
+type owner struct {
+	uid    types.UID
+	blocks bool
+}
+
+func (t ties) has(finalizer string) bool { return slices.Contains(t.finalizers, finalizer) }
+
+// waits tells whether an object that is being deleted waits for its dependents.
+func (t ties) waits() bool { return t.deleting && t.has(metav1.FinalizerDeleteDependents) }
+
+// tiesOf reads what ties an object has; ok is false if it cannot be read.
+func tiesOf(e *crdt.Entry) (t ties, ok bool) {
+	m := &metav1.PartialObjectMetadata{}
+	if err := e.Into(m); err != nil {
+		return t, false
+	}
+	t = ties{
+		version: e.Version, uid: e.UID, finalizers: m.Finalizers, deleting: m.DeletionTimestamp != nil,
+		graceful: m.DeletionGracePeriodSeconds != nil && *m.DeletionGracePeriodSeconds > 0,
+	}
+	for _, ref := range m.OwnerReferences {
+		t.owners = append(t.owners, owner{ref.UID, ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion})
+	}
+	return t, true
+}
+
+// tied tells whether an object may have ties. It looks at the text, which costs less than to remember that it has none.
+func tied(e *crdt.Entry) bool {
+	return e.Mentions(`"ownerReferences":`) || e.Mentions(`"finalizers":`) || e.Mentions(`"deletionTimestamp":`)
 }
 
 func newGarbage() *garbage {
-	return &garbage{gone: map[types.UID]bool{}, absent: map[string]time.Time{}}
+	return &garbage{gone: map[uint64]struct{}{}, absent: map[string]time.Time{}}
 }
 
 // maxGone bounds what is remembered of the dead.
 const maxGone = 100_000
 
 func (g *garbage) prepare(w *world) {
-	metas := make(map[crdt.Key]known, len(g.metas))
+	known := make(map[crdt.Key]ties, len(g.ties))
 	was := g.present
-	g.present, g.dependents = make(map[types.UID]crdt.Key, len(was)), map[types.UID][]crdt.Key{}
-	for _, resource := range w.resources {
-		for e := range w.snap.Range(resource, "", "") {
-			k, ok := g.metas[e.Key]
-			if !ok || k.version != e.Version || k.uid != e.UID {
-				k = known{version: e.Version, uid: e.UID, meta: &metav1.PartialObjectMetadata{}}
-				if err := e.Into(k.meta); err != nil {
-					continue
-				}
-			}
-			metas[e.Key] = k
-			g.present[e.UID] = e.Key
-			for _, ref := range k.meta.OwnerReferences {
-				g.dependents[ref.UID] = append(g.dependents[ref.UID], e.Key)
+	g.present, g.dependents = make(map[uint64]struct{}, len(was)), map[types.UID][]crdt.Key{}
+	each := func(f func(*crdt.Entry)) {
+		for _, resource := range w.resources {
+			for e := range w.snap.Range(resource, "", "") {
+				f(e)
 			}
 		}
 	}
-	g.metas = metas
+	each(func(e *crdt.Entry) {
+		g.present[digestOf(e.UID)] = struct{}{}
+		if !tied(e) {
+			return
+		}
+		t, ok := g.ties[e.Key]
+		if !ok || t.version != e.Version || t.uid != e.UID {
+			if t, ok = tiesOf(e); !ok {
+				return
+			}
+		}
+		known[e.Key] = t
+		for _, o := range t.owners {
+			g.dependents[o.uid] = append(g.dependents[o.uid], e.Key)
+		}
+	})
+	g.ties, g.owners = known, make(map[types.UID]crdt.Key, len(g.dependents))
+	if len(g.dependents) > 0 {
+		each(func(e *crdt.Entry) {
+			if len(g.dependents[e.UID]) > 0 {
+				g.owners[e.UID] = e.Key
+			}
+		})
+	}
 	if len(g.gone) > maxGone {
 		clear(g.gone)
 	}
 	for uid := range was {
 		if _, ok := g.present[uid]; !ok {
-			g.gone[uid] = true
+			g.gone[uid] = struct{}{}
 		}
 	}
 	if out(w.nodes) > 0 {
 		clear(g.absent)
 	}
 }
+
+// digestOf stands for a UID in less memory.
+func digestOf(uid types.UID) uint64 { return xxhash.Sum64String(string(uid)) }
 
 // missing says whether what is absent is gone; at is when it may be.
 func (g *garbage) missing(w *world, what string) (gone bool, at time.Time) {
@@ -97,16 +152,15 @@ func (g *garbage) missing(w *world, what string) (gone bool, at time.Time) {
 }
 
 func (g *garbage) decide(w *world, e *crdt.Entry) plan {
-	k, ok := g.metas[e.Key]
-	if !ok || k.uid != e.UID {
-		return plan{}
+	t := g.ties[e.Key]
+	if t.version != e.Version && tied(e) {
+		return plan{} // it cannot be read
 	}
 	if _, stored := w.snap.Stored(e.Key); !stored {
 		return plan{} // derived on every node: there is nothing to collect
 	}
-	m := k.meta
-	if m.DeletionTimestamp != nil {
-		return g.release(w, e, m)
+	if t.deleting {
+		return g.release(w, e, t)
 	}
 	p := plan{}
 	if e.Key.Namespace != "" && slices.Contains(w.resources, "namespaces") {
@@ -121,27 +175,27 @@ func (g *garbage) decide(w *world, e *crdt.Entry) plan {
 			delete(g.absent, "namespace/"+e.Key.Namespace)
 		}
 	}
-	if len(m.OwnerReferences) == 0 {
+	if len(t.owners) == 0 {
 		return p
 	}
 	var dead, waiting []types.UID
 	solid := 0
-	for _, ref := range m.OwnerReferences {
-		owner, ok := g.present[ref.UID]
+	for _, o := range t.owners {
+		key, ok := g.owners[o.uid]
+		_, gone := g.gone[digestOf(o.uid)]
 		switch {
-		case ok && (owner.Namespace == "" || owner.Namespace == e.Key.Namespace):
-			delete(g.absent, string(ref.UID))
-			om := g.metas[owner].meta
-			if om.DeletionTimestamp != nil && slices.Contains(om.Finalizers, metav1.FinalizerDeleteDependents) {
-				waiting = append(waiting, ref.UID)
+		case ok && (key.Namespace == "" || key.Namespace == e.Key.Namespace):
+			delete(g.absent, string(o.uid))
+			if g.ties[key].waits() {
+				waiting = append(waiting, o.uid)
 			} else {
 				solid++
 			}
-		case g.gone[ref.UID]:
-			dead = append(dead, ref.UID)
+		case gone:
+			dead = append(dead, o.uid)
 		default:
-			if gone, at := g.missing(w, string(ref.UID)); gone {
-				dead = append(dead, ref.UID)
+			if gone, at := g.missing(w, string(o.uid)); gone {
+				dead = append(dead, o.uid)
 			} else {
 				solid++ // for all we know
 				p.at(at)
@@ -158,7 +212,7 @@ func (g *garbage) decide(w *world, e *crdt.Entry) plan {
 	case solid > 0:
 	case len(waiting) > 0 && len(g.dependents[e.UID]) > 0:
 		p.writes = append(p.writes, collect(e, metav1.DeletePropagationForeground))
-	case slices.Contains(m.Finalizers, metav1.FinalizerOrphanDependents):
+	case t.has(metav1.FinalizerOrphanDependents):
 		p.writes = append(p.writes, collect(e, metav1.DeletePropagationOrphan))
 	default:
 		p.writes = append(p.writes, collect(e, metav1.DeletePropagationBackground))
@@ -167,10 +221,10 @@ func (g *garbage) decide(w *world, e *crdt.Entry) plan {
 }
 
 // release lets an object that is being deleted go once its dependents are orphaned, or gone.
-func (g *garbage) release(w *world, e *crdt.Entry, m *metav1.PartialObjectMetadata) plan {
+func (g *garbage) release(w *world, e *crdt.Entry, t ties) plan {
 	p := plan{}
 	switch {
-	case slices.Contains(m.Finalizers, metav1.FinalizerOrphanDependents):
+	case t.has(metav1.FinalizerOrphanDependents):
 		for _, key := range g.dependents[e.UID] {
 			child, ok := w.snap.Get(key)
 			if !ok || key.Namespace != e.Key.Namespace && e.Key.Namespace != "" {
@@ -181,17 +235,17 @@ func (g *garbage) release(w *world, e *crdt.Entry, m *metav1.PartialObjectMetada
 			})...)
 		}
 		if len(p.writes) == 0 {
-			p.writes = g.unfinalize(e, m, metav1.FinalizerOrphanDependents)
+			p.writes = g.unfinalize(e, t, metav1.FinalizerOrphanDependents)
 		}
-	case slices.Contains(m.Finalizers, metav1.FinalizerDeleteDependents):
+	case t.has(metav1.FinalizerDeleteDependents):
 		for _, key := range g.dependents[e.UID] {
-			for _, ref := range g.metas[key].meta.OwnerReferences {
-				if ref.UID == e.UID && ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion && !g.waitsFor(key, e.UID) {
+			for _, o := range g.ties[key].owners {
+				if o.uid == e.UID && o.blocks && !g.waitsFor(key, e.UID) {
 					return p
 				}
 			}
 		}
-		p.writes = g.unfinalize(e, m, metav1.FinalizerDeleteDependents)
+		p.writes = g.unfinalize(e, t, metav1.FinalizerDeleteDependents)
 	}
 	return p
 }
@@ -202,13 +256,13 @@ func (g *garbage) waitsFor(key crdt.Key, uid types.UID) bool {
 	seen := map[crdt.Key]bool{}
 	var reaches func(crdt.Key) bool
 	reaches = func(key crdt.Key) bool {
-		k, ok := g.metas[key]
-		if !ok || seen[key] || k.meta.DeletionTimestamp == nil || !slices.Contains(k.meta.Finalizers, metav1.FinalizerDeleteDependents) {
+		t := g.ties[key]
+		if seen[key] || !t.waits() {
 			return false
 		}
 		seen[key] = true
-		for _, next := range g.dependents[k.uid] {
-			if g.metas[next].uid == uid || reaches(next) {
+		for _, next := range g.dependents[t.uid] {
+			if g.ties[next].uid == uid || reaches(next) {
 				return true
 			}
 		}
@@ -235,10 +289,9 @@ func (g *garbage) rewrite(e *crdt.Entry, change func(*unstructured.Unstructured)
 
 // unfinalize takes a finalizer off an object that is being deleted, and the object away if it was the last. Pods are
 // taken away by their kubelet, namespaces when they are empty.
-func (g *garbage) unfinalize(e *crdt.Entry, m *metav1.PartialObjectMetadata, finalizer string) []write {
-	left := slices.DeleteFunc(slices.Clone(m.Finalizers), func(f string) bool { return f == finalizer })
-	graceful := m.DeletionGracePeriodSeconds != nil && *m.DeletionGracePeriodSeconds > 0
-	if len(left) == 0 && !graceful && e.Key.Resource != "namespaces" {
+func (g *garbage) unfinalize(e *crdt.Entry, t ties, finalizer string) []write {
+	left := slices.DeleteFunc(slices.Clone(t.finalizers), func(f string) bool { return f == finalizer })
+	if len(left) == 0 && !t.graceful && e.Key.Resource != "namespaces" {
 		return []write{{verb: commit, key: e.Key, base: e}}
 	}
 	return g.rewrite(e, func(u *unstructured.Unstructured) { u.SetFinalizers(left) })

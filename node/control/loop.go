@@ -231,7 +231,7 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 			plan
 		}
 		var jobs []job
-		present := map[types.UID]bool{}
+		present := map[types.UID]bool{} // those that there is something to remember of
 		owners := r.owners
 		if r.all {
 			owners = w.resources
@@ -241,7 +241,9 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 				if !r.everywhere && rendezvous(string(e.UID), w.alive) != w.self {
 					continue
 				}
-				present[e.UID] = true
+				if len(pauses)+len(failures) > 0 {
+					present[e.UID] = true
+				}
 				if p := pauses[e.UID]; w.now.Before(p.until) {
 					next.at(p.until)
 					continue
@@ -249,6 +251,7 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 				p := r.decide(w, e)
 				next.at(p.wake)
 				if len(p.writes) > 0 {
+					present[e.UID] = true
 					jobs = append(jobs, job{e.UID, e.Key, p})
 				}
 			}
