@@ -17,10 +17,11 @@ import (
 )
 
 // calmLook is how often a process looks at what it has burned, calmLooks how many times in a row it must have burned little before it
-// counts as calm.
+// counts as calm, and calmWork how much it must have burned before that to have left something behind.
 const (
 	calmLook  = 5 * time.Second
 	calmLooks = 3
+	calmWork  = time.Second
 )
 
 // calm tells when a process has come to rest after work, from the processor time it has used.
@@ -31,7 +32,7 @@ type calm struct {
 }
 
 // rests takes a look, and reports whether this is the moment: for some looks little was used, and before that enough to have left
-// something behind. A tenth of a processor is little, and two seconds of more than that are enough: a start takes more.
+// something behind. A tenth of a processor is little.
 func (c *calm) rests(used time.Duration) bool {
 	spent := used - c.used
 	c.used = used
@@ -40,7 +41,7 @@ func (c *calm) rests(used time.Duration) bool {
 		c.looks = 0
 		return false
 	}
-	if c.looks++; c.looks < calmLooks || c.work < 2*time.Second {
+	if c.looks++; c.looks < calmLooks || c.work < calmWork {
 		return false
 	}
 	c.work = 0
@@ -52,7 +53,7 @@ func (c *calm) rests(used time.Duration) bool {
 func ReleaseAtRest(ctx context.Context, log *slog.Logger) {
 	tick := time.NewTicker(calmLook)
 	defer tick.Stop()
-	for c := (calm{}); ; {
+	for c := (calm{work: calmWork}); ; { // a start is work, however quick
 		select {
 		case <-ctx.Done():
 			return

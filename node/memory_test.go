@@ -41,7 +41,7 @@ func TestMemoryIsReleasedAtRestAfterWork(t *testing.T) {
 		{100 * time.Millisecond, true},
 		{100 * time.Millisecond, false}, // once is enough
 		{100 * time.Millisecond, false},
-		{600 * time.Millisecond, false}, // too little to have left anything
+		{900 * time.Millisecond, false}, // too little to have left anything
 		{10 * time.Millisecond, false},
 		{10 * time.Millisecond, false},
 		{10 * time.Millisecond, false},
