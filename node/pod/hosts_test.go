@@ -99,3 +99,31 @@ func TestNodeStatus(t *testing.T) {
 		t.Errorf("the runtime's version is forgotten while it is down")
 	}
 }
+
+// TestExtendedResources: what somebody else says that a node has is kept; what the machine has, and what it has no more, the node says.
+func TestExtendedResources(t *testing.T) {
+	list := func(name string, n int64) corev1.ResourceList {
+		return corev1.ResourceList{corev1.ResourceCPU: *resource.NewQuantity(2, resource.DecimalSI), corev1.ResourceName(name): *resource.NewQuantity(n, resource.DecimalSI)}
+	}
+	f := facts{capacity: list("memory", 8), allocatable: list("memory", 7)}
+	for _, c := range []struct {
+		name                  string
+		capacity, allocatable corev1.ResourceList
+		want                  string // of capacity and allocatable
+	}{
+		{"written as capacity", list("example.com/foo", 5), nil, "5 5"},
+		{"with less to give away", list("example.com/foo", 5), list("example.com/foo", 3), "5 3"},
+		{"taken away", nil, nil, "0 0"},
+		{"the machine's are its own to say", list("kubernetes.io/foo", 5), list("hugepages-2Mi", 5), "0 0"},
+	} {
+		st := nodeStatus(corev1.NodeStatus{Capacity: c.capacity, Allocatable: c.allocatable}, f, nil, Reading{}, time.Unix(1000, 0))
+		foo, has := st.Capacity["example.com/foo"], st.Allocatable["example.com/foo"]
+		if got := foo.String() + " " + has.String(); got != c.want || st.Capacity.Memory().Value() != 8 || st.Allocatable.Memory().Value() != 7 ||
+			len(st.Capacity) > 3 || len(st.Allocatable) > 3 || c.want == "0 0" && len(st.Capacity)+len(st.Allocatable) != 4 {
+			t.Errorf("%s: %s, capacity %v, allocatable %v", c.name, got, st.Capacity, st.Allocatable)
+		}
+	}
+	if len(f.capacity) != 2 || len(f.allocatable) != 2 {
+		t.Errorf("the facts were changed: %+v", f)
+	}
+}

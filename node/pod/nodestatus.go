@@ -153,7 +153,8 @@ func (k *Kubelet) read(ctx context.Context) Reading {
 // nodeStatus is the node's status by what was read, from the status before it. Conditions of others are kept.
 func nodeStatus(old corev1.NodeStatus, f facts, addresses []corev1.NodeAddress, r Reading, now time.Time) corev1.NodeStatus {
 	st := *old.DeepCopy()
-	st.Capacity, st.Allocatable, st.Addresses = f.capacity, f.allocatable, addresses
+	st.Capacity, st.Allocatable = extended(f.capacity, old.Capacity), extended(extended(f.allocatable, old.Capacity), old.Allocatable)
+	st.Addresses = addresses
 	st.NodeInfo = f.info
 	st.NodeInfo.ContainerRuntimeVersion = r.RuntimeVersion
 	if r.RuntimeVersion == "" {
@@ -197,6 +198,18 @@ func nodeStatus(old corev1.NodeStatus, f facts, addresses []corev1.NodeAddress, 
 		[2]string{"KubeletHasSufficientPID", "kubelet has sufficient PID available"})
 	set(corev1.NodeReady, r.NotReady == "", [2]string{"KubeletReady", "kubelet is posting ready status"}, [2]string{"KubeletNotReady", r.NotReady})
 	return st
+}
+
+// extended are the machine's own resources and the extended ones that somebody else has written into the node's status: a
+// device's owner, or an administrator. What is written as capacity alone is allocatable whole.
+func extended(own, written corev1.ResourceList) corev1.ResourceList {
+	out := own.DeepCopy()
+	for name, q := range written {
+		if s := string(name); strings.Contains(s, "/") && !strings.Contains(s, corev1.ResourceDefaultNamespacePrefix) {
+			out[name] = q
+		}
+	}
+	return out
 }
 
 // nodeImages are the biggest images, as a Node lists them.
