@@ -19,6 +19,8 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/record"
@@ -233,7 +235,7 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 		Store: n.store, Node: name, Dir: filepath.Join(cfg.DataDir, "placement"), View: n.view,
 		Dial:     func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceSched) },
 		Listener: n.agent.Listen(serviceSched), Events: n.recorder("default-scheduler"),
-		Ready: func(p *corev1.Pod) bool { return n.kubelet.PodReady(p) }, Log: n.log.With("part", "sched"),
+		Ready: func(p *corev1.Pod) bool { return n.kubelet.PodReady(p) }, Delete: n.preempt, Log: n.log.With("part", "sched"),
 	}); err != nil {
 		return err
 	}
@@ -381,6 +383,16 @@ func (n *Node) admit(p *corev1.Pod) (reason, message string) {
 		return r.Reason, r.Message
 	}
 	return "", ""
+}
+
+// preempt deletes a pod that makes room for one of higher priority, as the scheduler would.
+func (n *Node) preempt(ctx context.Context, p *corev1.Pod) error {
+	err := n.api.As(user.KubeScheduler).Delete(ctx, crdt.Key{Resource: "pods", Namespace: p.Namespace, Name: p.Name},
+		metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &p.UID}})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil // gone; a conflict is with another pod of the name
+	}
+	return err
 }
 
 // stage runs parts that start and stop together.

@@ -48,6 +48,9 @@ type pending struct {
 	round  uint64
 	sentAt time.Time
 	resent int
+	// nominated is the node that was asked last to make room for it, if any could; asked: the store may not say so yet.
+	nominated string
+	asked     bool
 }
 
 // class is the pods that placement cannot tell apart.
@@ -58,7 +61,9 @@ type class struct {
 	members []types.UID
 	round   *round
 	// tried are the nodes that declined since the last success or the last change of the world, and why.
-	tried    map[string]*Refusal
+	tried map[string]*Refusal
+	// declined are the bids of nothing among them: they say what room would cost.
+	declined map[string]Message
 	failures int
 	failedAt time.Time
 	retryAt  time.Time
@@ -72,7 +77,9 @@ type round struct {
 	asked    []string
 	bids     map[string]Message
 	deadline time.Time
-	entry    *Round
+	// patient rounds wait again, and then for the first who has room, when nobody has bid until the deadline who has.
+	patient, waiting bool
+	entry            *Round
 }
 
 // The shape of waves; see the package comment.
@@ -85,6 +92,7 @@ const (
 	bidTimeout     = 10 * time.Millisecond
 	patientTimeout = 400 * time.Millisecond
 	lateTimeout    = 100 * time.Millisecond
+	emptyTimeout   = 2 * time.Second
 	// patientNodes is up to how many feasible nodes each bid counts so much that it is worth waiting for.
 	patientNodes = 8
 	maxRounds    = 4
@@ -92,6 +100,8 @@ const (
 	maxBackoff   = 10 * time.Second
 	// changeBackoff is how soon after a failure a change of the world leads to another try.
 	changeBackoff = 200 * time.Millisecond
+	// maxQuiet is how often a class is offered again, and nobody evicted for it, because of nodes that do not answer.
+	maxQuiet = 3
 	// confirmAfter is how long an acknowledged claim may take to reach this node's store.
 	confirmAfter = 5 * time.Second
 )
@@ -146,7 +156,7 @@ func (a *arbiter) look(now time.Time) {
 	}
 	for _, c := range a.classes {
 		if changed && c.failures > 0 {
-			c.tried = map[string]*Refusal{}
+			c.tried, c.declined = map[string]*Refusal{}, map[string]Message{}
 			if at := c.failedAt.Add(changeBackoff); at.Before(c.retryAt) {
 				c.retryAt = at
 			}
@@ -181,7 +191,7 @@ func (a *arbiter) take(pod *corev1.Pod, epoch uint64) {
 func (a *arbiter) enter(uid types.UID, p *pending, key string, r *corev1.Pod) {
 	c, ok := a.classes[key]
 	if !ok {
-		c = &class{key: key, pod: r, tried: map[string]*Refusal{}}
+		c = &class{key: key, pod: r, tried: map[string]*Refusal{}, declined: map[string]Message{}}
 		a.classes[key] = c
 	}
 	p.class, p.phase = c, waiting
@@ -216,7 +226,11 @@ func (a *arbiter) requeue(uid types.UID, p *pending) {
 
 func (a *arbiter) tick(now time.Time) {
 	for _, r := range a.byID() {
-		if !now.Before(r.deadline) {
+		switch {
+		case now.Before(r.deadline):
+		case r.patient && !r.waiting && !r.places():
+			r.waiting, r.deadline = true, now.Add(emptyTimeout)
+		default:
 			a.fill(now, r)
 		}
 	}
@@ -291,10 +305,16 @@ func (a *arbiter) start(now time.Time, c *class) {
 	// A uniform sample, never by advertised load: that makes all arbiters run to the same node.
 	seed := fmt.Sprintf("%s %d %s", a.self, a.last, c.key)
 	sort.Slice(feasible, func(i, j int) bool { return rendezvous(seed, feasible[i]) > rendezvous(seed, feasible[j]) })
+	// Where room was made for a pod of the wave it is offered whatever the draw.
+	made := map[string]bool{}
+	for _, uid := range wave {
+		made[a.pods[uid].nominee()] = true
+	}
+	sort.SliceStable(feasible, func(i, j int) bool { return made[feasible[i]] && !made[feasible[j]] })
 	patient := len(feasible) <= patientNodes
 	feasible = feasible[:min(len(feasible), k*len(wave))]
 	n := max(1, (2*len(wave)+len(feasible)-1)/len(feasible))
-	r := &round{id: a.last, class: c, wave: slices.Clone(wave), asked: feasible, bids: map[string]Message{}, entry: &Round{At: now, Offered: n}}
+	r := &round{id: a.last, class: c, wave: slices.Clone(wave), asked: feasible, bids: map[string]Message{}, patient: patient, entry: &Round{At: now, Offered: n}}
 	wait := bidTimeout
 	for _, node := range feasible {
 		limit := bidTimeout
@@ -327,9 +347,19 @@ func (a *arbiter) bid(now time.Time, m Message) {
 		return
 	}
 	r.bids[m.From.Node] = m
-	if len(r.bids) == len(r.asked) {
+	if len(r.bids) == len(r.asked) || r.waiting && len(m.Curve) > 0 {
 		a.fill(now, r)
 	}
+}
+
+// places tells whether somebody has bid who has room.
+func (r *round) places() bool {
+	for _, b := range r.bids {
+		if len(b.Curve) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // fill ends a round: each pod goes to the best next score on offer, ties by rendezvous hash of pod and node.
@@ -354,10 +384,15 @@ func (a *arbiter) fill(now time.Time, r *round) {
 			continue
 		}
 		best := ""
+		made := p.nominee() // others were evicted there for this pod
 		for node, b := range r.bids {
 			i := next[node]
 			if i >= len(b.Curve) {
 				continue
+			}
+			if node == made {
+				best = node
+				break
 			}
 			if best == "" || b.Curve[i] > r.bids[best].Curve[next[best]] ||
 				b.Curve[i] == r.bids[best].Curve[next[best]] && rendezvous(string(uid), node) > rendezvous(string(uid), best) {
@@ -376,7 +411,7 @@ func (a *arbiter) fill(now time.Time, r *round) {
 	}
 	for _, node := range r.asked {
 		b, ok := r.bids[node]
-		r.entry.Bids = append(r.entry.Bids, BidEntry{Node: node, Silent: !ok, Fits: len(b.Curve), Curve: b.Curve, Scores: b.Parts, Declined: b.Refusal, Awarded: len(given[node])})
+		r.entry.Bids = append(r.entry.Bids, BidEntry{Node: node, Silent: !ok, Fits: len(b.Curve), Curve: b.Curve, Scores: b.Parts, Declined: b.Refusal, Sacrifices: b.Sacrifices, Awarded: len(given[node])})
 		switch {
 		case !ok:
 			a.silent[node] = true
@@ -384,7 +419,7 @@ func (a *arbiter) fill(now time.Time, r *round) {
 				c.tried[node] = &Refusal{Plugin: "View", Reasons: didNotAnswer, Sentence: node + " did not bid in time"}
 			}
 		case len(b.Curve) == 0:
-			c.tried[node] = b.Refusal
+			c.tried[node], c.declined[node] = b.Refusal, b
 			if b.Refusal == nil {
 				c.tried[node] = &Refusal{Plugin: "Bid", Sentence: node + " bid nothing"}
 			}
@@ -412,15 +447,19 @@ func (a *arbiter) fail(now time.Time, c *class) {
 	c.failures++
 	c.failedAt = now
 	c.retryAt = now.Add(min(maxBackoff, minBackoff<<min(c.failures-1, 8)))
-	if _, ok := quiet(c.tried); ok && c.failures == 1 {
-		c.retryAt = now.Add(changeBackoff)
+	var made map[types.UID]string
+	if _, ok := quiet(c.tried); ok && c.failures <= maxQuiet {
+		// Who did not answer may have room without any eviction.
+		c.retryAt = now.Add(changeBackoff << (c.failures - 1))
+	} else if len(a.nodes) > 0 {
+		made = a.preempt(now, c)
 	}
 	for _, uid := range c.members {
-		p := a.pods[uid]
-		a.out.Verdicts = append(a.out.Verdicts, Verdict{placementOf(p.pod), text})
+		p, text := a.pods[uid], strings.TrimSpace(text+" "+made[uid])
+		a.out.Verdicts = append(a.out.Verdicts, Verdict{placementOf(p.pod), text, p.nominee()})
 		a.log.failed(p.pod, a.self, p.epoch, text, c.tried)
 	}
-	c.tried = map[string]*Refusal{}
+	c.tried, c.declined = map[string]*Refusal{}, map[string]Message{}
 }
 
 // quiet finds a node that only did not answer, which another try may change.

@@ -19,6 +19,11 @@ type candidate struct {
 	// names the incarnation and is void in the next.
 	refused  map[types.UID]attempt
 	admitted map[types.UID]*admission
+	// nominated are the pods that room is kept for, and bids the last that told of a sacrifice.
+	nominated map[types.UID]*nomination
+	bids      map[bidding]time.Time
+	// spares: this node evicts nobody.
+	spares bool
 }
 
 // attempt orders the awards of a pod: by arbiter of record, then by that arbiter's rounds.
@@ -77,6 +82,7 @@ func (c *candidate) look(now time.Time) {
 			c.ledger.Remove(uid)
 		}
 	}
+	c.nominations(now)
 	if len(c.refused) > 0 {
 		waiting := map[types.UID]bool{}
 		for _, p := range c.world.Pending {
@@ -111,6 +117,7 @@ func sameNodes(a, b []*corev1.Node) bool {
 
 // tick starts the commits of admitted pods that have reached the store, and gives up those that do not come.
 func (c *candidate) tick(now time.Time) {
+	c.expire(now)
 	for _, uid := range sorted(c.admitted) {
 		a := c.admitted[uid]
 		if a.writing || a.done {
@@ -128,7 +135,7 @@ func (c *candidate) tick(now time.Time) {
 	}
 }
 
-func (c *candidate) offer(m Message) {
+func (c *candidate) offer(now time.Time, m Message) {
 	if m.Pod == nil {
 		return
 	}
@@ -136,7 +143,14 @@ func (c *candidate) offer(m Message) {
 	if c.ledger == nil {
 		bid.Refusal = &Refusal{Plugin: "Node", Reasons: []string{"node(s) were not ready"}, Sentence: c.self.Node + " has not registered itself yet"}
 	} else {
-		bid.Curve, bid.Parts, bid.Refusal = c.ledger.Quote(m.Pod, min(m.Count, maxCurve))
+		l := c.ledger.with(c.held(m.Pod, c.likes(m.Pod)))
+		if bid.Curve, bid.Parts, bid.Refusal = l.Quote(m.Pod, min(m.Count, maxCurve)); len(bid.Curve) == 0 && !never(m.Pod) && !c.spares {
+			if bid.Sacrifices, bid.Unhelpful = l.Sacrifices(m.Pod, min(m.Count, maxSacrifices), c.going(), c.budgets()); len(bid.Sacrifices) > 0 {
+				c.bids[bidding{m.From, m.Round}] = now
+			} else {
+				c.hopeless(m.Pod)
+			}
+		}
 	}
 	c.send(bid)
 }
@@ -221,11 +235,12 @@ func (c *candidate) awardOne(now time.Time, m Message, p Placement) {
 	}
 	as := m.Pod.DeepCopy()
 	as.Namespace, as.Name, as.UID = p.Namespace, p.Name, p.UID
-	if r := c.ledger.Check(as); r != nil {
+	if r := c.ledger.with(c.held(as, c.likes(as))).Check(as); r != nil {
 		c.refuse(p, at, m.From, r)
 		return
 	}
 	c.ledger.Add(as)
+	delete(c.nominated, p.UID)
 	c.admitted[p.UID] = &admission{Placement: p, attempt: at, arbiter: m.From, until: now.Add(visibleWithin)}
 	c.tick(now)
 }

@@ -29,7 +29,7 @@ func representative(pod *corev1.Pod) *corev1.Pod {
 		InitContainers: containers(s.InitContainers), Containers: containers(s.Containers),
 		NodeSelector: s.NodeSelector, Affinity: s.Affinity, Tolerations: s.Tolerations,
 		TopologySpreadConstraints: s.TopologySpreadConstraints, Overhead: s.Overhead, Resources: s.Resources,
-		Priority: s.Priority, PriorityClassName: s.PriorityClassName, HostNetwork: s.HostNetwork,
+		Priority: s.Priority, PriorityClassName: s.PriorityClassName, PreemptionPolicy: s.PreemptionPolicy, HostNetwork: s.HostNetwork,
 	}
 	return out
 }

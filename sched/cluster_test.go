@@ -2,6 +2,7 @@ package sched
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -196,7 +197,7 @@ func (c *cluster) viewChanged(change func()) {
 func (m *member) start() {
 	m.listener = &pipeListener{conns: make(chan net.Conn, 16), done: make(chan struct{})}
 	m.events = record.NewFakeRecorder(1000)
-	s, err := New(Config{Store: m.store, Node: m.name, Dir: m.dir, View: m, Dial: m.dial, Listener: m.listener, Events: m.events})
+	s, err := New(Config{Store: m.store, Node: m.name, Dir: m.dir, View: m, Dial: m.dial, Listener: m.listener, Events: m.events, Delete: m.terminate})
 	if err != nil {
 		m.c.t.Fatal(err)
 	}
@@ -212,6 +213,31 @@ func (m *member) start() {
 		m.sched, m.up = s, true
 		m.stop = sync.OnceFunc(func() { cancel(); <-done })
 	})
+}
+
+// terminate tells a pod to go, as the API does.
+func (m *member) terminate(ctx context.Context, pod *corev1.Pod) error {
+	_, err := editPod(ctx, m.store, placementOf(pod), func(p *corev1.Pod) error {
+		p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &metav1.Time{Time: time.Now()}, new(int64(30))
+		return nil
+	})
+	return err
+}
+
+// end takes a pod away once it has gone, as its kubelet does.
+func (m *member) end(name string) {
+	m.c.t.Helper()
+	for {
+		e, ok := m.store.Snapshot().Get(podKey("default", name))
+		if !ok {
+			m.c.t.Fatalf("no pod %s", name)
+		}
+		if _, err := m.store.Commit(m.c.t.Context(), crdt.Write{Key: e.Key, Base: e}); err == nil {
+			return
+		} else if !errors.Is(err, crdt.ErrConflict) {
+			m.c.t.Fatal(err)
+		}
+	}
 }
 
 func (m *member) kill() {
@@ -332,10 +358,11 @@ func TestOneNodeBindsItsOwnPods(t *testing.T) {
 	}
 	n1.create(testPod("big", requests("5", "")))
 	eventually(t, "condition", func() bool { return scheduled(n1.pod("big")) != nil })
-	if got, want := scheduled(n1.pod("big")).Message, "0/1 nodes are available: 1 Insufficient cpu."; got != want {
+	why := "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+	if got, want := scheduled(n1.pod("big")).Message, why; got != want {
 		t.Errorf("message %q, want %q", got, want)
 	}
-	for _, want := range []string{"Normal Scheduled Successfully assigned default/a to n1", "Warning FailedScheduling 0/1 nodes are available: 1 Insufficient cpu."} {
+	for _, want := range []string{"Normal Scheduled Successfully assigned default/a to n1", "Warning FailedScheduling " + why} {
 		if got := <-n1.events.Events; got != want {
 			t.Errorf("event %q, want %q", got, want)
 		}
@@ -465,7 +492,8 @@ func TestPodsOfADeadArbiterAreTakenOver(t *testing.T) {
 	}
 	eventually(t, "n1 says why it is pending", func() bool {
 		cond := scheduled(n2.pod("a"))
-		return cond != nil && cond.Message == "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector."
+		return cond != nil && cond.Message == "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector. "+
+			"preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
 	})
 	n1.kill()
 	c.label("n3", "disk", "ssd")

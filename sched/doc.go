@@ -47,18 +47,26 @@
 // if that is more. A class has one wave under way; the next is offered in the same breath as the last is awarded, and because
 // streams keep their order each candidate bids with the last wave in its ledger. So a burst spreads evenly without a timer between
 // waves. With at most eight feasible nodes each bid counts for evenness, and a wave waits 400 ms for a slow one, 100 ms if it was already
-// late; in larger clusters it waits 10 ms or three round trips.
+// late, and two seconds more if nobody else has room; in larger clusters it waits 10 ms or three round trips.
+//
+// # Preemption
+//
+// A candidate that bids nothing says what it would give: which pods of lower priority would have to go, chosen as kube-scheduler does.
+// Only when nobody bids without does the arbiter ask one candidate, the one where it costs least, to make room (Preempt). That
+// candidate chooses anew by its ledger, evicts, and keeps the room from pods of the same or a lower priority for a bounded time. The arbiter,
+// who alone writes the status of a pod that waits, names it in status.nominatedNodeName. The pod goes on waiting and is awarded like any other once there is room; nothing else than an award makes a claim, so
+// the rules above need not know of preemption.
 //
 // # The loop
 //
-// Exchange is the whole protocol as a machine, made of candidate, arbiter, fencer and reclaim. Look, Step, Claimed, TookOver and Tick
+// Exchange is the whole protocol as a machine, made of candidate, arbiter, fencer and reclaim. Look, Step, Claimed, Evicted, TookOver and Tick
 // change its state; Ready takes what it wants persisted, sent and committed. It has no clock, goroutine, lock or random. Scheduler is the one loop
 // around it: it shows it the store, carries messages, and commits beside itself so that commits share a sync.
 //
 // # What it does not do
 //
 // It starts and stops no containers: the node asks Holds and MayStart. It replaces no pods of lost nodes: controllers create
-// covers. It does not preempt.
+// covers.
 //
 // # How to look inside
 //

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -28,6 +29,8 @@ type World struct {
 	active []types.UID
 	// Ready tells whether a pod is ready on this node.
 	Ready func(*corev1.Pod) bool
+	// Budgets are the PodDisruptionBudgets; nil if there are none.
+	Budgets func() []*policyv1.PodDisruptionBudget
 }
 
 func (w *World) alive(node string) bool { return slices.Contains(w.Alive, node) }
@@ -46,6 +49,8 @@ type Output struct {
 	Claims []ClaimWrite
 	// Takeovers are new arbiters of record to commit; each is answered by TookOver.
 	Takeovers []Takeover
+	// Evictions are pods to be told to go; each is answered by Evicted.
+	Evictions []Eviction
 	// Verdicts are PodScheduled=False conditions to write; nobody waits for them.
 	Verdicts []Verdict
 }
@@ -68,10 +73,17 @@ type Takeover struct {
 	From, To Identity
 }
 
-// Verdict is why a pod is not placed.
+// Eviction takes pods of this node out of the way of a pod that waits.
+type Eviction struct {
+	Placement
+	Victims []*corev1.Pod
+}
+
+// Verdict is why a pod is not placed, and which node makes room for it, if any.
 type Verdict struct {
 	Placement
-	Message string
+	Message   string
+	Nominated string
 }
 
 // Timings of the protocol.
@@ -90,7 +102,7 @@ const (
 	visibleWithin = 5 * time.Second
 )
 
-// Exchange is the whole protocol of one node as a machine: Look, Step, Claimed, TookOver and Tick change its state and
+// Exchange is the whole protocol of one node as a machine: Look, Step, Claimed, Evicted, TookOver and Tick change its state and
 // queue output, Ready takes the output. It has no clock, goroutine, lock or random.
 type Exchange struct {
 	// now is the time of the last input.
@@ -127,7 +139,8 @@ func NewExchange(self Identity, promises map[types.UID]Ballot, now time.Time) *E
 	for uid, b := range promises {
 		x.promises[uid] = b
 	}
-	x.candidate = candidate{Exchange: x, refused: map[types.UID]attempt{}, admitted: map[types.UID]*admission{}}
+	x.candidate = candidate{Exchange: x, refused: map[types.UID]attempt{}, admitted: map[types.UID]*admission{},
+		nominated: map[types.UID]*nomination{}, bids: map[bidding]time.Time{}}
 	x.arbiter = arbiter{Exchange: x, pods: map[types.UID]*pending{}, classes: map[string]*class{}, rounds: map[uint64]*round{},
 		nodes: map[string]*Ledger{}, silent: map[string]bool{}}
 	x.fencer = fencer{Exchange: x, fences: map[types.UID]*fence{}}
@@ -155,9 +168,11 @@ func (x *Exchange) Step(now time.Time, m Message) {
 	}
 	switch m.Kind {
 	case Offer:
-		x.candidate.offer(m)
+		x.candidate.offer(now, m)
 	case Award:
 		x.candidate.award(now, m)
+	case Preempt:
+		x.candidate.preempt(now, m)
 	case Bid:
 		x.arbiter.bid(now, m)
 	case Ack, Nack:
@@ -205,6 +220,9 @@ func (x *Exchange) Claimed(now time.Time, w ClaimWrite, pod *corev1.Pod, err err
 		x.reclaim.claimed(w)
 	}
 }
+
+// Evicted answers an Eviction.
+func (x *Exchange) Evicted(e Eviction, err error) { x.candidate.evicted(e, err) }
 
 // TookOver answers a Takeover.
 func (x *Exchange) TookOver(t Takeover, err error) { x.fencer.tookOver(t, err) }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 )
@@ -43,7 +44,17 @@ type field struct {
 	stamp int
 }
 
-const nodeField = "spec.nodeName"
+// The fields that are no annotations: where it is bound, who makes room for it, and whether it is told to go, or gone.
+const (
+	nodeField      = "spec.nodeName"
+	nominatedField = "status.nominatedNodeName"
+	goingField     = "metadata.deletionTimestamp"
+	goneField      = "gone"
+)
+
+func annotation(key string) bool {
+	return key != nodeField && key != nominatedField && key != goingField && key != goneField
+}
 
 func newSim(t *rapid.T, n int, cpu string) *sim {
 	s := &sim{t: t, now: time.Unix(1e9, 0), spec: map[types.UID]*corev1.Pod{}}
@@ -66,7 +77,7 @@ func (s *sim) restart(m *simNode) {
 
 func (m *simNode) pod(s *sim, uid types.UID) *corev1.Pod {
 	d, ok := m.disk[uid]
-	if !ok {
+	if !ok || d[goneField].value != "" {
 		return nil
 	}
 	if p, ok := m.cache[uid]; ok {
@@ -75,11 +86,13 @@ func (m *simNode) pod(s *sim, uid types.UID) *corev1.Pod {
 	p := s.spec[uid].DeepCopy()
 	p.Annotations = map[string]string{}
 	for k, f := range d {
-		if k == nodeField {
-			p.Spec.NodeName = f.value
-		} else if f.value != "" {
+		if annotation(k) && f.value != "" {
 			p.Annotations[k] = f.value
 		}
+	}
+	p.Spec.NodeName, p.Status.NominatedNodeName = d[nodeField].value, d[nominatedField].value
+	if d[goingField].value != "" {
+		p.DeletionTimestamp = &metav1.Time{Time: time.Unix(1e9, 0)}
 	}
 	if m.cache == nil {
 		m.cache = map[types.UID]*corev1.Pod{}
@@ -90,7 +103,7 @@ func (m *simNode) pod(s *sim, uid types.UID) *corev1.Pod {
 
 // edit writes what changed.
 func (s *sim) edit(m *simNode, uid types.UID, change func(*corev1.Pod) error) (*corev1.Pod, error) {
-	if m.disk[uid] == nil {
+	if m.pod(s, uid) == nil {
 		return nil, errors.New("no such pod")
 	}
 	p := m.pod(s, uid).DeepCopy()
@@ -104,8 +117,9 @@ func (s *sim) edit(m *simNode, uid types.UID, change func(*corev1.Pod) error) (*
 		}
 	}
 	set(nodeField, p.Spec.NodeName)
+	set(nominatedField, p.Status.NominatedNodeName)
 	for k := range m.disk[uid] {
-		if _, ok := p.Annotations[k]; !ok && k != nodeField {
+		if _, ok := p.Annotations[k]; !ok && annotation(k) {
 			set(k, "")
 		}
 	}
@@ -144,13 +158,16 @@ func (s *sim) look(m *simNode) {
 	w.Pod = func(_, name string) *corev1.Pod { return m.pod(s, types.UID(name)) }
 	w.All = func(yield func(*corev1.Pod) bool) {
 		for uid := range view {
-			if !yield(m.pod(s, uid)) {
+			if p := m.pod(s, uid); p != nil && !yield(p) {
 				return
 			}
 		}
 	}
 	for _, uid := range slices.Sorted(maps.Keys(view)) {
 		p := m.pod(s, uid)
+		if p == nil {
+			continue
+		}
 		if Holds(p, m.name) {
 			w.Mine = append(w.Mine, p)
 		} else if wanted(p) {
@@ -176,11 +193,55 @@ func (s *sim) drain(m *simNode) {
 			m.x.Claimed(s.now, c, p, err)
 		})
 	}
+	for _, v := range out.Verdicts {
+		m.writes = append(m.writes, func() {
+			_, _ = s.edit(m, v.UID, func(p *corev1.Pod) error {
+				if !wanted(p) {
+					return errUnchanged
+				}
+				p.Status.NominatedNodeName = v.Nominated
+				return nil
+			})
+		})
+	}
+	for _, e := range out.Evictions {
+		m.writes = append(m.writes, func() {
+			if p := m.pod(s, e.UID); p == nil || !wanted(p) {
+				m.x.Evicted(e, errors.New("the pod is not to be placed any more"))
+				return
+			}
+			for _, v := range e.Victims {
+				if have := m.pod(s, v.UID); have != nil && have.DeletionTimestamp == nil && Holds(have, m.name) {
+					if priorityOf(have) >= priorityOf(s.spec[e.UID]) {
+						s.t.Fatalf("%s of priority %d goes for %s of %d", v.UID, priorityOf(have), e.UID, priorityOf(s.spec[e.UID]))
+					}
+					s.mark(m, v.UID, goingField)
+				}
+			}
+			m.x.Evicted(e, nil)
+		})
+	}
 	for _, t := range out.Takeovers {
 		m.writes = append(m.writes, func() {
 			_, err := s.edit(m, t.UID, func(p *corev1.Pod) error { return applyTakeover(p, t) })
 			m.x.TookOver(t, err)
 		})
+	}
+}
+
+// mark sets a field for good.
+func (s *sim) mark(m *simNode, uid types.UID, key string) {
+	s.stamp++
+	m.disk[uid][key] = field{"true", s.stamp}
+	delete(m.cache, uid)
+}
+
+// stop ends the pods of a node that are told to go, as its kubelet does.
+func (s *sim) stop(m *simNode) {
+	for _, uid := range sorted(m.disk) {
+		if p := m.pod(s, uid); p != nil && p.DeletionTimestamp != nil && Holds(p, m.name) {
+			s.mark(m, uid, goneField)
+		}
 	}
 }
 
@@ -206,7 +267,7 @@ func (s *sim) check() {
 		l := NewLedger(testNode(m.name, "1", "8Gi"))
 		for uid := range m.disk {
 			p := m.pod(s, uid)
-			if Holds(p, m.name) {
+			if p != nil && Holds(p, m.name) {
 				l.Add(p)
 				if m.up && MayStart(p, Identity{m.name, m.inc}) {
 					runners[uid] = append(runners[uid], m.name)
@@ -230,11 +291,19 @@ func TestLaws(t *testing.T) {
 		crashes := 0
 		for range rapid.IntRange(10, 300).Draw(t, "steps") {
 			m := s.nodes[rapid.IntRange(0, len(s.nodes)-1).Draw(t, "node")]
-			switch what := rapid.IntRange(0, 19).Draw(t, "what"); {
-			case what == 0 && m.up && len(s.spec) < 8:
+			switch what := rapid.IntRange(0, 21).Draw(t, "what"); {
+			case what == 20 && m.up:
+				s.stop(m)
+			case what == 21 && m.up && len(s.spec) > 0: // a client deletes a pod that waits
+				uid := types.UID(fmt.Sprintf("p%d", rapid.IntRange(0, len(s.spec)-1).Draw(t, "pod")))
+				if p := m.pod(s, uid); p != nil && !claimed(p) {
+					s.mark(m, uid, goneField)
+				}
+			case what == 0 && m.up && len(s.spec) < 10:
 				uid := types.UID(fmt.Sprintf("p%d", len(s.spec)))
 				p := testPod(string(uid), requests(rapid.SampledFrom([]string{"100m", "400m", "600m"}).Draw(t, "cpu"), ""))
 				p.UID = uid
+				p.Spec.Priority = new(rapid.Int32Range(0, 2).Draw(t, "priority"))
 				s.spec[uid] = p
 				m.disk[uid] = map[string]field{}
 				s.stamp++
@@ -281,12 +350,13 @@ func (s *sim) settle() {
 			s.restart(m)
 		}
 	}
-	for range 120 {
+	for i := 0; i < 40 || i < 400 && s.unsettled() != ""; i++ {
 		s.now = s.now.Add(250 * time.Millisecond)
 		for _, m := range s.nodes {
 			for _, o := range s.nodes {
 				s.gossip(m, o)
 			}
+			s.stop(m)
 			s.look(m)
 		}
 		for range 5000 {
@@ -305,6 +375,13 @@ func (s *sim) settle() {
 			s.deliver(0, false)
 		}
 	}
+	if why := s.unsettled(); why != "" {
+		s.t.Fatal(why)
+	}
+}
+
+// unsettled is what is left to do.
+func (s *sim) unsettled() string {
 	first := s.nodes[0]
 	for uid := range s.spec {
 		p := first.pod(s, uid)
@@ -313,22 +390,26 @@ func (s *sim) settle() {
 		}
 		if claimed(p) {
 			if n := len(Claims(p)); n != 1 || p.Spec.NodeName != Claims(p)[0].Node {
-				s.t.Fatalf("%s ends with %d claims, bound to %s: %v", uid, n, p.Spec.NodeName, p.Annotations)
+				return fmt.Sprintf("%s ends with %d claims, bound to %s: %v", uid, n, p.Spec.NodeName, p.Annotations)
 			}
 			continue
 		}
 		for _, m := range s.nodes {
 			l := NewLedger(testNode(m.name, "1", "8Gi"))
 			for uid := range m.disk {
-				if q := m.pod(s, uid); Holds(q, m.name) {
+				if q := m.pod(s, uid); q != nil && Holds(q, m.name) {
 					l.Add(q)
 				}
 			}
 			if l.Check(p) == nil {
-				s.t.Fatalf("%s is pending although %s has room: %v\n%s", uid, m.name, p.Annotations, s.state(uid))
+				return fmt.Sprintf("%s is pending although %s has room: %v\n%s", uid, m.name, p.Annotations, s.state(uid))
+			}
+			if room, _ := l.Sacrifices(p, 1, nil, nil); len(room) > 0 {
+				return fmt.Sprintf("%s is pending although %s could make room by %v: %v\n%s", uid, m.name, room[0].Victims, p.Annotations, s.state(uid))
 			}
 		}
 	}
+	return ""
 }
 
 func FuzzReadMessage(f *testing.F) {
@@ -363,7 +444,19 @@ func (s *sim) state(uid types.UID) string {
 		if p, ok := x.arbiter.pods[uid]; ok {
 			fmt.Fprintf(&b, ", arbiter: phase %d to %v round %d, class %d waiting, in round %v, retry in %v, tried %v", p.phase, p.to, p.round, len(p.class.members), p.class.round != nil, p.class.retryAt.Sub(s.now), p.class.tried)
 		}
+		for _, other := range sorted(x.candidate.nominated) {
+			n := x.candidate.nominated[other]
+			fmt.Fprintf(&b, ", keeps room for %s (priority %d) for %v, written %v, dropped %v", other, priorityOf(n.pod.pod), n.until.Sub(s.now), n.written, n.dropped)
+		}
 		fmt.Fprintln(&b)
+	}
+	for _, other := range sorted(s.spec) {
+		for _, m := range s.nodes {
+			if p := m.pod(s, other); p != nil {
+				fmt.Fprintf(&b, "%s by %s: on %q, priority %d, cpu %v, going %v, nominated %q\n", other, m.name, p.Spec.NodeName, priorityOf(p),
+					p.Spec.Containers[0].Resources.Requests.Cpu(), p.DeletionTimestamp != nil, p.Status.NominatedNodeName)
+			}
+		}
 	}
 	return b.String()
 }

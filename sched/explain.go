@@ -42,6 +42,8 @@ type BidEntry struct {
 	Curve    []float64     `json:"curve,omitempty"`
 	Scores   []PluginScore `json:"scores,omitempty"`
 	Declined *Refusal      `json:"declined,omitempty"`
+	// Sacrifices are what a node that declined would give for the first, second, ... pod.
+	Sacrifices []Sacrifice `json:"sacrifices,omitempty"`
 	// Awarded is how many pods of the wave it got.
 	Awarded int `json:"awarded,omitempty"`
 }

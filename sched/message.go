@@ -22,6 +22,9 @@ const (
 	Bid Kind = "BID"
 	// Award gives Pods to the incarnation in To.
 	Award Kind = "AWARD"
+	// Preempt asks to make room for Pods, as a bid of nothing has said that it could be made. Nobody answers: the pods'
+	// status and the next bids show what came of it.
+	Preempt Kind = "PREEMPT"
 	// Ack and Nack answer for each pod of an award: the claim is durable, or it never will be.
 	Ack  Kind = "ACK"
 	Nack Kind = "NACK"
@@ -45,13 +48,17 @@ type Message struct {
 	To Identity `json:"to"`
 	// Round is the offer that a bid answers and an award follows.
 	Round uint64 `json:"round,omitempty"`
-	// Pod is the representative of the class: of an Offer and of an Award.
+	// Pod is the representative of the class: of an Offer, of an Award and of a Preempt.
 	Pod   *corev1.Pod `json:"pod,omitempty"`
 	Count int         `json:"count,omitempty"`
 	// Curve, Parts and Refusal are a Bid.
 	Curve   []float64     `json:"curve,omitempty"`
 	Parts   []PluginScore `json:"parts,omitempty"`
 	Refusal *Refusal      `json:"refusal,omitempty"`
+	// Sacrifices, in a Bid of nothing, are what the node would give for the first, second, ... pod; Unhelpful is why it
+	// could not make room for any.
+	Sacrifices []Sacrifice `json:"sacrifices,omitempty"`
+	Unhelpful  []string    `json:"unhelpful,omitempty"`
 	// Pods are those awarded, acknowledged, refused, claimed.
 	Pods []Placement `json:"pods,omitempty"`
 	// At is the sender's clock in a Ping, returned in the Pong.

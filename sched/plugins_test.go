@@ -8,6 +8,7 @@ import (
 
 	"github.com/cockroachdb/datadriven"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 )
@@ -20,10 +21,15 @@ import (
 //	check      what each node says to the input, a Pod, and the pod's condition
 //	quote n=K  what each node bids for K pods like the input
 //	admit on=N what a kubelet says to the input
+//	budget     the input, a PodDisruptionBudget, holds from now on
+//	sacrifice n=K [hold=NODE]
+//	           what each node would give for K pods like the input, and which is asked first; with hold, that node keeps
+//	           room for a pod like the input already
 func TestPlugins(t *testing.T) {
 	datadriven.Walk(t, "testdata/plugins", func(t *testing.T, path string) {
 		ledgers := map[string]*Ledger{}
 		n := 0
+		var budgets []*policyv1.PodDisruptionBudget
 		names := func() []string {
 			var out []string
 			for name := range ledgers {
@@ -34,7 +40,7 @@ func TestPlugins(t *testing.T) {
 		}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			pod := &corev1.Pod{}
-			if d.Cmd != "node" {
+			if d.Cmd != "node" && d.Cmd != "budget" {
 				if err := yaml.UnmarshalStrict([]byte(d.Input), pod); err != nil {
 					d.Fatalf(t, "%v", err)
 				}
@@ -58,8 +64,10 @@ func TestPlugins(t *testing.T) {
 				}
 			case "bind":
 				n++
-				pod.UID = types.UID(fmt.Sprint(n))
+				pod.UID, pod.Spec.NodeName = types.UID(fmt.Sprint(n)), on
 				ledgers[on].Add(pod)
+			case "remove":
+				delete(ledgers, d.CmdArgs[0].Key)
 			case "check":
 				tried := map[string]*Refusal{}
 				for _, name := range names() {
@@ -97,6 +105,49 @@ func TestPlugins(t *testing.T) {
 					fmt.Fprintf(&b, "%s\n%s\n", r.Reason, r.Message)
 				} else {
 					b.WriteString("admitted\n")
+				}
+			case "budget":
+				b := &policyv1.PodDisruptionBudget{}
+				if err := yaml.UnmarshalStrict([]byte(d.Input), b); err != nil {
+					d.Fatalf(t, "%v", err)
+				}
+				budgets = append(budgets, b)
+			case "sacrifice":
+				k, hold, best := 1, "", ""
+				d.MaybeScanArgs(t, "n", &k)
+				d.MaybeScanArgs(t, "hold", &hold)
+				first := map[string]Sacrifice{}
+				for _, name := range names() {
+					l := ledgers[name]
+					if hold == name {
+						l = l.with([]*counted{count(pod)})
+					}
+					out, reasons := l.Sacrifices(pod, k, nil, budgets)
+					for _, r := range reasons {
+						fmt.Fprintf(&b, "%s: %s\n", name, r)
+					}
+					for i, s := range out {
+						fmt.Fprintf(&b, "%s: %v violations=%d highest=%d", name, s.Victims, s.Violations, s.Highest)
+						if s.Since.Before(unborn) && len(s.Victims) > 0 {
+							fmt.Fprintf(&b, " since=%s", s.Since.Format("15:04"))
+						}
+						fmt.Fprintln(&b)
+						if i == 0 {
+							first[name] = s
+						}
+					}
+				}
+				for _, name := range names() {
+					s, ok := first[name]
+					o := first[best]
+					if ok && (best == "" || s.less(&o)) {
+						best = name
+					} else if ok && !o.less(&s) {
+						best += " or " + name // by rendezvous
+					}
+				}
+				if best != "" {
+					fmt.Fprintf(&b, "first: %s\n", best)
 				}
 			default:
 				d.Fatalf(t, "no command %s", d.Cmd)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
@@ -45,8 +46,10 @@ type Config struct {
 	// peer's node name.
 	Dial     func(ctx context.Context, node string) (net.Conn, error)
 	Listener net.Listener
-	// Events records Scheduled and FailedScheduling; nil records nothing.
+	// Events records Scheduled, FailedScheduling and Preempted; nil records nothing.
 	Events record.EventRecorder
+	// Delete deletes a pod gracefully, as a client of the API would; no error if it is gone already. Nil: nothing is preempted here.
+	Delete func(ctx context.Context, pod *corev1.Pod) error
 	// Ready tells whether a pod that this node holds is ready here. Nil means by the pod's status.
 	Ready func(*corev1.Pod) bool
 	// Now is the clock; nil means time.Now.
@@ -99,6 +102,7 @@ func New(c Config) (*Scheduler, error) {
 		results: make(chan func(time.Time), 1024), commits: make(chan struct{}, maxCommits), active: map[types.UID]bool{},
 	}
 	s.exchange = NewExchange(s.self, l.Promises, c.Now())
+	s.exchange.candidate.spares = c.Delete == nil
 	s.peers = &peers{
 		self: c.Node, dial: c.Dial, listener: c.Listener, inbox: s.inbox, log: c.Log,
 		speakers: map[string]*speaker{}, heard: map[string]net.Conn{},
@@ -245,6 +249,9 @@ func (s *Scheduler) world() *World {
 		Nodes: crdt.List[corev1.Node](snap, "nodes", ""),
 		Alive: s.config.View.Alive(),
 		RTT:   s.config.View.RTT,
+		Budgets: func() []*policyv1.PodDisruptionBudget {
+			return crdt.List[policyv1.PodDisruptionBudget](snap, "policy/poddisruptionbudgets", "")
+		},
 		Ready: s.config.Ready,
 		Pod: func(namespace, name string) *corev1.Pod {
 			pod, _ := crdt.Get[corev1.Pod](snap, podKey(namespace, name))
@@ -340,6 +347,10 @@ func (s *Scheduler) do(ctx context.Context, wg *sync.WaitGroup, now time.Time, s
 			var pod *corev1.Pod
 			var err error
 			s.commit(ctx, wg, func() { pod, err = s.claim(ctx, c) }, func(now time.Time) { s.exchange.Claimed(now, c, pod, err) })
+		}
+		for _, e := range out.Evictions {
+			var err error
+			s.commit(ctx, wg, func() { err = s.evict(ctx, e) }, func(time.Time) { s.exchange.Evicted(e, err) })
 		}
 		for _, t := range out.Takeovers {
 			var err error

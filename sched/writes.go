@@ -68,7 +68,7 @@ func (s *Scheduler) claim(ctx context.Context, w ClaimWrite) (*corev1.Pod, error
 			return err
 		}
 		if w.First {
-			s.condition(pod, corev1.ConditionTrue, "", "")
+			s.condition(pod, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue})
 		}
 		return nil
 	})
@@ -109,6 +109,7 @@ func applyClaim(pod *corev1.Pod, w ClaimWrite, self string, alive func(string) b
 		pod.Annotations[k] = v
 	}
 	pod.Spec.NodeName = self
+	pod.Status.NominatedNodeName = ""
 	return nil
 }
 
@@ -139,15 +140,16 @@ func (s *Scheduler) takeOver(ctx context.Context, t Takeover) error {
 	return err
 }
 
-// verdict tells why a pod is pending.
+// verdict tells why a pod is pending, and who makes room for it.
 func (s *Scheduler) verdict(ctx context.Context, v Verdict) {
 	told := false
 	pod, err := editPod(ctx, s.config.Store, v.Placement, func(pod *corev1.Pod) error {
-		told = false
-		if !wanted(pod) || !s.condition(pod, corev1.ConditionFalse, corev1.PodReasonUnschedulable, v.Message) {
+		told = wanted(pod) && s.condition(pod, corev1.PodCondition{
+			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: v.Message})
+		if !told && (!wanted(pod) || pod.Status.NominatedNodeName == v.Nominated) {
 			return errUnchanged
 		}
-		told = true
+		pod.Status.NominatedNodeName = v.Nominated
 		return nil
 	})
 	if err != nil {
@@ -159,27 +161,66 @@ func (s *Scheduler) verdict(ctx context.Context, v Verdict) {
 	}
 }
 
-// condition sets PodScheduled and tells whether that changed anything.
-func (s *Scheduler) condition(pod *corev1.Pod, status corev1.ConditionStatus, reason, message string) bool {
-	now := metav1.NewTime(s.config.Now())
+// condition sets a condition and tells whether that changed anything.
+func (s *Scheduler) condition(pod *corev1.Pod, want corev1.PodCondition) bool {
+	want.LastTransitionTime = metav1.NewTime(s.config.Now())
 	for i := range pod.Status.Conditions {
 		c := &pod.Status.Conditions[i]
-		if c.Type != corev1.PodScheduled {
+		if c.Type != want.Type {
 			continue
 		}
-		if c.Status == status && c.Reason == reason && c.Message == message {
+		if c.Status == want.Status && c.Reason == want.Reason && c.Message == want.Message {
 			return false
 		}
-		if c.Status != status {
-			c.LastTransitionTime = now
+		if c.Status != want.Status {
+			c.LastTransitionTime = want.LastTransitionTime
 		}
-		c.Status, c.Reason, c.Message = status, reason, message
+		c.Status, c.Reason, c.Message = want.Status, want.Reason, want.Message
 		return true
 	}
-	pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{
-		Type: corev1.PodScheduled, Status: status, Reason: reason, Message: message, LastTransitionTime: now,
-	})
+	pod.Status.Conditions = append(pod.Status.Conditions, want)
 	return true
+}
+
+// evict tells the victims why they go, and deletes them, if the pod for which they go still waits.
+func (s *Scheduler) evict(ctx context.Context, e Eviction) error {
+	by, ok := crdt.Get[corev1.Pod](s.config.Store.Snapshot(), podKey(e.Namespace, e.Name))
+	if !ok || by.UID != e.UID || !wanted(by) {
+		return errors.New("the pod is not to be placed any more")
+	}
+	var err error
+	for _, v := range e.Victims {
+		if bad := s.evictOne(ctx, v, by); bad != nil {
+			err = errors.Join(err, fmt.Errorf("evict %s: %w", podName(v), bad))
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		s.config.Log.Warn("preempt", "for", podName(by), "err", err)
+	}
+	return err
+}
+
+func (s *Scheduler) evictOne(ctx context.Context, victim, by *corev1.Pod) error {
+	goes := false
+	pod, err := editPod(ctx, s.config.Store, placementOf(victim), func(pod *corev1.Pod) error {
+		goes = pod.DeletionTimestamp == nil && !finished(pod) && Holds(pod, s.config.Node)
+		if !goes || !s.condition(pod, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonPreemptionByScheduler,
+			Message: corev1.DefaultSchedulerName + ": preempting to accommodate a higher priority pod"}) {
+			return errUnchanged
+		}
+		return nil
+	})
+	if errors.Is(err, crdt.ErrNotFound) || err == nil && !goes {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.config.Delete(ctx, pod); err != nil {
+		return err
+	}
+	s.event(pod, corev1.EventTypeNormal, "Preempted", fmt.Sprintf("Preempted by pod %s on node %s", by.UID, s.config.Node))
+	return nil
 }
 
 func (s *Scheduler) event(pod *corev1.Pod, kind, reason, message string) {
