@@ -210,7 +210,7 @@ func TestThreeNodesShareState(t *testing.T) {
 	states[2].say("pushed")
 	eventually(t, "a push reaches all", all("pushed", states...))
 
-	// A service is reached by name, and the listener knows who called.
+	// A service is reached by name, and the listener knows who called. Who has said all is still answered.
 	l := agents[0].Listen("echo")
 	go func() {
 		for {
@@ -218,7 +218,8 @@ func TestThreeNodesShareState(t *testing.T) {
 			if err != nil {
 				return
 			}
-			fmt.Fprintf(c, "hello %s", c.RemoteAddr())
+			said, err := io.ReadAll(c)
+			fmt.Fprintf(c, "hello %s, you said %q, %v", c.RemoteAddr(), said, err)
 			_ = c.Close()
 		}
 	}()
@@ -226,7 +227,11 @@ func TestThreeNodesShareState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b, err := io.ReadAll(c); err != nil || string(b) != "hello n3" {
+	fmt.Fprint(c, "all")
+	if err := c.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+		t.Error(err)
+	}
+	if b, err := io.ReadAll(c); err != nil || string(b) != `hello n3, you said "all", <nil>` {
 		t.Errorf("service answered %q, %v", b, err)
 	}
 
