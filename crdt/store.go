@@ -250,51 +250,99 @@ const (
 )
 
 // Run is the apply loop. It returns when the context ends and what was accepted is answered.
+//
+// What arrives is decided while the disk syncs what came before, against the state as it will be then. When the disk is free the group
+// that has come together is closed and written. Nothing is shown or answered before it is durable itself.
 func (s *Store) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.disk.Run(ctx) })
 	defer close(s.done)
+	w := &writer{store: s, free: make(chan struct{}, 1), groups: make(chan *batch)}
+	ended := make(chan struct{})
+	go func() { defer close(ended); w.run() }()
+	defer func() { close(w.groups); <-ended }()
+	head := s.current.Load()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case first := <-s.ops:
-			s.group(first)
+			if w.failed.Swap(false) {
+				head = s.current.Load()
+				s.clock.writer = head.meta.origin
+			}
+			b := s.gather(head, first, w.free)
+			b.seal()
+			head = b.next
+			w.groups <- b
 		}
 	}
 }
 
-// group applies what has queued up as one durable unit.
-func (s *Store) group(first *op) {
-	b := &batch{store: s, old: s.current.Load(), staged: map[Key]*slot{}, now: s.now()}
-	b.meta = b.old.meta
-	b.version = b.old.snapshot.version
-	var ops []*op
-	take := func(o *op) {
-		o.entry, o.err = o.apply(b)
-		ops = append(ops, o)
-	}
-	take(first)
-more:
-	for len(ops) < maxGroup && b.bytes < maxGroupBytes {
+// gather decides what has queued up, and what arrives until the disk is free.
+func (s *Store) gather(head *state, first *op, free <-chan struct{}) *batch {
+	b := &batch{store: s, old: head, staged: map[Key]*slot{}, meta: head.meta, version: head.snapshot.version}
+	b.serve(first)
+	for {
+		ops := s.ops
+		if len(b.ops) >= maxGroup || b.bytes >= maxGroupBytes {
+			ops = nil
+		}
 		select {
-		case o := <-s.ops:
-			take(o)
+		case o := <-ops:
+			b.serve(o)
+			continue
 		default:
-			break more
 		}
-	}
-	if err := b.commit(); err != nil {
-		s.log.Error("write to disk failed; the writes of this group are refused", "err", err)
-		for _, o := range ops {
-			o.entry, o.err = nil, fmt.Errorf("write to disk: %w", err)
+		select {
+		case o := <-ops:
+			b.serve(o)
+		case <-free:
+			return b
 		}
-	}
-	for _, o := range ops {
-		close(o.done)
 	}
 }
+
+// serve decides one request.
+func (b *batch) serve(o *op) {
+	b.now = b.store.now()
+	o.entry, o.err = o.apply(b)
+	b.ops = append(b.ops, o)
+}
+
+// writer makes groups durable, one after the other, and then visible.
+type writer struct {
+	store *Store
+	// free has a token while the disk is idle.
+	free   chan struct{}
+	groups chan *batch
+	// failed tells that a group was not written: what was decided on top of it is void.
+	failed atomic.Bool
+}
+
+func (w *writer) run() {
+	w.free <- struct{}{}
+	for b := range w.groups {
+		err := errVoided
+		if b.old == w.store.current.Load() {
+			if err = b.persist(); err != nil {
+				w.failed.Store(true)
+				w.store.log.Error("write to disk failed; the writes of this group are refused", "err", err)
+			}
+		}
+		for _, o := range b.ops {
+			if err != nil {
+				o.entry, o.err = nil, fmt.Errorf("write to disk: %w", err)
+			}
+			close(o.done)
+		}
+		w.free <- struct{}{}
+	}
+}
+
+// errVoided says that a group was decided on top of one that was not written.
+var errVoided = errors.New("what was to be written before was not")
 
 // do hands a request to the apply loop and waits for its group to be durable.
 func (s *Store) do(ctx context.Context, apply func(*batch) (*Entry, error)) (*Entry, error) {
@@ -400,7 +448,7 @@ func dropNulls(v any) {
 	}
 }
 
-// batch is one group commit in the making: the old state, and what changes.
+// batch is one group commit in the making: the state before, and what changes.
 type batch struct {
 	store    *Store
 	old      *state
@@ -416,6 +464,12 @@ type batch struct {
 	losses []Loss
 	// dirty tells that the meta record changed.
 	dirty bool
+
+	ops []*op
+	// What seal makes of it: what is to be written, the state that is then, and the entries that are no more.
+	records     []Record
+	next        *state
+	overwritten []*Entry
 }
 
 func (b *batch) slot(k Key) *slot {
@@ -675,10 +729,11 @@ func (b *batch) vector() Vector {
 	return b.old.progress.vector
 }
 
-// commit makes the group durable and then visible.
-func (b *batch) commit() error {
+// seal closes the group: it works out what is to be written, and the state that is then.
+func (b *batch) seal() {
+	b.next = b.old
 	if len(b.staged) == 0 && b.progress == nil && !b.dirty {
-		return nil
+		return
 	}
 	if b.progress != nil {
 		b.meta.vector = b.progress.vector
@@ -686,7 +741,6 @@ func (b *batch) commit() error {
 	if b.version >= b.meta.reserved {
 		b.meta.reserved = b.version + versionReserve
 	}
-	var records []Record
 	for k, sl := range b.staged {
 		old, ok := b.old.snapshot.tree.Get(&slot{key: k})
 		if ok {
@@ -694,7 +748,7 @@ func (b *batch) commit() error {
 		}
 		switch {
 		case sl.doc == nil && ok && old.doc != nil:
-			records = append(records, Record{Key: diskDocument + k.encode()})
+			b.records = append(b.records, Record{Key: diskDocument + k.encode()})
 			b.meta.sum -= old.sum
 			sl.sum = 0
 		case sl.doc != nil && (!ok || old.doc != sl.doc):
@@ -703,20 +757,15 @@ func (b *batch) commit() error {
 				v = sl.entry.Version
 			}
 			r := documentRecord(sl.doc, v)
-			records = append(records, r)
+			b.records = append(b.records, r)
 			b.meta.sum -= sl.sum
 			sl.sum = sumOf(r)
 			b.meta.sum += sl.sum
 		}
 	}
-	if len(records) > 0 || b.progress != nil || b.dirty || b.meta.reserved != b.old.meta.reserved {
+	if len(b.records) > 0 || b.progress != nil || b.dirty || b.meta.reserved != b.old.meta.reserved {
 		b.meta.writes++
-		if err := b.store.disk.Write(append(records, metaRecord(&b.meta))); err != nil {
-			return err
-		}
-		if err := b.store.mark(&b.meta, false); err != nil {
-			b.store.log.Error("the store's mark could not be written: should the disk lose something, it may not be noticed", "err", err)
-		}
+		b.records = append(b.records, metaRecord(&b.meta))
 	}
 	st := &state{snapshot: b.old.snapshot, meta: b.meta, progress: b.old.progress, dots: b.old.dots.Clone()}
 	st.snapshot.tree = b.old.snapshot.tree.Clone()
@@ -728,13 +777,32 @@ func (b *batch) commit() error {
 		old, _ := st.snapshot.tree.ReplaceOrInsert(sl)
 		st.index(old, sl)
 		if old != nil && old.entry != nil && old.entry != sl.entry {
-			decoded.drop(old.entry)
+			b.overwritten = append(b.overwritten, old.entry)
 		}
 		if sl.doc == nil && sl.entry == nil {
 			st.snapshot.tree.Delete(sl)
 		}
 	}
-	b.store.current.Store(st)
+	b.next = st
+}
+
+// persist makes the group durable and then visible.
+func (b *batch) persist() error {
+	if b.next == b.old {
+		return nil
+	}
+	if len(b.records) > 0 {
+		if err := b.store.disk.Write(b.records); err != nil {
+			return err
+		}
+		if err := b.store.mark(&b.meta, false); err != nil {
+			b.store.log.Error("the store's mark could not be written: should the disk lose something, it may not be noticed", "err", err)
+		}
+	}
+	b.store.current.Store(b.next)
+	for _, e := range b.overwritten {
+		decoded.drop(e)
+	}
 	if len(b.losses) > 0 {
 		b.store.remember(b.losses)
 	}
