@@ -5,9 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
-
-	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // What the apply loop does for class H: decisions and holds are made where all writes are, so that what a node may decide is
@@ -104,8 +103,11 @@ func (s *Store) carry(from []byte, to map[string]any, onto []byte) (map[string]a
 
 // decide answers a proposal in the apply loop. may is asked there whether this node still may, and how to stamp.
 func (s *Store) decide(ctx context.Context, p *proposal, may func() (bounds, bool)) (said, error) {
-	// Writing takes the value apart, and this may not be the last try.
-	value := runtime.DeepCopyJSON(p.object)
+	// Writing changes the metadata, and this may not be the last try.
+	value := maps.Clone(p.object)
+	if meta, ok := value["metadata"].(map[string]any); ok {
+		value["metadata"] = maps.Clone(meta)
+	}
 	var out said
 	_, err := s.do(ctx, func(b *batch) (*Entry, error) {
 		limits, ok := may()
