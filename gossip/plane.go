@@ -306,8 +306,11 @@ func (p *Plane) Measured(name string, rtt time.Duration) {
 
 // Committed publishes what was committed on this node.
 func (p *Plane) Committed(now time.Duration, delta []byte) {
-	m := newMessage(delta, !p.tree)
 	p.counters.Published++
+	if len(p.peers) == 0 {
+		return // whoever comes is told by an exchange
+	}
+	m := newMessage(delta, !p.tree)
 	if p.seen.has(m.id) {
 		return
 	}

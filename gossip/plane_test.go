@@ -391,6 +391,15 @@ func TestUnknownFramesAreCountedAndLeft(t *testing.T) {
 	}
 }
 
+// A node alone keeps nothing ready for peers; who comes later is told by an exchange.
+func TestAloneNothingIsPrepared(t *testing.T) {
+	p := NewPlane(PlaneConfig{Self: "b", Held: newWords()})
+	p.Committed(time.Second, []byte("word"))
+	if len(p.cache.byID) != 0 || p.Counters().Published != 1 {
+		t.Errorf("%d messages are kept, %d were published", len(p.cache.byID), p.Counters().Published)
+	}
+}
+
 func TestAFullQueueDropsTheOldest(t *testing.T) {
 	p, _ := pairOf(t)
 	p.Committed(time.Second, []byte("first"))

@@ -11,7 +11,9 @@ import (
 
 // TestMain makes what is made once in a process before the first bubble, so that it belongs to none: the compressor.
 func TestMain(m *testing.M) {
-	gossip.NewPlane(gossip.PlaneConfig{Self: "warm", Held: nothing{}}).Committed(0, bytes.Repeat([]byte("x"), 1<<10))
+	p := gossip.NewPlane(gossip.PlaneConfig{Self: "warm", Held: nothing{}})
+	p.Connected(0, "peer", 0)
+	p.Committed(0, bytes.Repeat([]byte("x"), 1<<10))
 	os.Exit(m.Run())
 }
 
