@@ -58,3 +58,20 @@ func TestMemoryIsReleasedAtRestAfterWork(t *testing.T) {
 		}
 	}
 }
+
+func TestHeapGrowsFurtherInAFlood(t *testing.T) {
+	for _, c := range []struct {
+		live, allocated uint64
+		want            int
+	}{
+		{40 << 20, 1 << 20, resting},
+		{40 << 20, 100 << 20, 120},
+		{90 << 20, 100 << 20, 53},
+		{400 << 20, 100 << 20, resting},
+		{0, 100 << 20, 4800},
+	} {
+		if got := growth(c.live, c.allocated); got != c.want {
+			t.Errorf("%d MB live, %d MB a second: %d percent, want %d", c.live>>20, c.allocated>>20, got, c.want)
+		}
+	}
+}

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -169,17 +168,16 @@ func (f *flags) read(fs *pflag.FlagSet, join string) (node.Config, error) {
 
 // run is the daemon, to its end.
 func run(ctx context.Context, cfg node.Config) error {
-	// A node's heap is mostly long-lived objects: collecting at half the default growth saves a third of the memory.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
-	}
 	// What upstream's packages say on their own is noise unless it is a warning.
 	upstream := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	klog.SetSlogLogger(upstream.With("part", "upstream"))
-	release, stop := context.WithCancel(ctx)
-	var releasing sync.WaitGroup
-	releasing.Go(func() { node.ReleaseAtRest(release, cfg.Log) })
-	defer func() { stop(); releasing.Wait() }()
+	running, stop := context.WithCancel(ctx)
+	var memory sync.WaitGroup
+	memory.Go(func() { node.ReleaseAtRest(running, cfg.Log) })
+	if os.Getenv("GOGC") == "" {
+		memory.Go(func() { node.PaceHeap(running) })
+	}
+	defer func() { stop(); memory.Wait() }()
 	for {
 		n, err := node.New(ctx, cfg)
 		if err != nil {
