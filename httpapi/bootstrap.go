@@ -16,6 +16,7 @@ import (
 	"k8s.io/component-helpers/auth/rbac/validation"
 	schedulinghelpers "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
 )
@@ -35,7 +36,7 @@ func (s *Server) Bootstrap(ctx context.Context) error {
 	ensure := func(resource string, obj runtime.Object) {
 		group.Go(func() error { return c.ensure(ctx, resource, obj) })
 	}
-	for _, r := range append(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles()...) {
+	for _, r := range append(append(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles()...), usageReader()) {
 		ensure("rbac.authorization.k8s.io/clusterroles", &r)
 	}
 	for _, b := range append(bootstrappolicy.ClusterRoleBindings(), bootstrappolicy.ControllerRoleBindings()...) {
@@ -56,6 +57,16 @@ func (s *Server) Bootstrap(ctx context.Context) error {
 	}
 	ensure("services", s.kubernetesService())
 	return group.Wait()
+}
+
+// usageReader is the role that metrics-server brings: who may view a namespace may see what its pods use.
+func usageReader() rbacv1.ClusterRole {
+	r := rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "system:aggregated-metrics-reader", Labels: map[string]string{}},
+		Rules: []rbacv1.PolicyRule{{APIGroups: []string{metricsv1beta1.GroupName}, Resources: []string{"pods", "nodes"}, Verbs: []string{"get", "list", "watch"}}}}
+	for _, role := range []string{"admin", "edit", "view"} {
+		r.Labels["rbac.authorization.k8s.io/aggregate-to-"+role] = "true"
+	}
+	return r
 }
 
 // kubernetesService is how pods find the API: the first address of the range.

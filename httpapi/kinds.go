@@ -91,6 +91,7 @@ import (
 	storageclassstore "k8s.io/kubernetes/pkg/registry/storage/storageclass/storage"
 	attachmentstore "k8s.io/kubernetes/pkg/registry/storage/volumeattachment/storage"
 	volumeattributesstore "k8s.io/kubernetes/pkg/registry/storage/volumeattributesclass/storage"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
 )
@@ -330,6 +331,8 @@ func kinds() []*kind {
 
 		{resource: apiregistrationv1.Resource("apiservices"), storage: apiregistrationv1.SchemeGroupVersion, decode: as[apiregistrationv1.APIService], rest: newAPIServices},
 
+		answered(metricsv1beta1.Resource("nodes"), metricsv1beta1.SchemeGroupVersion, func(r *registry) rest.Storage { return nodeUsage{r.Server} }),
+		answered(metricsv1beta1.Resource("pods"), metricsv1beta1.SchemeGroupVersion, func(r *registry) rest.Storage { return podUsage{r.Server} }),
 		answered(authenticationv1.Resource("tokenreviews"), authenticationv1.SchemeGroupVersion, func(r *registry) rest.Storage {
 			return tokenreview.NewREST(r.authn, r.audiences)
 		}),

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	apiregistration "k8s.io/kube-aggregator/pkg/apis/apiregistration/install"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	metrics "k8s.io/metrics/pkg/apis/metrics/install"
 
 	// The types of the table's groups, whether or not their registries bring them.
 	_ "k8s.io/kubernetes/pkg/apis/admissionregistration/install"
@@ -46,6 +47,7 @@ import (
 var withTypes = sync.OnceFunc(func() {
 	apiextensions.Install(legacyscheme.Scheme)
 	apiregistration.Install(legacyscheme.Scheme)
+	metrics.Install(legacyscheme.Scheme)
 })
 
 // registry is the table brought to life: upstream's REST storage for every kind, over the store.

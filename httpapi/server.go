@@ -33,6 +33,7 @@ import (
 	"k8s.io/kubernetes/pkg/capabilities"
 	rbacvalidation "k8s.io/kubernetes/pkg/registry/rbac/validation"
 	"k8s.io/kubernetes/pkg/serviceaccount"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
 )
@@ -82,6 +83,9 @@ type Config struct {
 	Arbiter func() map[string]string
 	// Kubelet answers for pods on this node; nil: none run here.
 	Kubelet Kubelet
+	// Usage is what this node and its pods use: CPU as a rate, memory as the working set. Of their metadata only the names count. Nil: nobody
+	// measures it.
+	Usage func() (*metricsv1beta1.NodeMetrics, []metricsv1beta1.PodMetrics)
 	// Relay opens a stream to the API of another node, on which ServePeers answers. Nil: pods of other nodes cannot
 	// be reached.
 	Relay func(ctx context.Context, node string) (net.Conn, error)

@@ -139,6 +139,7 @@ type Kubelet struct {
 	cfg   Config
 	pulls chan struct{}
 	facts facts
+	meter meter
 
 	mu       sync.Mutex // guards what follows
 	workers  map[types.UID]*worker
@@ -170,6 +171,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	group.Go(func() error { return k.rotate(ctx) })
 	group.Go(func() error { return k.collect(ctx) })
 	group.Go(func() error { return k.reportNode(ctx) })
+	group.Go(func() error { return k.measure(ctx) })
 	group.Go(func() error { return k.manage(ctx, group) })
 	return group.Wait()
 }

@@ -67,6 +67,7 @@ var modules = []module{
 	{"github.com/miekg/dns", []string{"node/dns"}},
 	{"k8s.io/mount-utils", []string{"node/volume"}},
 	{"k8s.io/kube-aggregator", []string{"httpapi"}},
+	{"k8s.io/metrics", []string{"httpapi", "node/pod", "node/control"}},
 	{"k8s.io/kube-openapi", []string{"httpapi"}},
 	{"k8s.io/streaming", []string{"httpapi"}},
 	{"k8s.io/endpointslice", []string{"node/control"}},
