@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ func TestUsage(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
 	defer silent.Close()
+	var gone atomic.Bool
 	dialled := make(chan string, 100)
 	n := newNode(t, func(c *Config) {
 		c.Usage = using("n1", "250m", "on-n1")
@@ -46,6 +48,9 @@ func TestUsage(t *testing.T) {
 			case "n2":
 				return (&net.Dialer{}).DialContext(ctx, "tcp", peers.Addr().String())
 			case "n3":
+				if gone.Load() {
+					break
+				}
 				return (&net.Dialer{}).DialContext(ctx, "tcp", silent.Addr().String())
 			}
 			return nil, fmt.Errorf("no member %s", node)
@@ -99,6 +104,10 @@ func TestUsage(t *testing.T) {
 		}
 		return strings.Join(out, " ")
 	}
+	if got := names("/nodes"); got != "n1 n2" {
+		t.Errorf("with a node that is silent: %q", got)
+	}
+	gone.Store(true)
 	for path, want := range map[string]string{
 		"/nodes":                         "n1 n2",
 		"/nodes/n2":                      "n2",

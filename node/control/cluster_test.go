@@ -15,6 +15,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,6 +36,7 @@ import (
 	"k8s.io/client-go/util/retry"
 	"k8s.io/klog/v2"
 	daemonutil "k8s.io/kubernetes/pkg/controller/daemon/util"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
 	"murmur/httpapi"
@@ -91,6 +93,18 @@ type cluster struct {
 	api   *httpapi.Server
 	admin *httpapi.Client
 	view  *sides
+	// memory is what each pod uses, bytes.
+	memory atomic.Int64
+}
+
+// usage is what the pods of the first node use.
+func (c *cluster) usage() (*metricsv1beta1.NodeMetrics, []metricsv1beta1.PodMetrics) {
+	var out []metricsv1beta1.PodMetrics
+	for _, p := range crdt.List[corev1.Pod](c.store.Snapshot(), "pods", "") {
+		out = append(out, metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Name: p.Name, Namespace: p.Namespace}, Timestamp: metav1.Now(),
+			Containers: []metricsv1beta1.ContainerMetrics{{Name: "web", Usage: corev1.ResourceList{corev1.ResourceMemory: *resource.NewQuantity(c.memory.Load(), resource.BinarySI)}}}})
+	}
+	return nil, out
 }
 
 func start(t *testing.T, nodes ...string) *cluster {
@@ -105,7 +119,8 @@ func start(t *testing.T, nodes ...string) *cluster {
 	check(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
-	api, err := httpapi.New(httpapi.Config{Store: store, Node: nodes[0], Listener: l, ServiceAccountKey: key, TLS: &tls.Config{}, Log: slog.New(slog.DiscardHandler)})
+	c := &cluster{t: t, ctx: ctx, store: store, view: &sides{alive: nodes, changed: make(chan struct{})}}
+	api, err := httpapi.New(httpapi.Config{Store: store, Node: nodes[0], Listener: l, ServiceAccountKey: key, TLS: &tls.Config{}, Usage: c.usage, Log: slog.New(slog.DiscardHandler)})
 	check(t, err)
 	t.Cleanup(func() {
 		cancel()
@@ -116,8 +131,7 @@ func start(t *testing.T, nodes ...string) *cluster {
 		check(t, store.Close())
 	})
 	check(t, api.Bootstrap(ctx))
-	c := &cluster{t: t, ctx: ctx, store: store, api: api, admin: api.As("admin", "system:masters"),
-		view: &sides{alive: nodes, changed: make(chan struct{})}}
+	c.api, c.admin = api, api.As("admin", "system:masters")
 	for _, n := range nodes {
 		_, err := store.Commit(ctx, crdt.Write{Key: crdt.Key{Resource: "nodes", Name: n}, Object: &corev1.Node{
 			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: n},

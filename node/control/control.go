@@ -7,10 +7,14 @@ import (
 	"sync"
 	"time"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/record"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
 )
@@ -23,6 +27,11 @@ type API interface {
 	UpdateStatus(ctx context.Context, obj runtime.Object) (runtime.Object, error)
 	Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOptions) error
 	Finalize(ctx context.Context, namespace *corev1.Namespace) (*corev1.Namespace, error)
+	// Scale and UpdateScale are about the scale of what a reference in a namespace names: a kind that has one, defined ones among them.
+	Scale(ctx context.Context, namespace string, of autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error)
+	UpdateScale(ctx context.Context, namespace string, of autoscalingv2.CrossVersionObjectReference, scale *autoscalingv1.Scale) error
+	// PodUsage is what pods use, those of nodes in sight. It may take seconds.
+	PodUsage(ctx context.Context, namespace string, pods labels.Selector) ([]metricsv1beta1.PodMetrics, error)
 }
 
 // View is which nodes this node can reach.
@@ -144,7 +153,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 // table lists the controllers.
 func table(cfg Config) []row {
 	const pods, nodes = "pods", "nodes"
-	collector, lost, evicted := newGarbage(), newStrays(), newEviction()
+	collector, lost, evicted, scaled := newGarbage(), newStrays(), newEviction(), newAutoscalers()
 	rows := []row{
 		{name: "deployment-controller", owners: []string{deployments}, watches: []string{replicaSets, pods}, decide: deployment},
 		{name: "replicaset-controller", owners: []string{replicaSets}, watches: []string{pods, nodes}, decide: replicaSet},
@@ -165,6 +174,7 @@ func table(cfg Config) []row {
 			prepare: collector.prepare, decide: collector.decide},
 		{name: "pod-garbage-collector", owners: []string{pods}, watches: []string{nodes}, prepare: lost.prepare, decide: lost.decide},
 		{name: "node-controller", owners: []string{pods}, watches: []string{nodes}, prepare: evicted.prepare, decide: evicted.decide},
+		{name: "horizontal-pod-autoscaler", owners: []string{horizontalPodAutoscalers}, ask: scaled.ask, decide: scaled.decide},
 		{name: "clusterrole-aggregation-controller", owners: []string{clusterRoles}, decide: clusterRole},
 		{name: "token-cleaner", owners: []string{"secrets"}, decide: token},
 	}

@@ -14,27 +14,30 @@ import (
 	"murmur/crdt"
 )
 
+// tryPost creates what has no Go type, and returns the status and what was said.
+func (c *cluster) tryPost(path, body string) (int, string) {
+	r, err := http.NewRequestWithContext(c.ctx, http.MethodPost, "https://murmur"+path, strings.NewReader(body))
+	check(c.t, err)
+	r.Header.Set("Content-Type", "application/json")
+	res, err := c.admin.RoundTripper().RoundTrip(r)
+	check(c.t, err)
+	defer res.Body.Close()
+	said, err := io.ReadAll(res.Body)
+	check(c.t, err)
+	return res.StatusCode, string(said)
+}
+
+func (c *cluster) post(path, body string) {
+	c.t.Helper()
+	if code, said := c.tryPost(path, body); code != http.StatusCreated {
+		c.t.Fatalf("POST %s: %d %s", path, code, said)
+	}
+}
+
 // TestCustomKinds: objects of defined kinds are owners and dependents, go with their namespace, and count in quotas.
 func TestCustomKinds(t *testing.T) {
 	c := start(t, "n1")
-	post := func(path, body string) (int, string) {
-		r, err := http.NewRequestWithContext(c.ctx, http.MethodPost, "https://murmur"+path, strings.NewReader(body))
-		check(t, err)
-		r.Header.Set("Content-Type", "application/json")
-		res, err := c.admin.RoundTripper().RoundTrip(r)
-		check(t, err)
-		defer res.Body.Close()
-		said, err := io.ReadAll(res.Body)
-		check(t, err)
-		return res.StatusCode, string(said)
-	}
-	must := func(path, body string) {
-		t.Helper()
-		if code, said := post(path, body); code != http.StatusCreated {
-			t.Fatalf("POST %s: %d %s", path, code, said)
-		}
-	}
-	must("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", `{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition",
+	c.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", `{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition",
 		"metadata":{"name":"widgets.example.com"},"spec":{"group":"example.com","scope":"Namespaced","names":{"plural":"widgets","kind":"Widget"},
 		"versions":[{"name":"v1","served":true,"storage":true,"schema":{"openAPIV3Schema":{"type":"object"}}}]}}`)
 	_, err := c.admin.Create(c.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}})
@@ -57,11 +60,11 @@ func TestCustomKinds(t *testing.T) {
 		return q != nil && len(q.Status.Used) == 1
 	})
 	const widgets = "/apis/example.com/v1/namespaces/ns/widgets"
-	must(widgets, `{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"owner"}}`)
+	c.post(widgets, `{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"owner"}}`)
 	owner, _ := c.store.Snapshot().Get(key("owner"))
-	must(widgets, fmt.Sprintf(`{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"child",
+	c.post(widgets, fmt.Sprintf(`{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"child",
 		"ownerReferences":[{"apiVersion":"example.com/v1","kind":"Widget","name":"owner","uid":%q,"blockOwnerDeletion":true}]}}`, owner.UID))
-	if code, said := post(widgets, `{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"third"}}`); code != http.StatusForbidden {
+	if code, said := c.tryPost(widgets, `{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"third"}}`); code != http.StatusForbidden {
 		t.Errorf("a third object in a quota of two: %d %s", code, said)
 	}
 	c.eventually("two counted", used("2"))
@@ -72,7 +75,7 @@ func TestCustomKinds(t *testing.T) {
 		return !child && !owner
 	})
 	c.eventually("nothing counted", used("0"))
-	must(widgets, `{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"last"}}`)
+	c.post(widgets, `{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"last"}}`)
 	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "namespaces", Name: "ns"}, metav1.DeleteOptions{}))
 	c.eventually("the namespace and what was in it are gone", func(s *crdt.Snapshot) bool {
 		_, ns := s.Get(crdt.Key{Resource: "namespaces", Name: "ns"})

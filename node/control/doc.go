@@ -9,7 +9,7 @@
 //
 // # The loop
 //
-// One loop runs each row of the table in control.go: take a snapshot, decide for every owner whose controller of record
+// One loop runs each row of the table in control.go: take a snapshot, ask for what is in none, decide for every owner whose controller of record
 // is this node, write, wait for a change, a change of the view, or the earliest time that a decision asked for. The
 // controller of record is the rendezvous hash of the owner's UID over the nodes in sight. That saves work; nothing
 // depends on it: during a partition each side has its own, and for a moment after any change of view two may act. Writes
@@ -42,6 +42,9 @@
 //
 // Status counts what can be seen from here; each side of a partition writes its own, and after the heal the controller of
 // record writes it again.
+//
+// A HorizontalPodAutoscaler is decided from what no store has: what the pods of its target use. It is asked for before the
+// decisions, of the nodes that run them, and what was recommended is remembered in memory: see docs/adr/0021.
 //
 // # What it does not do
 //

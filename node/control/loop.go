@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -30,6 +32,8 @@ type row struct {
 	// pace is how long a wake-up waits for more of its kind; 0 means gather. A controller with a pace looks at every object
 	// there is, and waits longer the longer that takes: see breath.
 	pace time.Duration
+	// ask, if there is one, asks for what no snapshot has, before any owner is decided.
+	ask func(context.Context, API, *world)
 	// prepare, if there is one, sees the world once before any owner is decided.
 	prepare func(*world)
 	// everywhere means that each node decides, for itself; else only the owner's controller of record does.
@@ -42,6 +46,8 @@ type row struct {
 type plan struct {
 	// writes happen in order, but for neighbours of the same verb among create and delete: they happen together.
 	writes []write
+	// events are recorded whatever is written.
+	events []event
 	// wake is when time alone may change the decision; zero means never.
 	wake time.Time
 }
@@ -66,6 +72,8 @@ const (
 	// claim and renumber are about the numbers of a Service: see Numbers.
 	claim    verb = "claim"
 	renumber verb = "renumber"
+	// rescale sets the replicas of an HPA's target, and then the HPA's status.
+	rescale verb = "rescale"
 )
 
 // write is one thing to do.
@@ -79,6 +87,8 @@ type write struct {
 	base *crdt.Entry
 	// numbers are what to claim or to renumber.
 	numbers []crdt.Key
+	// scale is what to scale to.
+	scale *autoscalingv1.Scale
 	// done and failed are events about the owner for either outcome.
 	done, failed *event
 }
@@ -147,6 +157,9 @@ func of[T any](w *world, resource, namespace string, uid types.UID) []*T {
 	}
 	return out
 }
+
+// mine tells whether this node is the controller of record of an owner.
+func (w *world) mine(uid types.UID) bool { return rendezvous(string(uid), w.alive) == w.self }
 
 // look takes the world as it is now.
 func (c *Controllers) look() *world {
@@ -224,6 +237,9 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 		if r.prepare != nil {
 			r.prepare(w)
 		}
+		if r.ask != nil {
+			r.ask(ctx, api, w)
+		}
 		next := plan{}
 		type job struct {
 			uid types.UID
@@ -238,7 +254,7 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 		}
 		for _, resource := range owners {
 			for e := range w.snap.Range(resource, "", "") {
-				if !r.everywhere && rendezvous(string(e.UID), w.alive) != w.self {
+				if !r.everywhere && !w.mine(e.UID) {
 					continue
 				}
 				if len(pauses)+len(failures) > 0 {
@@ -250,6 +266,9 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 				}
 				p := r.decide(w, e)
 				next.at(p.wake)
+				for _, e := range p.events {
+					c.cfg.Recorder.Event(e.about, e.kind, e.reason, e.message)
+				}
 				if len(p.writes) > 0 {
 					present[e.UID] = true
 					jobs = append(jobs, job{e.UID, e.Key, p})
@@ -422,10 +441,12 @@ func (c *Controllers) write(ctx context.Context, api API, w write) error {
 		err = c.cfg.Numbers.Claim(ctx, w.obj.(*corev1.Service), w.numbers)
 	case renumber:
 		err = c.cfg.Numbers.Renumber(ctx, w.obj.(*corev1.Service), w.numbers)
+	case rescale:
+		err = scaleTo(ctx, api, w.obj.(*autoscalingv2.HorizontalPodAutoscaler), w.scale)
 	case commit:
 		_, err = c.cfg.Store.Commit(ctx, crdt.Write{Key: w.key, Object: w.obj, Base: w.base})
 	}
-	if w.verb != create && (apierrors.IsNotFound(err) || errors.Is(err, crdt.ErrNotFound)) {
+	if w.verb != create && w.verb != rescale && (apierrors.IsNotFound(err) || errors.Is(err, crdt.ErrNotFound)) {
 		return nil
 	}
 	if err != nil {
