@@ -25,6 +25,9 @@ const unseen = 30 * time.Second
 // was in sight, so that whoever has it could have sent it. UIDs are derived, so an owner of the same name with another
 // UID is another owner; which of the two is the later cannot be told from a UID, and it falls under the same rule.
 type garbage struct {
+	// looked is the version of the last look, and resources what was looked at: an object that is older and has no ties has none still.
+	looked    crdt.Version
+	resources []string
 	// ties are of the objects that have any, read once for each version. Most have none.
 	ties map[crdt.Key]ties
 	// dependents are the objects that name a UID as their owner's, owners where those of them are that are there.
@@ -45,6 +48,8 @@ type ties struct {
 	deleting   bool
 	// graceful: it is given time to end.
 	graceful bool
+	// unread: it cannot be decoded, so nothing is done about it.
+	unread bool
 }
 
 // owner is one that an object names; blocks says that it is not to go first.
@@ -58,20 +63,20 @@ func (t ties) has(finalizer string) bool { return slices.Contains(t.finalizers, 
 // waits tells whether an object that is being deleted waits for its dependents.
 func (t ties) waits() bool { return t.deleting && t.has(metav1.FinalizerDeleteDependents) }
 
-// tiesOf reads what ties an object has; ok is false if it cannot be read.
-func tiesOf(e *crdt.Entry) (t ties, ok bool) {
+// tiesOf reads what ties an object has.
+func tiesOf(e *crdt.Entry) ties {
 	m := &metav1.PartialObjectMetadata{}
 	if err := e.Into(m); err != nil {
-		return t, false
+		return ties{version: e.Version, uid: e.UID, unread: true}
 	}
-	t = ties{
+	t := ties{
 		version: e.Version, uid: e.UID, finalizers: m.Finalizers, deleting: m.DeletionTimestamp != nil,
 		graceful: m.DeletionGracePeriodSeconds != nil && *m.DeletionGracePeriodSeconds > 0,
 	}
 	for _, ref := range m.OwnerReferences {
 		t.owners = append(t.owners, owner{ref.UID, ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion})
 	}
-	return t, true
+	return t
 }
 
 // tied tells whether an object may have ties. It looks at the text, which costs less than to remember that it has none.
@@ -90,6 +95,11 @@ func (g *garbage) prepare(w *world) {
 	known := make(map[crdt.Key]ties, len(g.ties))
 	was := g.present
 	g.present, g.dependents = make(map[uint64]struct{}, len(was)), map[types.UID][]crdt.Key{}
+	looked := g.looked
+	if !slices.Equal(g.resources, w.resources) {
+		looked = 0
+	}
+	g.looked, g.resources = w.snap.Version(), w.resources
 	each := func(f func(*crdt.Entry)) {
 		for _, resource := range w.resources {
 			for e := range w.snap.Range(resource, "", "") {
@@ -99,14 +109,15 @@ func (g *garbage) prepare(w *world) {
 	}
 	each(func(e *crdt.Entry) {
 		g.present[digestOf(e.UID)] = struct{}{}
-		if !tied(e) {
+		t, ok := g.ties[e.Key]
+		if !ok && e.Version <= looked {
 			return
 		}
-		t, ok := g.ties[e.Key]
 		if !ok || t.version != e.Version || t.uid != e.UID {
-			if t, ok = tiesOf(e); !ok {
+			if !tied(e) {
 				return
 			}
+			t = tiesOf(e)
 		}
 		known[e.Key] = t
 		for _, o := range t.owners {
@@ -153,8 +164,8 @@ func (g *garbage) missing(w *world, what string) (gone bool, at time.Time) {
 
 func (g *garbage) decide(w *world, e *crdt.Entry) plan {
 	t := g.ties[e.Key]
-	if t.version != e.Version && tied(e) {
-		return plan{} // it cannot be read
+	if t.unread {
+		return plan{}
 	}
 	if _, stored := w.snap.Stored(e.Key); !stored {
 		return plan{} // derived on every node: there is nothing to collect

@@ -69,6 +69,47 @@ func TestLateOwner(t *testing.T) {
 	}
 }
 
+// TestTiesFollowTheObjects: an object that had no ties is looked at again when it changes, and when its kind is defined later.
+func TestTiesFollowTheObjects(t *testing.T) {
+	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = store.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done; store.Close() })
+	put := func(resource string, owners ...types.UID) {
+		t.Helper()
+		key := crdt.Key{Resource: resource, Namespace: "default", Name: "x"}
+		o := &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Name: "x", Namespace: "default"}}
+		for _, uid := range owners {
+			o.OwnerReferences = append(o.OwnerReferences, metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "owner", UID: uid})
+		}
+		base, _ := store.Snapshot().Get(key)
+		if _, err := store.Commit(ctx, crdt.Write{Key: key, Object: o, Base: base}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := newGarbage()
+	look := func(want int, resources ...string) {
+		t.Helper()
+		g.prepare(&world{snap: store.Snapshot(), now: epoch, resources: resources})
+		if len(g.ties) != want || len(g.dependents["u"]) != want {
+			t.Errorf("%d objects have ties, %d depend, want %d", len(g.ties), len(g.dependents["u"]), want)
+		}
+	}
+	put("configmaps")
+	put("secrets", "u")
+	look(0, "configmaps")
+	put("configmaps", "u")
+	look(1, "configmaps")
+	look(1, "configmaps")
+	look(2, "configmaps", "secrets")
+	put("configmaps")
+	look(1, "configmaps", "secrets")
+}
+
 // TestSlices: what slices hold, and that order of pods does not matter.
 func TestSlices(t *testing.T) {
 	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: "svc", Labels: map[string]string{"app": "web"}},
