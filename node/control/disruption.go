@@ -57,7 +57,8 @@ func allowance(p *plan, budget *policyv1.PodDisruptionBudget, pods []*corev1.Pod
 		if q.DeletionTimestamp != nil {
 			continue
 		}
-		if at, evicted := budget.Status.DisruptedPods[q.Name]; evicted {
+		// A pod made since is another of that name: it took the evicted one's place.
+		if at, evicted := budget.Status.DisruptedPods[q.Name]; evicted && q.CreationTimestamp.Before(&at) {
 			if ends := at.Add(evictionGrace); now.Before(ends) {
 				p.at(ends)
 				if st.DisruptedPods == nil {

@@ -30,6 +30,7 @@ func TestAllowance(t *testing.T) {
 		{what: "three may be missing, two are", spec: policyv1.PodDisruptionBudgetSpec{MaxUnavailable: number(3)}, scale: 4, healthy: 2, desired: 1, expected: 4, allowed: 1},
 		{what: "an evicted pod is as good as gone", spec: policyv1.PodDisruptionBudgetSpec{MinAvailable: number(1)}, evicted: second(10), scale: 4, healthy: 1, desired: 1, expected: 4},
 		{what: "unless nobody deletes it", spec: policyv1.PodDisruptionBudgetSpec{MinAvailable: number(1)}, evicted: second(10).Add(-evictionGrace), scale: 4, healthy: 2, desired: 1, expected: 4, allowed: 1},
+		{what: "one of its name was made since", spec: policyv1.PodDisruptionBudgetSpec{MinAvailable: number(1)}, evicted: second(-5), scale: 4, healthy: 2, desired: 1, expected: 4, allowed: 1},
 	} {
 		var pods []*corev1.Pod
 		for _, name := range []string{"a", "b", "notready", "far"} {
