@@ -1,11 +1,11 @@
 package control
 
 import (
+	"hash/maphash"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -33,8 +33,9 @@ type garbage struct {
 	// dependents are the objects that name a UID as their owner's, owners where those of them are that are there.
 	dependents map[types.UID][]crdt.Key
 	owners     map[types.UID]crdt.Key
-	// present and gone are hashes of UIDs: of all objects, and of those that were seen and are no more.
+	// present and gone are digests of UIDs: of all objects, and of those that were seen and are no more.
 	present, gone map[uint64]struct{}
+	seed          maphash.Seed
 	// absent is since when a UID, or a namespace by its name, has been looked for in vain.
 	absent map[string]time.Time
 }
@@ -85,7 +86,7 @@ func tied(e *crdt.Entry) bool {
 }
 
 func newGarbage() *garbage {
-	return &garbage{gone: map[uint64]struct{}{}, absent: map[string]time.Time{}}
+	return &garbage{seed: maphash.MakeSeed(), gone: map[uint64]struct{}{}, absent: map[string]time.Time{}}
 }
 
 // maxGone bounds what is remembered of the dead.
@@ -108,7 +109,7 @@ func (g *garbage) prepare(w *world) {
 		}
 	}
 	each(func(e *crdt.Entry) {
-		g.present[digestOf(e.UID)] = struct{}{}
+		g.present[g.digest(e.UID)] = struct{}{}
 		t, ok := g.ties[e.Key]
 		if !ok && e.Version <= looked {
 			return
@@ -145,8 +146,8 @@ func (g *garbage) prepare(w *world) {
 	}
 }
 
-// digestOf stands for a UID in less memory.
-func digestOf(uid types.UID) uint64 { return xxhash.Sum64String(string(uid)) }
+// digest stands for a UID in less memory. Nobody can choose two that have the same.
+func (g *garbage) digest(uid types.UID) uint64 { return maphash.String(g.seed, string(uid)) }
 
 // missing says whether what is absent is gone; at is when it may be.
 func (g *garbage) missing(w *world, what string) (gone bool, at time.Time) {
@@ -193,7 +194,7 @@ func (g *garbage) decide(w *world, e *crdt.Entry) plan {
 	solid := 0
 	for _, o := range t.owners {
 		key, ok := g.owners[o.uid]
-		_, gone := g.gone[digestOf(o.uid)]
+		_, gone := g.gone[g.digest(o.uid)]
 		switch {
 		case ok && (key.Namespace == "" || key.Namespace == e.Key.Namespace):
 			delete(g.absent, string(o.uid))
