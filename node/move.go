@@ -107,8 +107,8 @@ func (n *Node) blank() error {
 func users(snap *crdt.Snapshot, resources []string, self string) (crdt.Key, bool) {
 	for _, resource := range resources {
 		for e := range snap.Range(resource, "", "") {
-			if !systems(e, self) {
-				return e.Key, true
+			if stored, ok := snap.Stored(e.Key); ok && !systems(stored, self) {
+				return e.Key, true // what is only derived nobody has made
 			}
 		}
 	}

@@ -184,7 +184,12 @@ func TestUsersObjects(t *testing.T) {
 		commit(t, s, "events", &corev1.Event{TypeMeta: kind("v1", "Event"), ObjectMeta: meta("default", "n1.1")})
 		return s
 	}
-	if k, ok := users(fresh(t).Snapshot(), resources, "n1"); ok {
+	newborn := fresh(t)
+	derived := &corev1.ConfigMap{TypeMeta: kind("v1", "ConfigMap"), ObjectMeta: meta("default", "derived")}
+	if err := newborn.Derive(t.Context(), crdt.Key{Resource: "configmaps", Namespace: "default", Name: "derived"}, nil, derived); err != nil {
+		t.Fatal(err)
+	}
+	if k, ok := users(newborn.Snapshot(), resources, "n1"); ok {
 		t.Errorf("%s of a new cluster is taken for a user's", k)
 	}
 	for _, tt := range []struct {
