@@ -90,8 +90,8 @@ const (
 	sampleSmall    = 8
 	sampleLarge    = 4
 	bidTimeout     = 10 * time.Millisecond
-	patientTimeout = 400 * time.Millisecond
-	lateTimeout    = 100 * time.Millisecond
+	patientTimeout = 800 * time.Millisecond
+	lateTimeout    = 250 * time.Millisecond
 	emptyTimeout   = 2 * time.Second
 	// patientNodes is up to how many feasible nodes each bid counts so much that it is worth waiting for.
 	patientNodes = 8

@@ -46,7 +46,7 @@
 // Pods that placement cannot tell apart are one class and are offered together: eight at a time, or a sixteenth of them
 // if that is more. A class has one wave under way; the next is offered in the same breath as the last is awarded, and because
 // streams keep their order each candidate bids with the last wave in its ledger. So a burst spreads evenly without a timer between
-// waves. With at most eight feasible nodes each bid counts for evenness, and a wave waits 400 ms for a slow one, 100 ms if it was already
+// waves. With at most eight feasible nodes each bid counts for evenness, and a wave waits 800 ms for a slow one, 250 ms if it was already
 // late, and two seconds more if nobody else has room; in larger clusters it waits 10 ms or three round trips.
 //
 // # Preemption
