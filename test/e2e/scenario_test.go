@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"crypto/tls"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -286,30 +288,78 @@ func TestTwoNodesOneDies(t *testing.T) {
 	l.kubectl("n1", "get", "configmap", "alone")
 }
 
-// watchReady notes the least number of ready pods of an app that a node sees, until stopped.
+// watchReady notes the least number of ready pods of an app that a node sees, until stopped. It looks at what one watch has brought: a
+// client for each look would take from the nodes the processor that they need meanwhile.
 func (l *lab) watchReady(node, app string) (stop func() int) {
+	l.t.Helper()
+	before, err := l.pods(node, app)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	cmd := l.command("exec", node, "--", "kubectl", "get", "pods", "-l", "app="+app, "--watch", "--output-watch-events", "-o", "json")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	type change struct {
+		Type   string
+		Object corev1.Pod
+	}
+	changes := make(chan change)
+	go func() {
+		defer close(changes)
+		for in := json.NewDecoder(out); ; {
+			var c change
+			if in.Decode(&c) != nil {
+				return
+			}
+			changes <- c
+		}
+	}()
 	end, done := make(chan struct{}), make(chan int)
 	go func() {
-		least := 1 << 20
+		pods, least := map[string]bool{}, 1<<20
+		look := time.NewTicker(200 * time.Millisecond)
+		defer look.Stop()
 		for {
-			if pods, err := l.pods(node, app); err == nil {
+			select {
+			case c, ok := <-changes:
+				if !ok {
+					changes, least = nil, -1 // a watch that has ended shows nothing
+					continue
+				}
+				pods[c.Object.Name] = ready(&c.Object) && c.Type != "DELETED"
+			case <-look.C:
+				if len(pods) < len(before) {
+					continue // the list that the watch begins with
+				}
 				count := 0
-				for _, p := range pods {
-					if ready(p) {
+				for _, ready := range pods {
+					if ready {
 						count++
 					}
 				}
 				least = min(least, count)
-			}
-			select {
 			case <-end:
 				done <- least
 				return
-			case <-time.After(200 * time.Millisecond):
 			}
 		}
 	}()
-	return func() int { close(end); return <-done }
+	return func() int {
+		close(end)
+		least := <-done
+		_ = cmd.Process.Kill()
+		go func() {
+			for range changes {
+			}
+		}()
+		_ = cmd.Wait()
+		return least
+	}
 }
 
 func TestPartitionAndHeal(t *testing.T) {
@@ -400,17 +450,22 @@ func atLeast(l *lab, node, app string, n int, on ...string) error {
 
 // sameLists is nil if all nodes list the same objects with the same content.
 func (l *lab) sameLists() error {
-	var first string
-	for _, n := range []string{"n1", "n2", "n3"} {
-		out, err := l.tryKubectl(n, "get", "deployments,replicasets,pods,services,configmaps,endpointslices", "-A", "-o",
-			`jsonpath={range .items[*]}{.kind}/{.metadata.namespace}/{.metadata.name} {.metadata.uid} {.spec.replicas} {.spec.nodeName} {.status} {.data}{"\n"}{end}`)
-		if err != nil {
-			return err
-		}
-		if first == "" {
-			first = out
-		} else if out != first {
-			return fmt.Errorf("%s lists something else than n1:\n%s\n--- n1:\n%s", n, out, first)
+	nodes := []string{"n1", "n2", "n3"}
+	lists, errs := make([]string, len(nodes)), make([]error, len(nodes))
+	var wait sync.WaitGroup
+	for i, n := range nodes {
+		wait.Go(func() {
+			lists[i], errs[i] = l.tryKubectl(n, "get", "deployments,replicasets,pods,services,configmaps,endpointslices", "-A", "-o",
+				`jsonpath={range .items[*]}{.kind}/{.metadata.namespace}/{.metadata.name} {.metadata.uid} {.spec.replicas} {.spec.nodeName} {.status} {.data}{"\n"}{end}`)
+		})
+	}
+	wait.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for i, n := range nodes {
+		if lists[i] != lists[0] {
+			return fmt.Errorf("%s lists something else than n1:\n%s\n--- n1:\n%s", n, lists[i], lists[0])
 		}
 	}
 	return nil
