@@ -259,15 +259,22 @@ func (t turns) keep(wanted map[string]bool) {
 // of those that are deleted, and settles anew what was written without knowing of the others: on another side of a
 // partition, or before a name became free.
 func (s *Server) keepDefinitions(ctx context.Context) {
-	wake := s.cfg.Store.Subscribe(definitions)
-	defer wake.Close()
 	due := turns{}
 	seen := map[string]*apiextensionsv1.CustomResourceDefinition{}
-	for {
+	s.attend(ctx, definitions, func(now time.Time) time.Time {
 		s.customs.prune(s.cfg.Store.Snapshot())
 		s.sweep(ctx, seen)
+		return s.tend(ctx, due, now)
+	})
+}
+
+// attend looks at once, whenever an object of a resource changes, and when the last look said that something is due, until ctx ends.
+func (s *Server) attend(ctx context.Context, resource string, look func(now time.Time) (next time.Time)) {
+	wake := s.cfg.Store.Subscribe(resource)
+	defer wake.Close()
+	for {
 		var again <-chan time.Time
-		if next := s.tend(ctx, due, time.Now()); !next.IsZero() {
+		if next := look(time.Now()); !next.IsZero() {
 			again = time.After(time.Until(next))
 		}
 		select {

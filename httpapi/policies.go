@@ -206,9 +206,9 @@ func (p *policies) stop() {
 	p.running, p.end = nil, nil
 }
 
-// stopPolicies waits for the end of ctx and then ends what evaluates policies.
-func (s *Server) stopPolicies(ctx context.Context) {
-	<-ctx.Done()
+// stopPolicies ends what evaluates policies once the server is stopping, from when on none is started.
+func (s *Server) stopPolicies() {
+	<-s.stopping
 	for _, p := range s.policies {
 		p.mu.Lock()
 		p.stop()
@@ -223,20 +223,8 @@ func (s *Server) mapper() meta.ResettableRESTMapper {
 
 // checkPolicies writes into the status of validating policies what is wrong with the types in their expressions. Any node may, in its turn.
 func (s *Server) checkPolicies(ctx context.Context) {
-	wake := s.cfg.Store.Subscribe(validatingPolicies)
-	defer wake.Close()
-	for due := (turns{}); ; {
-		var again <-chan time.Time
-		if next := s.checkTypes(ctx, due, time.Now()); !next.IsZero() {
-			again = time.After(time.Until(next))
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-wake.C:
-		case <-again:
-		}
-	}
+	due := turns{}
+	s.attend(ctx, validatingPolicies, func(now time.Time) time.Time { return s.checkTypes(ctx, due, now) })
 }
 
 // checkTypes does what is due, and says when the next is.

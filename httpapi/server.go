@@ -267,7 +267,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error {
-		s.stopPolicies(ctx)
+		s.stopPolicies()
 		return nil
 	})
 	group.Go(func() error { return s.serve(ctx, l, nil) })
