@@ -116,7 +116,7 @@ func restore(d Disk, r io.Reader) error {
 			if m, err = decodeMeta(rec.Value); err != nil {
 				return fmt.Errorf("%w: %w", ErrBackup, err)
 			}
-			if m, err = m.anew(nil); err != nil {
+			if m, err = m.renewed(nil, aStore); err != nil {
 				return err
 			}
 			m.behind, m.sum, m.summed = true, 0, true
@@ -188,29 +188,19 @@ func (s *Store) copied(random io.Reader) error {
 	if err != nil || m == nil {
 		return err
 	}
-	if m, err = m.anew(random); err != nil {
+	if m, err = m.renewed(random, aStore); err != nil {
 		return err
 	}
 	m.behind = true
 	return s.disk.Write([]Record{metaRecord(m)})
 }
 
-// anew is the record of a store that goes on from another's moment as one of its own.
-func (m *meta) anew(random io.Reader) (*meta, error) {
+// renewed is the record of a store that goes on from here and uses none of its numbers again: as an epoch of itself, or as a
+// store of its own.
+func (m *meta) renewed(random io.Reader, change Origin) (*meta, error) {
 	out := *m
 	var err error
-	if out.origin, err = newOrigin(random); err != nil {
-		return nil, err
-	}
-	out.seq, out.reserved = 0, versionBase(out.origin)
-	return &out, nil
-}
-
-// renewed is the record of a store that goes on as itself, and uses none of its numbers again.
-func (m *meta) renewed(random io.Reader) (*meta, error) {
-	out := *m
-	var err error
-	if out.origin, err = m.origin.renewed(random); err != nil {
+	if out.origin, err = m.origin.other(random, change); err != nil {
 		return nil, err
 	}
 	out.seq, out.reserved = 0, versionBase(out.origin)

@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -51,6 +52,21 @@ func TestBackupIsRestoredUnderANewOrigin(t *testing.T) {
 	}
 	if a.Digest() != b.Digest() {
 		t.Error("digests differ after exchange")
+	}
+}
+
+// The tag of a version is one of 29,215: an origin drawn by chance may have its predecessor's.
+func TestNoVersionIsTakenForOneOfTheOriginBefore(t *testing.T) {
+	const before = Origin(7 << epochBits)
+	var draws []byte
+	for _, o := range []Origin{before + maxTag - minTag, before + 2*(maxTag-minTag), before + 5} {
+		draws = binary.BigEndian.AppendUint64(draws, uint64(o))
+	}
+	for name, change := range map[string]Origin{"an epoch": anEpoch, "a store": aStore} {
+		m, err := (&meta{origin: before}).renewed(bytes.NewReader(draws), change)
+		if err != nil || m.origin != before+5 || m.reserved.Of(before) {
+			t.Errorf("%s goes on under %x, version %v: %v", name, m.origin, m.reserved, err)
+		}
 	}
 }
 

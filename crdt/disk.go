@@ -231,11 +231,17 @@ const epochBits = 24
 // family is what all epochs of one store have in common.
 func (o Origin) family() Origin { return o >> epochBits }
 
-// renewed is another origin of the same store.
-func (o Origin) renewed(random io.Reader) (Origin, error) {
+// The bits of an origin that change when a store goes on as an epoch of itself, or as a store of its own.
+const (
+	anEpoch = Origin(1)<<epochBits - 1
+	aStore  = ^Origin(0)
+)
+
+// other draws those bits of o anew that are to change, until no version made under o can be taken for one made under the result.
+func (o Origin) other(random io.Reader, change Origin) (Origin, error) {
 	for {
 		n, err := newOrigin(random)
-		if n = o.family()<<epochBits | n&(1<<epochBits-1); err != nil || n != o {
+		if n = o&^change | n&change; err != nil || versionBase(n) != versionBase(o) {
 			return n, err
 		}
 	}

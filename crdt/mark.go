@@ -95,7 +95,7 @@ func (s *Store) examine(m *meta, c Config) (*meta, error) {
 		return m, nil
 	}
 	old := m.origin
-	m, err := m.renewed(c.Rand)
+	m, err := m.renewed(c.Rand, anEpoch)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +144,7 @@ func (b *batch) heard(seq uint64) error {
 	if seq <= b.meta.seq {
 		return nil
 	}
-	m, err := b.meta.renewed(b.store.random)
+	m, err := b.meta.renewed(b.store.random, anEpoch)
 	if err != nil {
 		return err
 	}
