@@ -56,6 +56,7 @@ SKIP  ?=
 NODES ?= 3
 PROCS ?= 4
 conformance: deps build
+	@scripts/deps.sh conformance
 	@mkdir -p test/conformance/.cache && cd test/conformance && $(GO) build -o .cache/conformance . && \
 	  .cache/conformance run -focus='$(FOCUS)' -skip='$(SKIP)' -nodes=$(NODES) -procs=$(PROCS)
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what is missing on a Debian machine. Says what to do where it cannot.
+# Installs what is missing on a Debian machine; with "conformance", also what images are made with. Says what to do where it cannot.
 set -eu
 
 missing=
@@ -12,6 +12,10 @@ need curl curl
 need busybox busybox-static
 need openssl openssl
 need ps procps
+if [ "${1:-}" = conformance ]; then
+	need gcc "gcc libc6-dev"
+	need bzip2 bzip2
+fi
 missing=$(echo $missing)
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

@@ -41,6 +41,61 @@ func packages(ctx context.Context, dir string, names ...string) ([]string, error
 	return debs, err
 }
 
+// source unpacks what the authors of a package's program released, without Debian's patches, and returns its folder.
+func source(ctx context.Context, dir, name string) (string, error) {
+	if err := os.MkdirAll(filepath.Join(dir, "lists/partial"), 0o755); err != nil {
+		return "", err
+	}
+	// The machine's own lists name programs only, so the same places are asked for their sources.
+	places := func() ([]byte, error) {
+		return exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "deb-src $(SITE) $(RELEASE) $(COMPONENT)",
+			"Created-By: Packages", "Origin: Debian").Output()
+	}
+	list, err := places()
+	if err == nil && len(list) == 0 {
+		if err = command(ctx, "apt-get", "-qq", "update"); err == nil {
+			list, err = places()
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("ask apt where Debian is: %w", err)
+	}
+	sources := filepath.Join(dir, "sources.list")
+	if err := os.WriteFile(sources, list, 0o644); err != nil {
+		return "", err
+	}
+	get := func(args ...string) error {
+		cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-qq", "-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root",
+			"-o", "Dir::Etc::sourcelist=" + sources, "-o", "Dir::Etc::sourceparts=-", "-o", "Dir::State::lists=" + filepath.Join(dir, "lists")}, args...)...)
+		cmd.Dir = dir
+		return quietly(cmd)
+	}
+	if err := get("update"); err != nil {
+		return "", err
+	}
+	if err := get("--download-only", "source", name); err != nil {
+		return "", err
+	}
+	archives, err := filepath.Glob(filepath.Join(dir, name+"_*.orig.tar.*"))
+	if err != nil || len(archives) != 1 {
+		return "", fmt.Errorf("%d archives of the source of %s in %s, want one", len(archives), name, dir)
+	}
+	out := filepath.Join(dir, name)
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return "", err
+	}
+	return out, command(ctx, "tar", "-xf", archives[0], "-C", out, "--strip-components=1")
+}
+
+// quietly runs a program whose output matters only when it fails.
+func quietly(cmd *exec.Cmd) error {
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out[max(0, len(out)-4000):])
+	}
+	return nil
+}
+
 // unpacked adds the files of a package to a layer. Documentation is left out. The layer below has /bin, /sbin and /lib as
 // links into /usr, so what lies there goes to /usr.
 func unpacked(ctx context.Context, l *layerWriter, deb string) error {

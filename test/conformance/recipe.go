@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 )
 
@@ -75,15 +76,12 @@ func (c cache) layers(ctx context.Context) (map[string]layer, error) {
 		}
 	}
 	makers := map[string]func(*layerWriter) error{
-		"base": func(l *layerWriter) error { return base(ctx, l) },
+		"base": func(l *layerWriter) error { return c.base(ctx, l) },
 		"tools": func(l *layerWriter) error {
 			if err := packed(userland...)(l); err != nil {
 				return err
 			}
 			l.link("usr/bin/nc", "nc.openbsd") // what the package's scripts would do
-			// Busybox's shell as Debian builds it prefers its own nc, whatever the PATH says, and drops variables whose names are
-			// no identifiers.
-			l.link("usr/bin/sh", "bash")
 			return l.err
 		},
 		"agnhost": plain(func(l *layerWriter) {
@@ -145,7 +143,7 @@ func (c cache) layers(ctx context.Context) (map[string]layer, error) {
 }
 
 // base is busybox with all its names, and the files that programs look for in /etc.
-func base(ctx context.Context, l *layerWriter) error {
+func (c cache) base(ctx context.Context, l *layerWriter) error {
 	for _, d := range []string{"usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "etc", "root", "home", "proc", "sys", "dev", "run", "var/lib", "var/run", "mnt"} {
 		l.dir(d, 0o755)
 	}
@@ -158,9 +156,9 @@ func base(ctx context.Context, l *layerWriter) error {
 		"user-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh\n")
 	l.text("etc/group", 0o644, "root:x:0:\nnogroup:x:65534:\nwww-data:x:33:\nuser-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n")
 	l.text("etc/nsswitch.conf", 0o644, "passwd: files\ngroup: files\nhosts: files dns\n")
-	busybox, err := exec.LookPath("busybox")
+	busybox, err := c.busybox(ctx)
 	if err != nil {
-		return fmt.Errorf("busybox is not on this machine; `make deps` installs it: %w", err)
+		return err
 	}
 	l.file("usr/bin/busybox", 0o755, busybox)
 	out, err := exec.CommandContext(ctx, busybox, "--list").Output()
@@ -173,6 +171,47 @@ func base(ctx context.Context, l *layerWriter) error {
 		}
 	}
 	return l.err
+}
+
+// busybox is built from its own source. The one that Debian builds runs its own nc whatever the PATH says, and keeps
+// variables whose names are no identifiers from programs; of neither is the one in upstream's images, by whose messages specs tell what happened.
+func (c cache) busybox(ctx context.Context) (string, error) {
+	program := c.path("bin/busybox")
+	if _, err := os.Stat(program); err == nil {
+		return program, nil
+	}
+	fmt.Fprintln(os.Stderr, "building busybox")
+	dir, err := source(ctx, c.path("source"), "busybox")
+	if err != nil {
+		return "", err
+	}
+	target := func(args ...string) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, "make", args...)
+		cmd.Dir = dir
+		return cmd
+	}
+	config := filepath.Join(dir, ".config")
+	if err := quietly(target("defconfig")); err != nil {
+		return "", err
+	}
+	text, err := os.ReadFile(config)
+	if err != nil {
+		return "", err
+	}
+	// tc wants what headers of newer kernels no longer define.
+	ours := strings.NewReplacer("# CONFIG_STATIC is not set", "CONFIG_STATIC=y", "CONFIG_TC=y", "# CONFIG_TC is not set").Replace(string(text))
+	if err := os.WriteFile(config, []byte(ours), 0o644); err != nil {
+		return "", err
+	}
+	resolved := target("oldconfig")
+	resolved.Stdin = strings.NewReader(strings.Repeat("\n", 2000)) // each question's default
+	if err := quietly(resolved); err != nil {
+		return "", err
+	}
+	if err := quietly(target(fmt.Sprint("-j", runtime.NumCPU()))); err != nil {
+		return "", err
+	}
+	return program, os.Rename(filepath.Join(dir, "busybox"), program)
 }
 
 // nginxConf is upstream's image's default server: the package's welcome page on port 80, logs to the container's.
