@@ -180,8 +180,8 @@ func kinds() []*kind {
 				return nil, err
 			}
 			stream := streams{server: r.Server, pods: s.Pod.Store}
-			return map[string]rest.Storage{ // no resize: the kubelet does not change the cgroups of what runs
-				"": s.Pod, "status": s.Status, "binding": s.Binding, "eviction": s.Eviction,
+			return map[string]rest.Storage{
+				"": s.Pod, "status": s.Status, "resize": s.Resize, "binding": s.Binding, "eviction": s.Eviction,
 				"ephemeralcontainers": s.EphemeralContainers, "proxy": s.Proxy,
 				"log": &logREST{stream}, "exec": &execREST{stream}, "attach": &attachREST{stream}, "portforward": &portForwardREST{stream},
 			}, nil

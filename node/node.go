@@ -21,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/record"
@@ -254,7 +255,7 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	n.volumes = volume.New(volume.Config{Dir: dir("pods"), Tokens: n.podToken})
 	n.kubelet = pod.New(pod.Config{
 		Store: n.store, Node: name, MayStart: n.sched.MayStart,
-		Holds: func(p *corev1.Pod) bool { return sched.Holds(p, name) }, Admit: n.admit,
+		Holds: func(p *corev1.Pod) bool { return sched.Holds(p, name) }, Admit: n.admit, Resize: n.resize,
 		Runtime: n.runtime, Volumes: n.volumes, Recorder: n.recorder("kubelet"),
 		HostIPs: []string{cfg.NodeIP.String()}, ClusterDNS: []string{settings.ClusterDNS.String()},
 		ClusterDomain: settings.ClusterDomain, LogDir: dir("logs"), DataDir: cfg.DataDir, Log: n.log.With("part", "pod"),
@@ -371,18 +372,37 @@ func (n *Node) admit(p *corev1.Pod) (reason, message string) {
 	if !ok {
 		return "", ""
 	}
+	if r := sched.Admit(p, self, n.admitted(snap, p.UID)); r != nil {
+		return r.Reason, r.Message
+	}
+	return "", ""
+}
+
+// resize decides on a pod that runs here and asks for more than it has.
+func (n *Node) resize(p *corev1.Pod) (reason, message string) {
+	snap := n.store.Snapshot()
+	self, ok := crdt.Get[corev1.Node](snap, nodeKey(n.id.NodeName))
+	if !ok {
+		return corev1.PodReasonDeferred, "this node is not registered"
+	}
+	if r := sched.Resize(p, self, n.admitted(snap, p.UID)); r != nil {
+		return r.Reason, r.Message
+	}
+	return "", ""
+}
+
+// admitted are the pods that this node has promised room, as large as it made them, but for one.
+func (n *Node) admitted(snap *crdt.Snapshot, but types.UID) []*corev1.Pod {
+	name := n.id.NodeName
 	var admitted []*corev1.Pod
 	for _, o := range crdt.List[corev1.Pod](snap, "pods", "") {
 		ended := o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed
 		_, claimed := sched.ClaimOf(o, name)
-		if o.UID != p.UID && !ended && sched.Holds(o, name) && (claimed || o.Status.StartTime != nil) {
-			admitted = append(admitted, o)
+		if o.UID != but && !ended && sched.Holds(o, name) && (claimed || o.Status.StartTime != nil) {
+			admitted = append(admitted, pod.Allocated(o))
 		}
 	}
-	if r := sched.Admit(p, self, admitted); r != nil {
-		return r.Reason, r.Message
-	}
-	return "", ""
+	return admitted
 }
 
 // preempt deletes a pod that makes room for one of higher priority, as the scheduler would.

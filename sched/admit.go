@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	podresource "k8s.io/component-helpers/resource"
 )
 
 // Rejection is why a node does not run a pod that was bound to it past the exchange, in the kubelet's words. The pod
@@ -40,6 +41,24 @@ func Admit(pod *corev1.Pod, node *corev1.Node, admitted []*corev1.Pod) *Rejectio
 	static := pod.Annotations["kubernetes.io/config.source"]
 	if _, bad := untolerated(pod, node, corev1.TaintEffectNoExecute); bad && (static == "" || static == "api") {
 		return &Rejection{"TaintToleration", "Pod was rejected: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"}
+	}
+	return nil
+}
+
+// Resize tells whether a pod that runs on the node may have the resources it asks for beside the pods already admitted; nil if it
+// may. The reason is one of a pod's condition PodResizePending: what the node never has is infeasible, what it has not now is deferred.
+func Resize(pod *corev1.Pod, node *corev1.Node, admitted []*corev1.Pod) *Rejection {
+	l := NewLedger(node)
+	need := amountsOf(podresource.PodRequests(pod, podresource.PodResourcesOptions{}))
+	need.pods = 1
+	for _, s := range shortages(need, l.used, l.capacity) {
+		return &Rejection{corev1.PodReasonInfeasible, fmt.Sprintf("Node didn't have enough capacity: %s, requested: %d, capacity: %d", s.name, s.need, s.capacity)}
+	}
+	for _, p := range admitted {
+		l.Add(p)
+	}
+	for _, s := range shortages(need, l.used, l.capacity) {
+		return &Rejection{corev1.PodReasonDeferred, fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", s.name, s.need, s.used, s.capacity)}
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ import (
 //	remove N   a node is gone
 //	check      what each node says to the input, a Pod, and the pod's condition
 //	quote n=K  what each node bids for K pods like the input
-//	admit on=N what a kubelet says to the input
+//	admit on=N what a kubelet says to the input; resize, what it says when the input is a pod that it runs
 //	budget     the input, a PodDisruptionBudget, holds from now on
 //	sacrifice n=K [hold=NODE]
 //	           what each node would give for K pods like the input, and which is asked first; with hold, that node keeps
@@ -95,13 +95,16 @@ func TestPlugins(t *testing.T) {
 						fmt.Fprintf(&b, "  declines: %s\n", refusal.Sentence)
 					}
 				}
-			case "admit":
-				l := ledgers[on]
+			case "admit", "resize":
+				l, decide := ledgers[on], Admit
+				if d.Cmd == "resize" {
+					decide = Resize
+				}
 				var others []*corev1.Pod
 				for _, c := range l.pods {
 					others = append(others, c.pod)
 				}
-				if r := Admit(pod, l.node, others); r != nil {
+				if r := decide(pod, l.node, others); r != nil {
 					fmt.Fprintf(&b, "%s\n%s\n", r.Reason, r.Message)
 				} else {
 					b.WriteString("admitted\n")

@@ -51,7 +51,7 @@ func (g *cgroups) hierarchies() []string {
 	return dirs
 }
 
-// make creates a pod's group with its limits.
+// make creates a pod's group with its limits, or gives it others.
 func (g *cgroups) make(qos corev1.PodQOSClass, uid types.UID, r pod.Resources) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -85,14 +85,16 @@ func (g *cgroups) make(qos corev1.PodQOSClass, uid types.UID, r pod.Resources) e
 			return fmt.Errorf("make cgroup %s: %w", parent, err)
 		}
 	}
-	err := write(cpu, "cpu.shares", strconv.FormatUint(max(r.CPUShares, 2), 10))
-	if r.CPUQuota > 0 {
-		err = errors.Join(err, write(cpu, "cpu.cfs_period_us", strconv.FormatUint(max(r.CPUPeriod, 1000), 10)),
-			write(cpu, "cpu.cfs_quota_us", strconv.FormatInt(r.CPUQuota, 10)))
+	unlimited := func(n int64) string {
+		if n <= 0 {
+			n = -1
+		}
+		return strconv.FormatInt(n, 10)
 	}
-	if r.Memory > 0 {
-		err = errors.Join(err, write(memory, "memory.limit_in_bytes", strconv.FormatInt(r.Memory, 10)))
-	}
+	err := errors.Join(write(cpu, "cpu.shares", strconv.FormatUint(max(r.CPUShares, 2), 10)),
+		write(cpu, "cpu.cfs_period_us", strconv.FormatUint(max(r.CPUPeriod, 1000), 10)),
+		write(cpu, "cpu.cfs_quota_us", unlimited(r.CPUQuota)),
+		write(memory, "memory.limit_in_bytes", unlimited(r.Memory)))
 	g.rebalance(filepath.Join(g.fs, "cpu"), "cpu.shares", 2, 262144)
 	if err != nil {
 		return fmt.Errorf("limit cgroup %s: %w", parent, err)

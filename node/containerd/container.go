@@ -36,6 +36,7 @@ func (d *Driver) containerConfig(s *pod.ContainerSpec) (*cri.ContainerConfig, er
 	annotations := map[string]string{
 		annotationHash:              s.Hash,
 		annotationRestarts:          strconv.Itoa(int(s.Restarts)),
+		annotationMemoryAsked:       strconv.FormatInt(c.Resources.Requests.Memory().Value(), 10),
 		annotationTerminationPath:   c.TerminationMessagePath,
 		annotationTerminationPolicy: string(c.TerminationMessagePolicy),
 	}
@@ -218,6 +219,10 @@ func (d *Driver) container(ctx context.Context, c *cri.Container) (pod.Container
 		State: states[s.State], Created: at(s.CreatedAt), Started: at(s.StartedAt), Finished: at(s.FinishedAt),
 		ExitCode: s.ExitCode, Reason: s.Reason, Message: s.Message,
 		Image: s.GetImage().GetUserSpecifiedImage(), ImageID: s.ImageRef, LogPath: s.LogPath,
+		MemoryAsked: number(annotationMemoryAsked, -1),
+	}
+	if r := s.GetResources().GetLinux(); r != nil {
+		seen.Resources = &pod.Resources{CPUShares: uint64(r.CpuShares), CPUQuota: max(r.CpuQuota, 0), CPUPeriod: uint64(r.CpuPeriod), Memory: r.MemoryLimitInBytes}
 	}
 	if seen.Image == "" {
 		seen.Image = s.GetImage().GetImage()
@@ -227,7 +232,7 @@ func (d *Driver) container(ctx context.Context, c *cri.Container) (pod.Container
 			seen.Message = strings.TrimPrefix(seen.Message+": "+text, ": ")
 		}
 	}
-	// Running, the fields are fixed; ended, all are. Anything else is asked for again.
+	// Running, the fields change only through Resize; ended, not at all. Anything else is asked for again.
 	if seen.State == pod.Running || seen.State == pod.Exited {
 		d.mu.Lock()
 		d.containers[c.Id] = seen

@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -26,6 +27,7 @@ const (
 
 	annotationHash               = "io.kubernetes.container.hash"
 	annotationRestarts           = "io.kubernetes.container.restartCount"
+	annotationMemoryAsked        = "io.kubernetes.container.memoryRequest"
 	annotationTerminationPath    = "io.kubernetes.container.terminationMessagePath"
 	annotationTerminationPolicy  = "io.kubernetes.container.terminationMessagePolicy"
 	annotationPodGrace           = "io.kubernetes.pod.terminationGracePeriod"
@@ -146,6 +148,31 @@ func supplementalGroups(p *corev1.Pod) []int64 {
 func resourcesOf(r pod.Resources) *cri.LinuxContainerResources {
 	return &cri.LinuxContainerResources{CpuShares: int64(r.CPUShares), CpuQuota: r.CPUQuota, CpuPeriod: int64(r.CPUPeriod),
 		MemoryLimitInBytes: r.Memory, OomScoreAdj: r.OOMScoreAdj}
+}
+
+// Resize changes the cgroups of a pod and of containers in it. What containers have must fit in the pod's at any time, so that
+// has no limits while they change.
+func (d *Driver) Resize(ctx context.Context, s *pod.SandboxSpec, containers map[string]pod.Resources) error {
+	if len(containers) > 0 {
+		open := s.Resources
+		open.CPUQuota, open.Memory = 0, 0
+		if err := d.cgroups.make(s.QOS, s.Pod.UID, open); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for id, r := range containers {
+		to := resourcesOf(r)
+		if r.CPUQuota == 0 {
+			to.CpuQuota = -1 // zero would leave it as it is
+		}
+		_, err := d.runtime.UpdateContainerResources(ctx, &cri.UpdateContainerResourcesRequest{ContainerId: id, Linux: to})
+		errs = append(errs, plain(err))
+		d.mu.Lock()
+		delete(d.containers, id)
+		d.mu.Unlock()
+	}
+	return errors.Join(append(errs, d.cgroups.make(s.QOS, s.Pod.UID, s.Resources))...)
 }
 
 // RunSandbox makes the pod's cgroup and sandbox.

@@ -77,6 +77,8 @@ func (t *turn) do(ctx context.Context, a Action) bool {
 		return true
 	case StopPod:
 		return t.stopPod(ctx, a)
+	case Resize:
+		return t.resize(ctx)
 	case RemoveDead:
 		var err error
 		if a.Container == "" {

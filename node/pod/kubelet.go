@@ -73,6 +73,8 @@ type Config struct {
 	// Admit is asked before a pod is started for the first time; a reason refuses it, and the pod fails with it. By
 	// default every pod that is bound here is admitted.
 	Admit func(*corev1.Pod) (reason, message string)
+	// Resize is asked before a pod that runs is given more than it has; a reason refuses it for now. By default there is room.
+	Resize func(*corev1.Pod) (reason, message string)
 
 	Ready         <-chan struct{} // nothing is done before it is closed; nil: at once
 	HostIPs       []string        // this node's addresses, the first one primary
@@ -97,6 +99,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Admit == nil {
 		c.Admit = func(*corev1.Pod) (string, string) { return "", "" }
+	}
+	if c.Resize == nil {
+		c.Resize = func(*corev1.Pod) (string, string) { return "", "" }
 	}
 	if c.MayStart == nil {
 		c.MayStart = func(*corev1.Pod) bool { return true }
@@ -140,6 +145,8 @@ type Kubelet struct {
 	pulls chan struct{}
 	facts facts
 	meter meter
+	// resizing is held while a pod is granted more than it has, until that is in the store.
+	resizing sync.Mutex
 
 	mu       sync.Mutex // guards what follows
 	workers  map[types.UID]*worker

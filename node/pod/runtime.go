@@ -29,6 +29,8 @@ type Runtime interface {
 	StopSandbox(ctx context.Context, id string) error
 	// RemoveSandbox removes a sandbox and its containers from the runtime. Idempotent.
 	RemoveSandbox(ctx context.Context, id string) error
+	// Resize gives the containers with these ids, which run, other resources, and the pod's own cgroup those of its spec.
+	Resize(ctx context.Context, spec *SandboxSpec, containers map[string]Resources) error
 	// Forget removes what the driver holds for a pod beside its sandboxes (its cgroup). Idempotent.
 	Forget(ctx context.Context, uid types.UID) error
 
@@ -115,6 +117,8 @@ type Container struct {
 	Image         string // the reference it was made from
 	ImageID       string
 	LogPath       string
+	Resources     *Resources // that it has now; nil if the runtime does not say
+	MemoryAsked   int64      // bytes it requested when it was made, -1 if that is not known: no cgroup tells
 }
 
 // Image is an image on this node.

@@ -12,7 +12,7 @@ import (
 )
 
 // owned are the conditions that this package writes; all others in a pod's status are someone else's and are kept.
-var owned = []corev1.PodConditionType{corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled}
+var owned = []corev1.PodConditionType{corev1.PodResizePending, corev1.PodResizeInProgress, corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled}
 
 // status computes the pod's status as upstream's kubelet does.
 func (s *step) status() corev1.PodStatus {
@@ -63,10 +63,10 @@ func (s *step) status() corev1.PodStatus {
 			st.Conditions = append(st.Conditions, c)
 		}
 	}
-	for _, c := range []corev1.PodCondition{
+	for _, c := range slices.Concat(s.resizing(), []corev1.PodCondition{
 		s.readyToStart(), initializedCondition(p, all, st.Phase), readyCondition(p, st.Conditions, all, st.Phase),
 		containersReady(p, all, st.Phase), {Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
-	} {
+	}) {
 		c.ObservedGeneration = podutil.CalculatePodConditionObservedGeneration(&old, p.Generation, c.Type)
 		c.LastTransitionTime = metav1.NewTime(s.now.Truncate(1e9))
 		if i := slices.IndexFunc(old.Conditions, func(o corev1.PodCondition) bool { return o.Type == c.Type }); i >= 0 {
@@ -194,7 +194,7 @@ func (s *step) containerStatus(c *corev1.Container, olds []corev1.ContainerStatu
 		st.VolumeMounts = append(st.VolumeMounts, status)
 	}
 	if len(runs) > 0 {
-		st.Resources = c.Resources.DeepCopy()
+		st.Resources = actual(c, runs[0], old)
 		st.AllocatedResources = c.Resources.Requests
 	}
 	return st

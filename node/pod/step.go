@@ -32,7 +32,12 @@ type Seen struct {
 	Prepared   bool               // volumes are mounted
 	Restarting map[string]bool    // by container id: we ended it to start it again, whatever its exit code and the policy say
 	HostIPs    []string
+	Refused    *Refusal // why the pod does not get the resources that it asks for; the object's are then those it has
+	Uneven     bool     // the pod's own cgroup may not be what its containers' resources add up to
 }
+
+// Refusal is why a pod stays as large as it is, in a node's words.
+type Refusal struct{ Reason, Message string }
 
 // Health is what probes found. The zero value is a container whose probes have not answered yet.
 type Health struct {
@@ -82,6 +87,7 @@ const (
 	RunSandbox     Verb = "run-sandbox" // prepare the volumes, make a new sandbox
 	StartContainer Verb = "start"       // pull, create, start, post-start hook
 	StopContainer  Verb = "stop"        // pre-stop hook, end one container
+	Resize         Verb = "resize"      // give what runs the resources that the pod now has
 	RemoveDead     Verb = "remove"      // forget a run that nobody needs any more
 	Release        Verb = "release"     // unmount the volumes of a pod that is done
 	Finish         Verb = "finish"      // nothing is left to run: clean up, and delete the object if it waits for that
@@ -164,6 +170,9 @@ func Step(want *corev1.Pod, seen Seen, now time.Time) Decision {
 		s.garbage()
 	}
 	s.late = expired && !done
+	if seen.Refused != nil {
+		s.by(now.Add(retryResize))
+	}
 	return Decision{Actions: s.actions, Status: s.status(), Next: s.wake}
 }
 
@@ -348,6 +357,7 @@ func (s *step) plan() {
 	if kept == 0 && s.alive() {
 		s.actions = []Action{{Verb: StopPod, Grace: s.grace(), Hook: true}}
 	}
+	s.resize()
 }
 
 // anyToRun reports whether any container of a pod that lost its sandbox is to run (again).
@@ -413,6 +423,8 @@ func (s *step) unfit(c *corev1.Container, run *Container) (string, time.Duration
 	switch {
 	case run.Hash != Hash(c):
 		return fmt.Sprintf("%s %s definition changed", kind, c.Name), grace
+	case resizeRestarts(c, run):
+		return fmt.Sprintf("%s %s resize requires restart", kind, c.Name), grace
 	case health.Unhealthy:
 		return fmt.Sprintf("%s %s failed liveness probe", kind, c.Name), probeGrace(c.LivenessProbe)
 	case health.StartupFailed:

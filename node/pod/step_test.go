@@ -33,6 +33,7 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 //	exit NAME CODE [reason=R]   a container ends
 //	health NAME started|ready|unready|unhealthy|startup-failed
 //	fail NAME REASON [for=SECONDS] [message=M]   a start failed
+//	resize NAME    asks for other resources, as YAML; refuse REASON says that the node does not grant them, grant that it does
 //	delete [grace=SECONDS], gone, reboot, condition TYPE STATUS, image NAME IMAGE
 func TestStep(t *testing.T) {
 	datadriven.Walk(t, "testdata/step", func(t *testing.T, path string) {
@@ -115,6 +116,19 @@ func TestStep(t *testing.T) {
 						s.exit(c, 255, "Unknown")
 					}
 				}
+			case "resize":
+				for i := range s.pod.Spec.Containers {
+					if c := &s.pod.Spec.Containers[i]; c.Name == arg(0) {
+						c.Resources = corev1.ResourceRequirements{}
+						if err := yaml.UnmarshalStrict([]byte(d.Input), &c.Resources); err != nil {
+							d.Fatalf(t, "%v", err)
+						}
+					}
+				}
+			case "refuse":
+				s.seen.Refused = &Refusal{arg(0), "no room"}
+			case "grant":
+				s.seen.Refused = nil
 			case "condition":
 				s.pod.Status.Conditions = append(s.pod.Status.Conditions, corev1.PodCondition{Type: corev1.PodConditionType(arg(0)), Status: corev1.ConditionStatus(arg(1))})
 			case "image":
@@ -149,7 +163,7 @@ func (s *scenario) exit(c *Container, code int32, reason string) {
 
 // step decides, tells, and writes the status.
 func (s *scenario) step() string {
-	s.last = Step(s.pod, s.seen, s.now)
+	s.last = Step(s.given(), s.seen, s.now)
 	var b strings.Builder
 	for _, a := range s.last.Actions {
 		fmt.Fprintf(&b, "do %s\n", a)
@@ -177,7 +191,7 @@ func (s *scenario) step() string {
 	var on []string
 	for _, c := range st.Conditions {
 		if c.Status == corev1.ConditionTrue {
-			on = append(on, string(c.Type))
+			on = append(on, strings.TrimSuffix(string(c.Type)+"="+c.Reason, "="))
 		}
 	}
 	fmt.Fprintf(&b, "  true: %s\n", strings.Join(on, " "))
@@ -193,11 +207,24 @@ func (s *scenario) step() string {
 		if c.Ready {
 			b.WriteString(", ready")
 		}
+		if c.Resources != nil && len(c.Resources.Requests)+len(c.Resources.Limits) > 0 {
+			fmt.Fprintf(&b, ", has %s of %s, limits %s", amounts(c.Resources.Requests), amounts(c.AllocatedResources), amounts(c.Resources.Limits))
+		}
 		b.WriteString("\n")
 	}
 	s.pod.Status = st
 	return b.String()
 }
+
+// given is the pod as large as its node made it.
+func (s *scenario) given() *corev1.Pod {
+	if s.seen.Refused != nil {
+		return Allocated(s.pod)
+	}
+	return s.pod
+}
+
+func amounts(l corev1.ResourceList) string { return l.Cpu().String() + "/" + l.Memory().String() }
 
 func describe(s corev1.ContainerState) string {
 	switch {
@@ -224,14 +251,15 @@ func (s *scenario) apply() {
 			if a.Backoff.Delay > 0 {
 				s.seen.Backoff[a.Container] = a.Backoff
 			}
-			image, hash := "", ""
-			for _, c := range slices.Concat(s.pod.Spec.InitContainers, s.pod.Spec.Containers) {
+			image, hash, memory := "", "", int64(0)
+			var resources Resources
+			for _, c := range slices.Concat(s.given().Spec.InitContainers, s.given().Spec.Containers) {
 				if c.Name == a.Container {
-					image, hash = c.Image, Hash(&c)
+					image, hash, resources, memory = c.Image, Hash(&c), resourcesFrom(c.Resources.Requests, c.Resources.Limits), c.Resources.Requests.Memory().Value()
 				}
 			}
 			c := Container{ID: fmt.Sprintf("c%d", s.ids), SandboxID: s.seen.Sandboxes[0].ID, Name: a.Container, State: Running, Restarts: a.Restarts,
-				Created: s.now, Started: s.now, Image: image, Hash: hash}
+				Created: s.now, Started: s.now, Image: image, Hash: hash, Resources: &resources, MemoryAsked: memory}
 			s.seen.Containers = append([]Container{c}, s.seen.Containers...)
 		case StopContainer:
 			for i := range s.seen.Containers {
@@ -248,6 +276,14 @@ func (s *scenario) apply() {
 			}
 			for i := range s.seen.Sandboxes {
 				s.seen.Sandboxes[i].Ready = false
+			}
+		case Resize:
+			for id, r := range unlike(s.given(), s.seen.Containers) {
+				for i := range s.seen.Containers {
+					if s.seen.Containers[i].ID == id {
+						s.seen.Containers[i].Resources = &r
+					}
+				}
 			}
 		case RemoveDead:
 			s.seen.Containers = slices.DeleteFunc(s.seen.Containers, func(c Container) bool { return c.ID == a.ID })

@@ -35,6 +35,7 @@ type worker struct {
 	version  crdt.Version
 	refs     string
 	refresh  bool // what the volumes are made from changed
+	uneven   bool // whether a resize was carried through before this daemon's life is not known
 	failures map[string]Failure
 	backoff  map[string]Backoff
 	restarts map[string]bool
@@ -61,7 +62,7 @@ func newWorker(k *Kubelet, ref Ref) *worker {
 		failures: map[string]Failure{}, backoff: map[string]Backoff{}, restarts: map[string]bool{}, hooks: map[string]bool{}}
 	w.probes = newProbes(w)
 	if _, err := os.Stat(k.cfg.Volumes.Dir(ref.UID)); err == nil {
-		w.prepared = true
+		w.prepared, w.uneven = true, true
 	}
 	return w
 }
@@ -208,8 +209,22 @@ func (w *worker) turn(ctx context.Context) time.Time {
 	}
 	w.mu.Unlock()
 	w.probes.sync(ctx, p, sandboxes, view)
+	asked, granted := p, false
+	var refused *Refusal
+	if p != nil {
+		if given := Allocated(p); given != p && grows(p, given) {
+			// Held until what is granted is written down, where the next to ask sees it.
+			w.k.resizing.Lock()
+			defer w.k.resizing.Unlock()
+			if reason, message := w.k.cfg.Resize(p); reason != "" {
+				p, refused = given, &Refusal{reason, message}
+			} else {
+				granted = true
+			}
+		}
+	}
 	w.mu.Lock()
-	seen := Seen{Sandboxes: sandboxes, Containers: view, Health: w.probes.health(), Prepared: w.prepared, HostIPs: w.k.cfg.HostIPs,
+	seen := Seen{Sandboxes: sandboxes, Containers: view, Health: w.probes.health(), Prepared: w.prepared, HostIPs: w.k.cfg.HostIPs, Refused: refused, Uneven: w.uneven,
 		Failures: maps.Clone(w.failures), Backoff: maps.Clone(w.backoff), Restarting: maps.Clone(w.restarts)}
 	refresh := w.refresh || !w.again.IsZero() && now.After(w.again)
 	w.mu.Unlock()
@@ -228,8 +243,10 @@ func (w *worker) turn(ctx context.Context) time.Time {
 		w.admitted = true
 	}
 	if p != nil && p.Spec.NodeName == w.k.cfg.Node {
-		w.publish(ctx, entry, p, d.Status)
-		w.announce(p, d.Status)
+		if !w.publish(ctx, entry, asked, d.Status) && granted {
+			return d.Next
+		}
+		w.announce(asked, d.Status, refused)
 	}
 	w.mu.Lock()
 	w.looked = true
@@ -318,18 +335,25 @@ func (w *worker) failed(name string) (Failure, bool) {
 	return f, ok
 }
 
+// evened notes that the pod's own cgroup is what its containers add up to.
+func (w *worker) evened() {
+	w.mu.Lock()
+	w.uneven = false
+	w.mu.Unlock()
+}
+
 func (w *worker) succeed(name string) {
 	w.mu.Lock()
 	delete(w.failures, name)
 	w.mu.Unlock()
 }
 
-// publish writes the status if it is not what the store has.
-func (w *worker) publish(ctx context.Context, e *crdt.Entry, p *corev1.Pod, status corev1.PodStatus) {
+// publish writes the status if it is not what the store has. It tells whether the store now has it; if not, the worker will look again.
+func (w *worker) publish(ctx context.Context, e *crdt.Entry, p *corev1.Pod, status corev1.PodStatus) bool {
 	// Fields of others are kept as they are.
 	status.Resize, status.ExtendedResourceClaimStatus = p.Status.Resize, p.Status.ExtendedResourceClaimStatus
 	if equality.Semantic.DeepEqual(status, p.Status) {
-		return
+		return true
 	}
 	changed := p.DeepCopy()
 	changed.TypeMeta = metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}
@@ -341,6 +365,7 @@ func (w *worker) publish(ctx context.Context, e *crdt.Entry, p *corev1.Pod, stat
 		w.k.cfg.Log.Error("cannot write the status of a pod", "pod", w.ref, "err", err)
 		time.AfterFunc(time.Second, w.poke)
 	}
+	return err == nil
 }
 
 // refuse ends a pod that this node was given but cannot run.
@@ -351,8 +376,18 @@ func (w *worker) refuse(ctx context.Context, e *crdt.Entry, p *corev1.Pod, reaso
 	w.publish(ctx, e, p, status)
 }
 
-// announce makes an event of each container that began to wait for its back-off.
-func (w *worker) announce(p *corev1.Pod, status corev1.PodStatus) {
+// announce makes an event of each container that began to wait for its back-off, and of a resize that is refused.
+func (w *worker) announce(p *corev1.Pod, status corev1.PodStatus, refused *Refusal) {
+	key := ""
+	if refused != nil {
+		key = refused.Reason + refused.Message
+	}
+	if key != w.shown[resizeFailure] {
+		w.shown[resizeFailure] = key
+		if refused != nil {
+			w.k.event(p, "", corev1.EventTypeWarning, "Resize"+refused.Reason, "%s", refused.Message)
+		}
+	}
 	for _, list := range [][]corev1.ContainerStatus{status.InitContainerStatuses, status.ContainerStatuses} {
 		for _, c := range list {
 			key := ""

@@ -2,11 +2,14 @@ package podtest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
@@ -258,6 +261,38 @@ func Conform(t *testing.T, w *World) {
 		w.Until("final", "gone", Gone)
 	})
 
+	run("resources change in place", func(t *testing.T) {
+		p := Pod("resized", "sleep", "1000")
+		p.Spec.Containers[0].Resources = sized("100m", "32Mi", "200m", "64Mi")
+		w.Create("pods", p)
+		before := w.Until("resized", "ready", Ready)
+		resize := func(to corev1.ResourceRequirements) *corev1.Pod {
+			Change(w, "pods", "resized", func(p *corev1.Pod) { p.Spec.Containers[0].Resources = to })
+			return w.Until("resized", "has what it asks for", func(p *corev1.Pod) bool {
+				c := first(p)
+				return equality.Semantic.DeepEqual(*c.Resources, to) && equality.Semantic.DeepEqual(c.AllocatedResources, to.Requests) &&
+					!slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodResizeInProgress })
+			})
+		}
+		for _, to := range []corev1.ResourceRequirements{sized("200m", "32Mi", "400m", "128Mi"), sized("50m", "16Mi", "100m", "48Mi")} {
+			if p := resize(to); first(p).ContainerID != first(before).ContainerID || first(p).RestartCount != 0 {
+				t.Errorf("was started again: %+v", first(p))
+			}
+			_, containers, err := w.Runtime.List(t.Context(), before.UID)
+			if err != nil || len(containers) != 1 || containers[0].Resources == nil || containers[0].Resources.Memory != to.Limits.Memory().Value() ||
+				containers[0].Resources.CPUQuota != to.Limits.Cpu().MilliValue()*100 {
+				t.Errorf("the runtime has %+v, %v, want %v", containers, err, to)
+			}
+		}
+		w.Stop()
+		w.Start()
+		if p := resize(sized("60m", "16Mi", "120m", "64Mi")); first(p).ContainerID != first(before).ContainerID {
+			t.Errorf("was started again by a restarted daemon: %+v", first(p))
+		}
+		w.Delete("resized")
+		w.Until("resized", "gone", Gone)
+	})
+
 	run("a new image restarts the container", func(t *testing.T) {
 		w.Create("pods", Pod("changed", "sleep", "1000"))
 		before := w.Until("changed", "ready", Ready)
@@ -268,4 +303,12 @@ func Conform(t *testing.T, w *World) {
 		w.Delete("changed")
 		w.Until("changed", "gone", Gone)
 	})
+}
+
+// sized are requests and limits.
+func sized(cpu, memory, cpuLimit, memoryLimit string) corev1.ResourceRequirements {
+	list := func(cpu, memory string) corev1.ResourceList {
+		return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
+	}
+	return corev1.ResourceRequirements{Requests: list(cpu, memory), Limits: list(cpuLimit, memoryLimit)}
 }

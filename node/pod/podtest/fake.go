@@ -121,6 +121,17 @@ func (f *Fake) RemoveSandbox(_ context.Context, id string) error {
 	return nil
 }
 
+func (f *Fake) Resize(_ context.Context, _ *pod.SandboxSpec, containers map[string]pod.Resources) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, r := range containers {
+		if c := f.find(id); c != nil {
+			c.Resources = &r
+		}
+	}
+	return nil
+}
+
 func (f *Fake) Forget(context.Context, types.UID) error { return nil }
 
 func (f *Fake) CreateContainer(_ context.Context, spec *pod.ContainerSpec) (string, error) {
@@ -128,7 +139,7 @@ func (f *Fake) CreateContainer(_ context.Context, spec *pod.ContainerSpec) (stri
 	defer f.mu.Unlock()
 	c := pod.Container{ID: f.id("c"), SandboxID: spec.SandboxID, Pod: pod.RefOf(spec.Pod), Name: spec.Container.Name, Restarts: spec.Restarts, Hash: spec.Hash,
 		State: pod.Created, Created: time.Now(), Image: spec.Image, ImageID: spec.ImageID, LogPath: filepath.Join(spec.Sandbox.LogDir, spec.LogPath),
-		Message: strings.Join(spec.Container.Command, " ")}
+		Message: strings.Join(spec.Container.Command, " "), Resources: &spec.Resources, MemoryAsked: spec.Container.Resources.Requests.Memory().Value()}
 	f.containers = append(f.containers, c)
 	f.ends[c.ID] = make(chan struct{})
 	return c.ID, nil
