@@ -216,6 +216,7 @@ func (o *outbox) add(sent []outgoing) {
 	defer o.mu.Unlock()
 	o.waiting = append(o.waiting, sent...)
 	if over := len(o.waiting) - maxOutbox; over > 0 {
+		over += maxOutbox / 8 // or the rest would be copied for every commit while nobody takes any
 		o.waiting = append([]outgoing(nil), o.waiting[over:]...)
 		o.dropped += uint64(over)
 	}

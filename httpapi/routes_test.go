@@ -2,7 +2,9 @@ package httpapi
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -111,4 +113,24 @@ func TestPipeline(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestSlowBody: a client that stops in the middle of what it sends is answered when its time is over, by either protocol.
+func TestSlowBody(t *testing.T) {
+	n := newNode(t, func(c *Config) { c.RequestTimeout = 500 * time.Millisecond })
+	second := n.client("admin", "system:masters")
+	first := n.client("admin", "system:masters")
+	first.Transport.(*http.Transport).ForceAttemptHTTP2 = false
+	first.Transport.(*http.Transport).TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
+	for version, client := range map[int]*http.Client{1: first, 2: second} {
+		body, w := io.Pipe()
+		defer w.Close()
+		go fmt.Fprint(w, `{"kind":"ConfigMap","apiVersion":"v1",`)
+		r, err := client.Post(n.url+"/api/v1/namespaces/default/configmaps", "application/json", body)
+		check(t, err)
+		if text := readAll(t, r.Body); r.ProtoMajor != version || r.StatusCode != http.StatusGatewayTimeout {
+			t.Errorf("HTTP/%d: %d %s", r.ProtoMajor, r.StatusCode, text)
+		}
+		r.Body.Close()
+	}
 }
