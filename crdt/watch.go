@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // ErrGone is returned for a version to watch from that is too old, or of another node. The reader lists again.
@@ -126,6 +128,25 @@ func (h *history) since(resource, namespace string, v Version, limit int) ([]Eve
 	}
 	return nil, at, c, nil
 }
+
+// deleted are the objects whose end readers were shown after a version, as far as that is remembered.
+func (h *history) deleted(v Version) []types.UID {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	var out []types.UID
+	for _, e := range slices.Backward(h.events) {
+		if e.Entry.Version <= v {
+			break
+		}
+		if e.Type == Deleted {
+			out = append(out, e.Entry.UID)
+		}
+	}
+	return out
+}
+
+// Deleted are the UIDs of the objects whose deletion readers were shown after a version. Of what is long ago, the oldest are forgotten.
+func (s *Store) Deleted(since Version) []types.UID { return s.history.deleted(since) }
 
 // stood is the entry that stood for a document. If none did, because what came later came here first, the version is the one before that:
 // a watch from it shows what the document does not have yet. That of a deletion is the deletion's.

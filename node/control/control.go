@@ -153,7 +153,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 // table lists the controllers.
 func table(cfg Config) []row {
 	const pods, nodes = "pods", "nodes"
-	collector, lost, evicted, scaled := newGarbage(), newStrays(), newEviction(), newAutoscalers()
+	collector, lost, evicted, scaled := newGarbage(cfg.Store), newStrays(), newEviction(), newAutoscalers()
 	rows := []row{
 		{name: "deployment-controller", owners: []string{deployments}, watches: []string{replicaSets, pods}, decide: deployment},
 		{name: "replicaset-controller", owners: []string{replicaSets}, watches: []string{pods, nodes}, decide: replicaSet},

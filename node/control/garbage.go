@@ -38,6 +38,8 @@ type garbage struct {
 	seed          maphash.Seed
 	// absent is since when a UID, or a namespace by its name, has been looked for in vain.
 	absent map[string]time.Time
+	// deleted are those whose deletion was shown after a version: who lives no longer than from one look to the next is in none.
+	deleted func(crdt.Version) []types.UID
 }
 
 // ties are what an object is bound to others by, and whether it is on its way out.
@@ -85,8 +87,8 @@ func tied(e *crdt.Entry) bool {
 	return e.Mentions(`"ownerReferences":`) || e.Mentions(`"finalizers":`) || e.Mentions(`"deletionTimestamp":`)
 }
 
-func newGarbage() *garbage {
-	return &garbage{seed: maphash.MakeSeed(), gone: map[uint64]struct{}{}, absent: map[string]time.Time{}}
+func newGarbage(store *crdt.Store) *garbage {
+	return &garbage{seed: maphash.MakeSeed(), gone: map[uint64]struct{}{}, absent: map[string]time.Time{}, deleted: store.Deleted}
 }
 
 // maxGone bounds what is remembered of the dead.
@@ -96,7 +98,15 @@ func (g *garbage) prepare(w *world) {
 	known := make(map[crdt.Key]ties, len(g.ties))
 	was := g.present
 	g.present, g.dependents = make(map[uint64]struct{}, len(was)), map[types.UID][]crdt.Key{}
+	if len(g.gone) > maxGone {
+		clear(g.gone)
+	}
 	looked := g.looked
+	if looked > 0 {
+		for _, uid := range g.deleted(looked) {
+			g.gone[g.digest(uid)] = struct{}{}
+		}
+	}
 	if !slices.Equal(g.resources, w.resources) {
 		looked = 0
 	}
@@ -132,9 +142,6 @@ func (g *garbage) prepare(w *world) {
 				g.owners[e.UID] = e.Key
 			}
 		})
-	}
-	if len(g.gone) > maxGone {
-		clear(g.gone)
 	}
 	for uid := range was {
 		if _, ok := g.present[uid]; !ok {

@@ -39,7 +39,7 @@ func TestLateOwner(t *testing.T) {
 	}
 	key := crdt.Key{Resource: "configmaps", Namespace: "default", Name: "owner"}
 	child := put("child", store.Snapshot().NextUID(key))
-	g := newGarbage()
+	g := newGarbage(store)
 	whole := map[string]sight{"n1": {reachable: true}, "n2": {reachable: true}}
 	cut := map[string]sight{"n1": {reachable: true}, "n2": {}}
 	decide := func(at int, nodes map[string]sight) bool {
@@ -67,6 +67,19 @@ func TestLateOwner(t *testing.T) {
 	if !decide(101, cut) {
 		t.Error("the owner was seen to go, and the child stays")
 	}
+
+	// One that comes and goes between two looks.
+	child = put("short", store.Snapshot().NextUID(key))
+	if owner, err = store.Commit(ctx, crdt.Write{Key: key, Object: &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
+		ObjectMeta: metav1.ObjectMeta{Name: "owner", Namespace: "default"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Commit(ctx, crdt.Write{Key: key, Base: owner}); err != nil {
+		t.Fatal(err)
+	}
+	if !decide(102, cut) {
+		t.Error("the owner came and went, and the child stays")
+	}
 }
 
 // TestTiesFollowTheObjects: an object that had no ties is looked at again when it changes, and when its kind is defined later.
@@ -91,7 +104,7 @@ func TestTiesFollowTheObjects(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	g := newGarbage()
+	g := newGarbage(store)
 	look := func(want int, resources ...string) {
 		t.Helper()
 		g.prepare(&world{snap: store.Snapshot(), now: epoch, resources: resources})

@@ -10,8 +10,8 @@ func TestBreath(t *testing.T) {
 	for _, c := range []struct{ pace, looked, want time.Duration }{
 		{0, time.Second, gather},
 		{50 * time.Millisecond, 0, 50 * time.Millisecond},
-		{50 * time.Millisecond, 2 * time.Millisecond, 50 * time.Millisecond},
-		{50 * time.Millisecond, 20 * time.Millisecond, 480 * time.Millisecond},
+		{50 * time.Millisecond, 5 * time.Millisecond, 50 * time.Millisecond},
+		{50 * time.Millisecond, 20 * time.Millisecond, 180 * time.Millisecond},
 		{50 * time.Millisecond, time.Minute, maxBreath},
 	} {
 		if got := (&row{pace: c.pace}).breath(c.looked); got != c.want {
