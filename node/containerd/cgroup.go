@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -148,7 +149,8 @@ func (g *cgroups) rebalance(hierarchy, file string, least, most uint64) {
 	_ = write(root, file, strconv.FormatUint(min(machine, most), 10))
 }
 
-// remove takes a pod's groups away, in every hierarchy and QoS class, with whatever empty groups are below.
+// remove takes a pod's groups away, in every hierarchy and QoS class, with whatever is below. No container of the pod is left
+// by then, so a process in there is one that the runtime lost: whoever is told to stop starting a container half-way may leave its first behind.
 func (g *cgroups) remove(uid types.UID) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -156,7 +158,12 @@ func (g *cgroups) remove(uid types.UID) error {
 	for _, h := range g.hierarchies() {
 		found, _ := filepath.Glob(filepath.Join(h, g.root, "*", podDirName(uid)))
 		for _, dir := range found {
-			errs = append(errs, removeTree(dir))
+			err := removeTree(dir)
+			for deadline := time.Now().Add(killWait); errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); err = removeTree(dir) {
+				killTree(dir)
+				time.Sleep(killWait / 100)
+			}
+			errs = append(errs, err)
 		}
 	}
 	if g.unified() {
@@ -176,6 +183,26 @@ func (g *cgroups) removeAll() error {
 		errs = append(errs, removeTree(filepath.Join(h, g.root)))
 	}
 	return errors.Join(errs...)
+}
+
+// killWait bounds the wait for killed processes to be gone.
+const killWait = time.Second
+
+// killTree kills what runs in a group and in those below.
+func killTree(dir string) {
+	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.Name() != "cgroup.procs" {
+			return nil
+		}
+		pids, _ := os.ReadFile(path)
+		for field := range strings.FieldsSeq(string(pids)) {
+			// Zero is a process that this one cannot see; to kill it would be to kill itself.
+			if pid, err := strconv.Atoi(field); err == nil && pid > 1 {
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		return nil
+	})
 }
 
 // removeTree removes a group and the groups below it, deepest first.
