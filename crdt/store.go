@@ -806,7 +806,7 @@ func (b *batch) persist() error {
 	if len(b.losses) > 0 {
 		b.store.remember(b.losses)
 	}
-	b.store.history.append(b.events, b.version)
+	b.store.history.append(b.events, b.version, b.now)
 	b.store.outbox.add(b.sent)
 	return nil
 }

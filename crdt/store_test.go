@@ -466,6 +466,35 @@ func TestNewsReachesPeersInOrderAndGapsAreSeen(t *testing.T) {
 	}
 }
 
+// What is old is forgotten, and nobody misses anything who does not read what was forgotten.
+func TestHistoryForgetsWhatIsOld(t *testing.T) {
+	h := newHistory(10, 100)
+	at := func(minute int, resource string, v Version) {
+		h.append([]Event{{Type: Added, Entry: &Entry{Key: Key{Resource: resource, Name: "x"}, Version: v}}}, v, time.Unix(0, 0).Add(time.Duration(minute)*time.Minute))
+	}
+	at(0, "nodes", 11)
+	at(1, "pods", 12)
+	at(2, "nodes", 13)
+	at(5, "pods", 14)
+	if len(h.events) != 4 {
+		t.Errorf("%d events after five minutes", len(h.events))
+	}
+	at(6, "pods", 15)
+	at(9, "pods", 16)
+	if len(h.events) != 4 || h.events[0].Entry.Version != 13 {
+		t.Errorf("%d events after nine minutes, the first %v", len(h.events), h.events[0].Entry.Version)
+	}
+	for _, c := range []struct {
+		resource string
+		since    Version
+		gone     bool
+	}{{"nodes", 10, true}, {"nodes", 11, false}, {"pods", 11, true}, {"pods", 12, false}, {"services", 10, false}, {"services", 9, true}} {
+		if _, _, _, err := h.since(c.resource, "", c.since, 10); (err != nil) != c.gone {
+			t.Errorf("%s from %d: %v", c.resource, c.since, err)
+		}
+	}
+}
+
 // The history is bounded by what it holds in memory, not only by its length.
 func TestHistoryIsBoundedInBytes(t *testing.T) {
 	s := open(t, "")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -37,15 +38,30 @@ type history struct {
 	events []Event
 	floor  Version
 	latest Version
+	// began is the version before all that there ever were, lost the newest that is forgotten of a resource: a reader of another misses nothing.
+	began Version
+	lost  map[string]Version
 	// limit bounds how many events there are, and size, against maxHistory, how many bytes their objects have.
 	limit, size int
+	// marks are versions that were current at a time, a minute apart, the oldest first.
+	marks []landmark
 	// grown is closed and replaced, per resource, when events of it are added.
 	grown map[string]chan struct{}
 	wakes map[*Wake]struct{}
 }
 
-// maxHistory bounds the bytes of the objects in the history: they are in memory until it forgets them.
-const maxHistory = 8 << 20
+// maxHistory bounds the bytes of the objects in the history: they are in memory until it forgets them. historyAge is for how long they
+// are kept at least if they fit; a node at rest would otherwise keep for ever what it did last. Upstream keeps them as long.
+const (
+	maxHistory = 8 << 20
+	historyAge = 5 * time.Minute
+)
+
+// landmark is a version that was current at a time.
+type landmark struct {
+	at      time.Time
+	version Version
+}
 
 func (e Event) size() int {
 	n := len(e.Entry.value)
@@ -56,23 +72,39 @@ func (e Event) size() int {
 }
 
 func newHistory(floor Version, limit int) *history {
-	return &history{floor: floor, latest: floor, limit: limit, grown: map[string]chan struct{}{}, wakes: map[*Wake]struct{}{}}
+	return &history{floor: floor, latest: floor, began: floor, limit: limit, lost: map[string]Version{}, grown: map[string]chan struct{}{}, wakes: map[*Wake]struct{}{}}
+}
+
+// misses tells whether who reads a resource from a version on would not see all of it.
+func (h *history) misses(resource string, v Version) bool { return v < h.began || v < h.lost[resource] }
+
+// aged is up to which version the history is old, and notes that another minute has begun.
+func (h *history) aged(now time.Time) (old Version) {
+	if n := len(h.marks); n == 0 || now.Sub(h.marks[n-1].at) >= time.Minute {
+		h.marks = append(h.marks, landmark{now, h.latest})
+	}
+	for len(h.marks) > 0 && now.Sub(h.marks[0].at) >= historyAge {
+		old, h.marks = h.marks[0].version, h.marks[1:]
+	}
+	return old
 }
 
 // append adds events and wakes readers. latest is the version now current.
-func (h *history) append(events []Event, latest Version) {
+func (h *history) append(events []Event, latest Version, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	old := h.aged(now)
 	h.latest = latest
 	h.events = append(h.events, events...)
 	for _, e := range events {
 		h.size += e.size()
 	}
 	// A quarter more than the bounds is let grow, so that the copy is not made for every event.
-	if len(h.events) > h.limit*5/4 || h.size > maxHistory*5/4 {
+	if len(h.events) > h.limit*5/4 || h.size > maxHistory*5/4 || old > h.floor {
 		over := 0
-		for ; over < len(h.events)-1 && (len(h.events)-over > h.limit || h.size > maxHistory); over++ {
+		for ; over < len(h.events)-1 && (len(h.events)-over > h.limit || h.size > maxHistory || h.events[over].Entry.Version <= old); over++ {
 			h.size -= h.events[over].size()
+			h.lost[h.events[over].Entry.Key.Resource] = h.events[over].Entry.Version
 		}
 		if over > 0 {
 			h.floor = h.events[over-1].Entry.Version
@@ -95,7 +127,7 @@ func (h *history) append(events []Event, latest Version) {
 func (h *history) since(resource, namespace string, v Version, limit int) ([]Event, Version, <-chan struct{}, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if v < h.floor {
+	if h.misses(resource, v) {
 		return nil, v, nil, ErrGone
 	}
 	i, _ := slices.BinarySearchFunc(h.events, v+1, func(e Event, v Version) int {
@@ -212,7 +244,7 @@ func (s *Store) Watch(resource, namespace string, since Version) (*Watch, error)
 		since = h.latest
 	}
 	// A version may have been published a moment before its events.
-	if since < h.floor || since > max(h.latest, s.Snapshot().Version()) {
+	if h.misses(resource, since) || since > max(h.latest, s.Snapshot().Version()) {
 		return nil, ErrGone
 	}
 	return &Watch{history: h, resource: resource, namespace: namespace, at: since}, nil
