@@ -2,7 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -116,7 +120,7 @@ func (c cache) layers(ctx context.Context) (map[string]layer, error) {
 		}),
 		"pause": plain(func(l *layerWriter) { l.file("pause", 0o755, c.product("pause")) }),
 	}
-	if err := os.MkdirAll(c.path("layers"), 0o755); err != nil {
+	if err := c.freshLayers(); err != nil {
 		return nil, err
 	}
 	out := map[string]layer{}
@@ -140,6 +144,37 @@ func (c cache) layers(ctx context.Context) (map[string]layer, error) {
 		}
 	}
 	return out, nil
+}
+
+// makes is what makes layers: those that it did not make as it is now are made anew.
+//
+//go:embed recipe.go debian.go image.go
+var makes embed.FS
+
+// freshLayers leaves in the cache the layers that these recipes made.
+func (c cache) freshLayers() error {
+	sum := sha256.New()
+	if err := fs.WalkDir(makes, ".", func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		text, err := makes.ReadFile(path)
+		sum.Write(text)
+		return err
+	}); err != nil {
+		return err
+	}
+	dir, now := c.path("layers"), hex.EncodeToString(sum.Sum(nil))
+	by := filepath.Join(dir, "made-by")
+	if had, _ := os.ReadFile(by); string(had) != now {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(by, []byte(now), 0o644)
 }
 
 // base is busybox with all its names, and the files that programs look for in /etc.
