@@ -162,7 +162,9 @@ func (t *turn) runSandbox(ctx context.Context, a Action) bool {
 	if err != nil {
 		return refuse("FailedCreatePodSandBox", retryConfig, fmt.Errorf("Failed to create pod sandbox: %w", err))
 	}
-	if _, err := t.k.cfg.Runtime.RunSandbox(ctx, spec); err != nil {
+	whole, done := lingering(ctx)
+	defer done()
+	if _, err := t.k.cfg.Runtime.RunSandbox(whole, spec); err != nil {
 		return refuse("FailedCreatePodSandBox", retrySandbox, fmt.Errorf("Failed to create pod sandbox: %w", err))
 	}
 	t.w.succeed("")
@@ -224,7 +226,9 @@ func (t *turn) start(ctx context.Context, a Action) bool {
 	if err != nil {
 		return refuse(reasonConfig, retryConfig, err)
 	}
-	id, err := t.k.cfg.Runtime.CreateContainer(ctx, spec)
+	whole, ended := lingering(ctx)
+	defer ended()
+	id, err := t.k.cfg.Runtime.CreateContainer(whole, spec)
 	if err != nil {
 		return refuse(reasonCreate, retryCreate, err)
 	}
@@ -244,7 +248,7 @@ func (t *turn) start(ctx context.Context, a Action) bool {
 		}()
 	}
 	t.w.mu.Unlock()
-	if err := t.k.cfg.Runtime.StartContainer(ctx, id); err != nil {
+	if err := t.k.cfg.Runtime.StartContainer(whole, id); err != nil {
 		return refuse(reasonRun, retryCreate, err)
 	}
 	t.k.event(t.pod, c.Name, corev1.EventTypeNormal, "Started", "Container started")
@@ -259,6 +263,20 @@ func (t *turn) start(ctx context.Context, a Action) bool {
 		}
 	}
 	return true
+}
+
+// linger is how long the runtime has to finish what it has begun when that is no longer wanted.
+const linger = 10 * time.Second
+
+// lingering is a context that outlives another a little. A runtime that is told to stop in the middle of a start forgets
+// what it has made so far: the process, and the shim above it, would be nobody's.
+func lingering(ctx context.Context) (context.Context, context.CancelFunc) {
+	whole, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(linger, cancel)
+		context.AfterFunc(whole, func() { timer.Stop() })
+	})
+	return whole, func() { stop(); cancel() }
 }
 
 func (t *turn) podGrace() time.Duration {
