@@ -125,12 +125,9 @@ func (s *step) resizing() []corev1.PodCondition {
 	if r := s.seen.Refused; r != nil {
 		all = append(all, corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: r.Reason, Message: r.Message})
 	}
-	if !s.ending && len(unlike(s.pod, s.seen.Containers)) > 0 {
-		c := corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue}
-		if f, ok := s.seen.Failures[resizeFailure]; ok {
-			c.Reason, c.Message = f.Reason, f.Message
-		}
-		all = append(all, c)
+	f, failed := s.seen.Failures[resizeFailure]
+	if !s.ending && (failed || len(unlike(s.pod, s.seen.Containers)) > 0) {
+		all = append(all, corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue, Reason: f.Reason, Message: f.Message})
 	}
 	return all
 }
@@ -195,11 +192,12 @@ func (t *turn) resize(ctx context.Context) bool {
 	if err != nil {
 		return refuse(err)
 	}
+	t.w.level(false)
 	if err := t.k.cfg.Runtime.Resize(ctx, spec, changes); err != nil {
 		return refuse(fmt.Errorf("resize pod: %w", err))
 	}
 	t.w.succeed(resizeFailure)
-	t.w.evened()
+	t.w.level(true)
 	if len(changes) > 0 {
 		t.k.event(t.pod, "", corev1.EventTypeNormal, "ResizeCompleted", "Pod resize completed")
 	}

@@ -335,10 +335,10 @@ func (w *worker) failed(name string) (Failure, bool) {
 	return f, ok
 }
 
-// evened notes that the pod's own cgroup is what its containers add up to.
-func (w *worker) evened() {
+// level notes whether the pod's own cgroup is what its containers add up to.
+func (w *worker) level(even bool) {
 	w.mu.Lock()
-	w.uneven = false
+	w.uneven = !even
 	w.mu.Unlock()
 }
 
