@@ -7,6 +7,7 @@ import (
 	"iter"
 	"log/slog"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -178,10 +179,18 @@ func (d *badgerDisk) Write(records []Record) error {
 	return nil
 }
 
-// Size is the bytes of all files.
+// Size is what all files take on the disk. They are mapped at a greater length than they have come to.
 func (d *badgerDisk) Size() int64 {
-	lsm, vlog := d.db.Size()
-	return lsm + vlog
+	size := int64(0)
+	files, _ := os.ReadDir(d.dir)
+	for _, f := range files {
+		if info, err := f.Info(); err == nil {
+			if st, ok := info.Sys().(*syscall.Stat_t); ok {
+				size += st.Blocks * 512
+			}
+		}
+	}
+	return size
 }
 
 // Run gives back space in the value log until the context ends.
