@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -55,8 +56,8 @@ const (
 	definedPriority              = 1000
 )
 
-// servedVersions are the APIServices of the table and of the definitions, by name.
-func servedVersions(table []schema.GroupVersion, crds []*apiextensionsv1.CustomResourceDefinition) map[string]*apiregistrationv1.APIService {
+// servedVersions are the APIServices of the table, there since the cluster began, and of the definitions, by name.
+func servedVersions(table []schema.GroupVersion, begun metav1.Time, crds []*apiextensionsv1.CustomResourceDefinition) map[string]*apiregistrationv1.APIService {
 	out := map[string]*apiregistrationv1.APIService{}
 	add := func(gv schema.GroupVersion, managed string, group, version int32) *apiregistrationv1.APIService {
 		s := &apiregistrationv1.APIService{
@@ -75,7 +76,7 @@ func servedVersions(table []schema.GroupVersion, crds []*apiextensionsv1.CustomR
 		if _, ok := groups[gv.Group]; !ok {
 			groups[gv.Group] = tablePriority - tableStep*int32(len(groups))
 		}
-		add(gv, managedAtStart, groups[gv.Group], versionPriority-versionStep*versions[gv.Group])
+		add(gv, managedAtStart, groups[gv.Group], versionPriority-versionStep*versions[gv.Group]).CreationTimestamp = begun
 		versions[gv.Group]++
 	}
 	for _, crd := range crds {
@@ -99,7 +100,13 @@ func servedVersions(table []schema.GroupVersion, crds []*apiextensionsv1.CustomR
 
 // deriveAPIServices shows the APIServices as the definitions now have them. shown are those that it has shown before.
 func (s *Server) deriveAPIServices(ctx context.Context, shown map[string]*apiregistrationv1.APIService) error {
-	want := servedVersions(s.registry.order, crdt.List[apiextensionsv1.CustomResourceDefinition](s.cfg.Store.Snapshot(), definitions, ""))
+	snap := s.cfg.Store.Snapshot()
+	// What every node serves is there since the cluster is.
+	var begun metav1.Time
+	if system, ok := crdt.Get[corev1.Namespace](snap, crdt.Key{Resource: "namespaces", Name: metav1.NamespaceSystem}); ok {
+		begun = system.CreationTimestamp
+	}
+	want := servedVersions(s.registry.order, begun, crdt.List[apiextensionsv1.CustomResourceDefinition](snap, definitions, ""))
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if equality.Semantic.DeepEqual(shown[name], want[name]) {
 			continue
@@ -121,9 +128,9 @@ func (s *Server) deriveAPIServices(ctx context.Context, shown map[string]*apireg
 	return nil
 }
 
-// keepAPIServices derives them anew whenever a definition changes.
+// keepAPIServices derives them anew whenever a definition changes, and once the cluster has its first namespaces.
 func (s *Server) keepAPIServices(ctx context.Context, shown map[string]*apiregistrationv1.APIService) error {
-	wake := s.cfg.Store.Subscribe(definitions)
+	wake := s.cfg.Store.Subscribe(definitions, "namespaces")
 	defer wake.Close()
 	for {
 		if err := s.deriveAPIServices(ctx, shown); err != nil && ctx.Err() == nil {

@@ -32,6 +32,11 @@ func TestAPIServicesFollowDefinitions(t *testing.T) {
 		if want := len(n.registry.order); len(all.Items) != want {
 			return fmt.Errorf("%d APIServices, %d versions are served", len(all.Items), want)
 		}
+		for _, s := range all.Items {
+			if created := s.GetCreationTimestamp(); created.IsZero() {
+				return fmt.Errorf("%s is of no age", s.GetName())
+			}
+		}
 		return nil
 	})
 	w, err := services.Watch(ctx, metav1.ListOptions{ResourceVersion: all.GetResourceVersion()})
