@@ -18,11 +18,13 @@ import (
 )
 
 // calmLook is how often a process looks at what it has burned, calmLooks how many times in a row it must have burned little before it
-// counts as calm, and calmWork how much it must have burned before that to have left something behind.
+// counts as calm, and calmWork how much it must have burned before that to have left something behind. Even little leaves something in the
+// end, and what is remembered for an hour goes when nothing else happens: calmAgain is how many looks later a calm process counts anew.
 const (
 	calmLook  = 5 * time.Second
 	calmLooks = 3
 	calmWork  = time.Second
+	calmAgain = 120
 )
 
 // calm tells when a process has come to rest after work, from the processor time it has used.
@@ -33,7 +35,7 @@ type calm struct {
 }
 
 // rests takes a look, and reports whether this is the moment: for some looks little was used, and before that enough to have left
-// something behind. A tenth of a processor is little.
+// something behind, or for many. A tenth of a processor is little.
 func (c *calm) rests(used time.Duration) bool {
 	spent := used - c.used
 	c.used = used
@@ -42,14 +44,14 @@ func (c *calm) rests(used time.Duration) bool {
 		c.looks = 0
 		return false
 	}
-	if c.looks++; c.looks < calmLooks || c.work < calmWork {
+	if c.looks++; c.looks < calmLooks || c.work < calmWork && c.looks < calmAgain {
 		return false
 	}
-	c.work = 0
+	c.work, c.looks = 0, 0
 	return true
 }
 
-// ReleaseAtRest gives back memory each time the process has come to rest after work, its start among it, until the context ends. A heap
+// ReleaseAtRest gives back memory each time the process has come to rest after work, its start among it, and now and then while it rests, until the context ends. A heap
 // that has grown under load would otherwise keep most of what it grew to, for nothing here allocates enough to make it smaller.
 func ReleaseAtRest(ctx context.Context, log *slog.Logger) {
 	tick := time.NewTicker(calmLook)

@@ -57,6 +57,12 @@ func TestMemoryIsReleasedAtRestAfterWork(t *testing.T) {
 			t.Errorf("look %d, %v used: %v, want %v", i, used, got, look.want)
 		}
 	}
+	for i := range 2 * calmAgain { // it rests
+		used += 10 * time.Millisecond
+		if got, want := c.rests(used), i%calmAgain == calmAgain-1; got != want {
+			t.Errorf("look %d of a long rest: %v, want %v", i, got, want)
+		}
+	}
 }
 
 func TestHeapGrowsFurtherInAFlood(t *testing.T) {
