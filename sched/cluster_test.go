@@ -521,8 +521,8 @@ func TestARestartedArbiterTakesItsPodsBack(t *testing.T) {
 func TestARestartedNodeKeepsItsPodsOnceItsPeersAgree(t *testing.T) {
 	c := newCluster(t, 3)
 	n1, n2 := c.nodes["n1"], c.nodes["n2"]
-	for i := range 9 {
-		n1.create(testPod(fmt.Sprintf("p%d", i), ownedBy("rs")))
+	for i := range 3 {
+		n1.create(testPod(fmt.Sprintf("p%d", i), ownedBy("rs"), func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"kubernetes.io/hostname": "n2"} }))
 	}
 	eventually(t, "bound", func() bool { return bound(n1.pods())["n2"] == 3 && bound(n2.pods())["n2"] == 3 })
 	n2.kill()
