@@ -86,16 +86,21 @@ func (g *cgroups) make(qos corev1.PodQOSClass, uid types.UID, r pod.Resources) e
 			return fmt.Errorf("make cgroup %s: %w", parent, err)
 		}
 	}
-	unlimited := func(n int64) string {
+	// A kernel that cannot limit something has nothing to lift there.
+	limit := func(dir, file string, n int64) error {
 		if n <= 0 {
+			if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
+				return nil
+			}
 			n = -1
 		}
-		return strconv.FormatInt(n, 10)
+		return write(dir, file, strconv.FormatInt(n, 10))
 	}
-	err := errors.Join(write(cpu, "cpu.shares", strconv.FormatUint(max(r.CPUShares, 2), 10)),
-		write(cpu, "cpu.cfs_period_us", strconv.FormatUint(max(r.CPUPeriod, 1000), 10)),
-		write(cpu, "cpu.cfs_quota_us", unlimited(r.CPUQuota)),
-		write(memory, "memory.limit_in_bytes", unlimited(r.Memory)))
+	err := write(cpu, "cpu.shares", strconv.FormatUint(max(r.CPUShares, 2), 10))
+	if r.CPUQuota > 0 {
+		err = errors.Join(err, write(cpu, "cpu.cfs_period_us", strconv.FormatUint(max(r.CPUPeriod, 1000), 10)))
+	}
+	err = errors.Join(err, limit(cpu, "cpu.cfs_quota_us", r.CPUQuota), limit(memory, "memory.limit_in_bytes", r.Memory))
 	g.rebalance(filepath.Join(g.fs, "cpu"), "cpu.shares", 2, 262144)
 	if err != nil {
 		return fmt.Errorf("limit cgroup %s: %w", parent, err)
@@ -152,20 +157,22 @@ func (g *cgroups) rebalance(hierarchy, file string, least, most uint64) {
 // remove takes a pod's groups away, in every hierarchy and QoS class, with whatever is below. No container of the pod is left
 // by then, so a process in there is one that the runtime lost: whoever is told to stop starting a container half-way may leave its first behind.
 func (g *cgroups) remove(uid types.UID) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	var errs []error
+	deadline := time.Now().Add(killWait)
 	for _, h := range g.hierarchies() {
 		found, _ := filepath.Glob(filepath.Join(h, g.root, "*", podDirName(uid)))
 		for _, dir := range found {
 			err := removeTree(dir)
-			for deadline := time.Now().Add(killWait); errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); err = removeTree(dir) {
+			for ; errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); err = removeTree(dir) {
 				killTree(dir)
 				time.Sleep(killWait / 100)
 			}
 			errs = append(errs, err)
 		}
 	}
+	// Not before: other pods need not wait for what does not end.
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	if g.unified() {
 		g.rebalance(g.fs, "cpu.weight", 1, 10000)
 	} else {

@@ -20,8 +20,8 @@ const unseen = 30 * time.Second
 // garbage collects objects whose owners are gone, and lets owners go that wait for their dependents.
 //
 // An owner that is absent may only be late: objects arrive in no particular order, and a node that has just joined or
-// healed holds children before their parents. So an owner is gone if this process saw it alive and now does not (the
-// store shows a deletion only when it has one), or if it has been absent for 30 s during which every registered node
+// healed holds children before their parents. So an owner is gone if the store has shown its deletion, or this process saw it
+// alive and now does not (of very many deletions at once the store forgets some), or if it has been absent for 30 s during which every registered node
 // was in sight, so that whoever has it could have sent it. UIDs are derived, so an owner of the same name with another
 // UID is another owner; which of the two is the later cannot be told from a UID, and it falls under the same rule.
 type garbage struct {

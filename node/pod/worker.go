@@ -35,7 +35,7 @@ type worker struct {
 	version  crdt.Version
 	refs     string
 	refresh  bool // what the volumes are made from changed
-	uneven   bool // whether a resize was carried through before this daemon's life is not known
+	uneven   bool // the pod's own cgroup may not be what its containers add up to: a resize failed, or was under way in an earlier life
 	failures map[string]Failure
 	backoff  map[string]Backoff
 	restarts map[string]bool
