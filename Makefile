@@ -15,7 +15,7 @@ export GOFLAGS     := $(GOFLAGS) -trimpath -tags=$(TAGS)
 
 CNI := $(addprefix github.com/containernetworking/plugins/plugins/,main/bridge main/loopback ipam/host-local meta/portmap)
 
-.PHONY: build up down test e2e bench lint fuzz sim deps conformance vagrant-check clean
+.PHONY: build up down test e2e older bench lint fuzz sim deps conformance vagrant-check clean
 
 build:
 	@mkdir -p bin/cni
@@ -41,6 +41,14 @@ test: deps build lint
 # e2e runs the scenarios on real nodes alone.
 e2e: deps build
 	$(GO) test -count=1 -v -timeout 30m ./test/e2e
+
+# older has a node run the daemon of an earlier commit beside those of this one.
+OLD ?= HEAD~1
+older: deps build
+	@rm -rf bin/older && git worktree prune && git worktree add --detach --force bin/older/source $(OLD)
+	cd bin/older/source && $(STATIC) -ldflags '$(STRIP)' -o ../ ./cmd/murmur
+	git worktree remove --force bin/older/source
+	$(GO) test -count=1 -v -timeout 10m -run TestBesideAnOlderNode ./test/e2e -older $(CURDIR)/bin/older/murmur
 
 # bench measures on real nodes what murmur promises, and prints a table: RUNS times all, or that whose name ONLY finds.
 # Building upstream's programs, which stand beside, takes minutes the first time.

@@ -1,0 +1,85 @@
+package e2e
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// older is a murmur program of an earlier commit: make older OLD=REF builds one and gives it.
+var older = flag.String("older", "", "a murmur program of an earlier commit, which a node runs beside those of this one")
+
+// TestBesideAnOlderNode has one node go back to an older program on the disk that the newer wrote, part from the others, meet them again and be
+// brought up to date. What passes between the two and what is on the disk is read by both.
+func TestBesideAnOlderNode(t *testing.T) {
+	if *older == "" {
+		t.Skip("no older program is given: make older OLD=REF")
+	}
+	l := up(t, "e-older", 3)
+	// murmur-lab starts the programs beside it.
+	dir := t.TempDir()
+	programs, err := os.ReadDir(filepath.Join(repo, "bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range programs {
+		from := filepath.Join(repo, "bin", p.Name())
+		switch p.Name() {
+		case "murmur":
+			from = *older
+		case "murmur-lab": // a link would lead back to the others
+			if b, err := os.ReadFile(from); err != nil {
+				t.Fatal(err)
+			} else if err := os.WriteFile(filepath.Join(dir, p.Name()), b, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if err := os.Symlink(from, filepath.Join(dir, p.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.apply("n1", deployment("web", 6, "one"))
+	l.within(time.Minute, "six pods are ready", l.wantReady("n2", "web", 6))
+	before := l.containers("n2")
+
+	l.do("kill", "n2", "--daemon")
+	start := l.command("start", "n2")
+	start.Path = filepath.Join(dir, "murmur-lab")
+	if out, err := start.CombinedOutput(); err != nil {
+		t.Fatalf("start the older program on n2: %v: %s", err, out)
+	}
+	l.within(time.Minute, "all are ready", l.allReady("n1", 3))
+	l.kubectl("n2", "scale", "deployment/web", "--replicas=9")
+	l.within(time.Minute, "nine pods are ready", l.wantReady("n1", "web", 9, "n1", "n2", "n3"))
+	l.within(time.Minute, "all have the same", l.sameDigests)
+
+	l.do("partition", "n2", "n1,n3")
+	l.kubectl("n1", "label", "deployment/web", "of=the-newer")
+	l.kubectl("n2", "annotate", "deployment/web", "of=the-older")
+	for _, n := range []string{"n1", "n2"} {
+		l.apply(n, `{apiVersion: v1, kind: ConfigMap, metadata: {name: on-`+n+`}, data: {a: "0"}}`)
+	}
+	l.do("heal")
+	l.within(time.Minute, "all have the same after they met", l.sameDigests)
+	for _, n := range []string{"n1", "n2", "n3"} {
+		l.kubectl(n, "get", "configmap", "on-n1", "on-n2")
+		if got := l.kubectl(n, "get", "deployment", "web", "-o=jsonpath={.metadata.labels.of} {.metadata.annotations.of}"); got != "the-newer the-older" {
+			t.Errorf("on %s the Deployment has %q of both sides", n, got)
+		}
+	}
+
+	l.do("kill", "n2", "--daemon")
+	l.do("start", "n2")
+	l.within(time.Minute, "all are ready", l.allReady("n1", 3))
+	l.within(time.Minute, "all have the same at the end", l.sameDigests)
+	l.within(time.Minute, "nine pods are ready", l.wantReady("n2", "web", 9))
+	after := l.containers("n2")
+	for c := range before {
+		if !after[c] {
+			t.Errorf("container %s of n2 was started anew", c)
+		}
+	}
+}
