@@ -55,11 +55,11 @@ func openBadger(dir string, log *slog.Logger) (*badgerDisk, error) {
 		WithSyncWrites(true).
 		WithMemTableSize(4 << 20).
 		WithNumMemtables(2).
-		WithNumLevelZeroTables(2).
-		WithNumLevelZeroTablesStall(6).
+		WithNumLevelZeroTables(3).
+		WithNumLevelZeroTablesStall(9).
 		WithValueLogFileSize(valueLogFile).
 		WithBaseTableSize(2 << 20).
-		WithBaseLevelSize(8 << 20).
+		WithBaseLevelSize(32 << 20).
 		WithValueThreshold(valueThreshold).
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(0).

@@ -71,9 +71,10 @@ func TestHeapGrowsFurtherInAFlood(t *testing.T) {
 		want            int
 	}{
 		{40 << 20, 1 << 20, resting},
+		{40 << 20, 4 << 20, working},
 		{40 << 20, 100 << 20, 120},
 		{90 << 20, 100 << 20, 53},
-		{400 << 20, 100 << 20, resting},
+		{400 << 20, 100 << 20, working},
 		{0, 100 << 20, 4800},
 	} {
 		if got := growth(c.live, c.allocated); got != c.want {

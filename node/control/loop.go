@@ -334,12 +334,12 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 }
 
 // breath is how long a wake-up waits for more of its kind after a look that took so long. While others write all the time, who looks at
-// everything takes a tenth of a processor from them, however much there is, and looks every few seconds at the least.
+// everything takes a twentieth of a processor from them, however much there is, and looks every few seconds at the least.
 func (r *row) breath(looked time.Duration) time.Duration {
 	if r.pace == 0 {
 		return gather
 	}
-	return max(r.pace, min(9*looked, maxBreath))
+	return max(r.pace, min(19*looked, maxBreath))
 }
 
 // apply does the writes of one plan. Writes that may happen together do so in groups of twice the size of the last:

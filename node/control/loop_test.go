@@ -11,7 +11,7 @@ func TestBreath(t *testing.T) {
 		{0, time.Second, gather},
 		{50 * time.Millisecond, 0, 50 * time.Millisecond},
 		{50 * time.Millisecond, 5 * time.Millisecond, 50 * time.Millisecond},
-		{50 * time.Millisecond, 20 * time.Millisecond, 180 * time.Millisecond},
+		{50 * time.Millisecond, 20 * time.Millisecond, 380 * time.Millisecond},
 		{50 * time.Millisecond, time.Minute, maxBreath},
 	} {
 		if got := (&row{pace: c.pace}).breath(c.looked); got != c.want {
