@@ -80,6 +80,9 @@ func (s Stamp) append(b []byte) []byte {
 	return binary.BigEndian.AppendUint64(b, uint64(s.Writer))
 }
 
+// aroundValue is about what a document takes beside its value.
+const aroundValue = 256
+
 // documentFormat is the first byte of an encoded document. A later format keeps reading this one.
 const documentFormat = 1
 
@@ -91,6 +94,7 @@ const (
 
 // append encodes a document. Equal documents have equal encodings.
 func (d *document) append(b []byte) []byte {
+	b = slices.Grow(b, len(d.value)+aroundValue)
 	b = append(b, documentFormat)
 	var flags byte
 	if d.dead() {

@@ -12,13 +12,11 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/emicklei/go-restful/v3"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/controller/openapi/builder"
 	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
 	openapibuilder "k8s.io/kube-openapi/pkg/builder"
 	openapicommon "k8s.io/kube-openapi/pkg/common"
-	"k8s.io/kube-openapi/pkg/common/restfuladapter"
 	"k8s.io/kube-openapi/pkg/handler"
 	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
@@ -148,8 +146,12 @@ func (o *openAPI) fixedPart() (*fixedV2, error) {
 		return o.fixed, nil
 	}
 	namer := apiopenapi.NewDefinitionNamer(legacyscheme.Scheme)
-	services := slices.SortedFunc(slices.Values(o.services), func(a, b *restful.WebService) int { return strings.Compare(a.RootPath(), b.RootPath()) })
-	doc, err := openapibuilder.BuildOpenAPISpecFromRoutes(restfuladapter.AdaptWebServices(services), &openapicommon.Config{
+	services := slices.SortedFunc(slices.Values(o.services), func(a, b *described) int { return strings.Compare(a.root, b.root) })
+	containers := make([]openapicommon.RouteContainer, len(services))
+	for i, d := range services {
+		containers[i] = d
+	}
+	doc, err := openapibuilder.BuildOpenAPISpecFromRoutes(containers, &openapicommon.Config{
 		ProtocolList:          []string{"https"},
 		Info:                  swaggerInfo(),
 		DefaultResponse:       &spec.Response{ResponseProps: spec.ResponseProps{Description: "Default Response."}},

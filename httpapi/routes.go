@@ -160,6 +160,7 @@ func (s *Server) withTimeout(h http.Handler) http.Handler {
 			bounded.ServeHTTP(w, r)
 			return
 		}
+		deep()
 		// What a client in this process sends is all there; it has no deadline to set.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.RequestTimeout))
 		r.Body = timely{r.Body}
@@ -223,7 +224,7 @@ func (s *Server) installKinds(e *echo.Echo) error {
 	groups := map[string]*tableGroup{}
 	var names []string
 	legacy := aggregated.NewResourceManager("api")
-	services := map[schema.GroupVersion]*restful.WebService{}
+	services := map[schema.GroupVersion]*described{}
 	for _, gv := range s.registry.order {
 		root := "/apis"
 		if gv.Group == "" {
@@ -232,7 +233,7 @@ func (s *Server) installKinds(e *echo.Echo) error {
 		version := &endpoints.APIGroupVersion{
 			Storage: s.registry.versions[gv], Root: root, GroupVersion: gv, OptionsExternalVersion: &optionsVersion,
 			Serializer: legacyscheme.Codecs, ParameterCodec: legacyscheme.ParameterCodec,
-			Typer: legacyscheme.Scheme, Creater: legacyscheme.Scheme, Convertor: legacyscheme.Scheme,
+			Typer: legacyscheme.Scheme, Creater: deepCreater{legacyscheme.Scheme}, Convertor: legacyscheme.Scheme,
 			ConvertabilityChecker: legacyscheme.Scheme, Defaulter: legacyscheme.Scheme, Namer: runtime.Namer(meta.NewAccessor()),
 			UnsafeConvertor: runtime.UnsafeObjectConvertor(legacyscheme.Scheme), TypeConverter: s.converter,
 			EquivalentResourceRegistry: equivalents, Authorizer: s.authz, Admit: s.admit,
@@ -245,7 +246,7 @@ func (s *Server) installKinds(e *echo.Echo) error {
 			return fmt.Errorf("routes of %s: %w", gv, err)
 		}
 		for _, ws := range container.RegisteredWebServices() {
-			services[gv] = ws
+			services[gv] = newDescribed(ws)
 			for _, route := range ws.Routes() {
 				path := pathParameter.ReplaceAllStringFunc(strings.TrimSuffix(route.Path, "/"), func(p string) string {
 					m := pathParameter.FindStringSubmatch(p)

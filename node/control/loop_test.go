@@ -10,7 +10,7 @@ func TestBreath(t *testing.T) {
 	for _, c := range []struct{ pace, looked, want time.Duration }{
 		{0, time.Second, gather},
 		{50 * time.Millisecond, 0, 50 * time.Millisecond},
-		{50 * time.Millisecond, 5 * time.Millisecond, 50 * time.Millisecond},
+		{50 * time.Millisecond, 2 * time.Millisecond, 50 * time.Millisecond},
 		{50 * time.Millisecond, 20 * time.Millisecond, 380 * time.Millisecond},
 		{50 * time.Millisecond, time.Minute, maxBreath},
 	} {
