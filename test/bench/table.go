@@ -37,19 +37,19 @@ func (t *table) latencies(what, target string, all []time.Duration) {
 	t.add(what+", p99", target, "ms", at(99))
 }
 
-// ratio adds a row that is one row's median divided by another's, if there are both.
+// ratio adds a row of one row's values divided by another's, each by that of the same run: a machine that is shared is not as fast in one run as in the next.
 func (t *table) ratio(what, target, of, to string) {
-	var a, b float64
+	var a, b []float64
 	for _, r := range *t {
 		switch r.what {
 		case of:
-			a = r.median()
+			a = r.values
 		case to:
-			b = r.median()
+			b = r.values
 		}
 	}
-	if a > 0 && b > 0 {
-		t.add(what, target, "", a/b)
+	for i := range min(len(a), len(b)) {
+		t.add(what, target, "", a[i]/b[i])
 	}
 }
 
