@@ -86,7 +86,18 @@ func TestFormats(t *testing.T) {
 	if q.place == nil || *q.place != (place{root: 5, number: 6, cost: 7}) || !q.child {
 		t.Errorf("place: %+v, next on its way: %v", q.place, q.child)
 	}
-	hear(nil, "05 00", "04 00", "06 00", "06 01 01")
+	// Whose way to the root leads through here is not pruned.
+	if hear(nil, "10 11", "0000000000000005", "00000006", "00000007", "00"); q.child {
+		t.Error("the peer's way still leads through here")
+	}
+	for _, f := range []struct {
+		frame string
+		want  linkState
+	}{{"05 00", linkEager}, {"04 00", linkLazy}, {"06 00", linkNone}, {"05 00", linkEager}, {"06 01 01", linkNone}} { // link, prune, unlink; refuse
+		if hear(nil, f.frame); q.link != f.want {
+			t.Errorf("after %s the link is %q, want %q", f.frame, q.link, f.want)
+		}
+	}
 
 	// An exchange that it asks for, and one that it is asked for.
 	theirs := appendUint64s(nil, []uint64{77})
