@@ -192,6 +192,7 @@ func (s *Store) copied(random io.Reader) error {
 		return err
 	}
 	m.behind = true
+	m.writes++
 	return s.disk.Write([]Record{metaRecord(m)})
 }
 

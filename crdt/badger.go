@@ -1,12 +1,15 @@
 package crdt
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
 	"os"
+	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,14 +23,26 @@ import (
 // memtable and the table that it becomes fit in here.
 const headroom = 16 << 20
 
-// badgerDisk is Badger, sized for the edge.
+// badgerDisk is Badger, sized for the edge, behind a write-ahead log. A group is acknowledged when it is in the log. Badger gets a half of
+// the log at a time, of each key the last value, while the other half is written: nothing waits for it, and what changes often is
+// written to it once. After a crash it gets again what the log has.
 type badgerDisk struct {
 	*markFile
 	db  *badger.DB
+	wal *wal
 	dir string
+	// pending is what the half of the log that is written holds, and passing what Badger gets from the other.
+	pending map[string][]byte
+	passing *passing
 	// logged is how much went to the value log since it was last looked through, and due says that it is time to do so again.
-	logged int
+	logged atomic.Int64
 	due    chan struct{}
+}
+
+// passing is records on their way from the log to Badger. done has the outcome.
+type passing struct {
+	records map[string][]byte
+	done    chan error
 }
 
 // Bounds of the value log: what is larger than the one goes there, and its files are as large as the other. It is looked through each
@@ -82,10 +97,17 @@ func openBadger(dir string, log *slog.Logger) (*badgerDisk, error) {
 	if err := verify(db); err != nil {
 		return nil, errors.Join(damaged(dir, err), db.Close())
 	}
+	d.db = db
 	if d.markFile, err = openMark(dir); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	d.db = db
+	groups, err := d.openLog(log)
+	if err == nil {
+		err = d.recover(groups)
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.wal.close(), db.Close(), d.markFile.close())
+	}
 	return d, nil
 }
 
@@ -105,13 +127,13 @@ func damaged(dir string, err error) error {
 		"if not, remove the whole data directory and restore a backup", dir, err)
 }
 
-// Close flushes what is in memory and closes the files. On a full disk it leaves both to the end of the process: what was
-// acknowledged is in the log, and the next open reads it from there.
+// Close passes what is in the log to Badger, flushes that and closes the files. On a full disk it leaves all of it to the end of the
+// process: what was acknowledged is in the log, and the next open reads it from there.
 func (d *badgerDisk) Close() error {
 	if err := d.room(); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}
-	return errors.Join(d.db.Close(), d.markFile.close())
+	return errors.Join(d.drain(), d.db.Close(), d.wal.close(), d.markFile.close())
 }
 
 // errStop ends an iteration that the reader has enough of.
@@ -120,6 +142,10 @@ var errStop = errors.New("stop")
 // All reads every record.
 func (d *badgerDisk) All() iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
+		if err := d.drain(); err != nil {
+			yield(Record{}, err)
+			return
+		}
 		err := d.db.View(func(txn *badger.Txn) error {
 			it := txn.NewIterator(badger.IteratorOptions{PrefetchValues: true, PrefetchSize: 64})
 			defer it.Close()
@@ -148,6 +174,32 @@ func (d *badgerDisk) Write(records []Record) error {
 	if err := d.room(); err != nil {
 		return err
 	}
+	if walSize(records) > walHalf {
+		return d.through(records)
+	}
+	if !d.wal.fits(records) {
+		if err := d.settle(); err != nil {
+			return err
+		}
+		d.passing = &passing{d.pending, make(chan error, 1)}
+		go func(p *passing) { p.done <- d.pass(p.records) }(d.passing)
+		d.pending = map[string][]byte{}
+		d.wal.turn()
+	}
+	if err := d.wal.append(records); err != nil {
+		return err
+	}
+	for _, r := range records {
+		d.pending[r.Key] = r.Value
+	}
+	return nil
+}
+
+// through writes a group that no half of the log has room for.
+func (d *badgerDisk) through(records []Record) error {
+	if err := d.drain(); err != nil {
+		return err
+	}
 	txn := d.db.NewTransaction(true)
 	defer txn.Discard()
 	for _, r := range records {
@@ -160,23 +212,144 @@ func (d *badgerDisk) Write(records []Record) error {
 		if err != nil {
 			return err
 		}
+		d.count(r.Value)
 	}
-	if err := txn.Commit(); err != nil {
+	return txn.Commit()
+}
+
+// pass writes records to Badger. They need not come there together: until all have, the log has them.
+func (d *badgerDisk) pass(records map[string][]byte) error {
+	if err := d.room(); err != nil {
 		return err
 	}
-	for _, r := range records {
-		if len(r.Value) >= valueThreshold {
-			d.logged += len(r.Value)
+	b := d.db.NewWriteBatch()
+	defer b.Cancel()
+	for k, v := range records {
+		var err error
+		if v == nil {
+			err = b.Delete([]byte(k))
+		} else {
+			err = b.Set([]byte(k), v)
 		}
+		if err != nil {
+			return fmt.Errorf("pass records from the write-ahead log to Badger: %w", err)
+		}
+		d.count(v)
 	}
-	if d.logged >= valueLogFile {
-		d.logged = 0
-		select {
-		case d.due <- struct{}{}:
-		default:
-		}
+	if err := b.Flush(); err != nil {
+		return fmt.Errorf("pass records from the write-ahead log to Badger: %w", err)
 	}
 	return nil
+}
+
+// settle returns when what was passed is in Badger, and tries again if it could not be written.
+func (d *badgerDisk) settle() error {
+	if d.passing == nil {
+		return nil
+	}
+	err := <-d.passing.done
+	if err != nil {
+		err = d.pass(d.passing.records)
+	}
+	if err != nil {
+		d.passing.done <- err
+		return err
+	}
+	d.passing = nil
+	return nil
+}
+
+// drain empties the log into Badger.
+func (d *badgerDisk) drain() error {
+	if err := d.settle(); err != nil {
+		return err
+	}
+	if d.wal.untouched() {
+		return nil
+	}
+	if err := d.pass(d.pending); err != nil {
+		return err
+	}
+	d.pending = map[string][]byte{}
+	return d.wal.empty()
+}
+
+// openLog opens the log and reads the groups in it, unless they do not go with what Badger holds: then the mark tells that something is
+// missing.
+func (d *badgerDisk) openLog(log *slog.Logger) (groups [][]Record, err error) {
+	if d.wal, groups, err = openWAL(d.dir); err != nil || len(groups) == 0 {
+		return nil, err
+	}
+	var holds []byte
+	err = d.db.View(func(txn *badger.Txn) error {
+		item, err := txn.Get([]byte(diskMeta))
+		if err == nil {
+			holds, err = item.ValueCopy(nil)
+		} else if errors.Is(err, badger.ErrKeyNotFound) {
+			err = nil
+		}
+		return err
+	})
+	if err != nil {
+		return nil, damaged(d.dir, err)
+	}
+	if !continues(holds, groups) {
+		log.Warn("the write-ahead log does not go with the tables and is left out", "groups", len(groups))
+		return nil, nil
+	}
+	return groups, nil
+}
+
+// continues tells whether groups go on from the store whose meta record this is, or from within.
+func continues(holds []byte, groups [][]Record) bool {
+	for i, g := range groups {
+		at := slices.IndexFunc(g, func(r Record) bool { return r.Key == diskMeta })
+		if at < 0 {
+			continue
+		}
+		if holds == nil {
+			return true
+		}
+		if bytes.Equal(g[at].Value, holds) {
+			return true
+		}
+		before, err := decodeMeta(holds)
+		first, err2 := decodeMeta(g[at].Value)
+		if i == 0 && err == nil && err2 == nil && first.origin.family() == before.origin.family() && first.writes == before.writes+1 {
+			return true
+		}
+	}
+	return holds == nil
+}
+
+// recover passes what the log had before a crash to Badger.
+func (d *badgerDisk) recover(groups [][]Record) error {
+	records := map[string][]byte{}
+	for _, g := range groups {
+		for _, r := range g {
+			records[r.Key] = r.Value
+		}
+	}
+	if err := d.pass(records); err != nil {
+		return err
+	}
+	d.pending = map[string][]byte{}
+	return d.wal.empty()
+}
+
+// count takes note of what goes to the value log.
+func (d *badgerDisk) count(value []byte) {
+	if len(value) < valueThreshold {
+		return
+	}
+	if d.logged.Add(int64(len(value))) < valueLogFile {
+		return
+	}
+	d.logged.Store(0)
+	select {
+	case d.due <- struct{}{}:
+	default:
+	}
 }
 
 // Size is what all files take on the disk. They are mapped at a greater length than they have come to.

@@ -21,9 +21,10 @@
 // # The write path
 //
 // One goroutine, the apply loop in Run, owns the store: it takes what has queued up (commits from this node and
-// deltas from peers) and decides it against the newest state. Another writes what was decided to Badger in one synced transaction, and only then
+// deltas from peers) and decides it against the newest state. Another writes what was decided to a write-ahead log, with one sync, and only then
 // shows it to readers, watchers and peers, and replies. While the disk is busy the loop decides the next group, against the state as it will be;
-// if the disk refuses, what was decided on top of it is refused too. Readers never wait: a Snapshot is an immutable tree.
+// if the disk refuses, what was decided on top of it is refused too. Readers never wait: a Snapshot is an immutable tree. Badger gets what is in
+// the log half a log at a time, and is read when a store is opened.
 //
 // What is on disk is compared with a mark beside it when it is opened. A store whose disk has lost something goes on under another origin;
 // one that may have lost it long ago, as a restored backup, is behind until it has compared itself with a member.

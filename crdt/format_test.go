@@ -39,6 +39,7 @@ func TestFormats(t *testing.T) {
 		}
 	}
 	record := &meta{cluster: "c", origin: 1, seq: 7, reserved: 11, vector: Vector{1: 7, 2: 3}, settled: Vector{2: 1}, writes: 5, sum: 99, summed: true}
+	records := []Record{{Key: "d/a", Value: []byte("value")}, {Key: "d/gone"}, {Key: "d/empty", Value: []byte{}}}
 	answer := &said{outcome: overtaken, document: alive, why: "it was changed"}
 	word := &granted{id: 12, until: 1 << 40, vector: Vector{1: 7, 2: 3}}
 	formats := map[string]format{
@@ -63,6 +64,12 @@ func TestFormats(t *testing.T) {
 		"said": {answer.encode(), func(t *testing.T, b []byte) {
 			if s, err := decodeSaid(b); err != nil || s.outcome != overtaken || s.why != answer.why || !bytes.Equal(s.document.append(nil), alive.append(nil)) {
 				t.Errorf("read as %+v, %v", s, err)
+			}
+		}},
+		"wal": {appendGroup(appendGroup(nil, 7, 3, records), 7, 4, records[1:]), func(t *testing.T, b []byte) {
+			groups, err := (&wal{file: &crashFile{durable: b, cached: b}}).read()
+			if err != nil || !reflect.DeepEqual(groups, [][]Record{records, records[1:]}) {
+				t.Errorf("read as %+v, %v", groups, err)
 			}
 		}},
 		"granted": {word.encode(), func(t *testing.T, b []byte) {

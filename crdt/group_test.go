@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // slowDisk is a disk whose writes end when the test says how.
@@ -127,4 +129,82 @@ func TestFailedGroupVoidsWhatWasDecidedOnIt(t *testing.T) {
 			t.Error("what is on disk is another state")
 		}
 	})
+}
+
+func TestLinger(t *testing.T) {
+	const ms = time.Millisecond
+	for _, c := range []struct {
+		what   string
+		last   wrote
+		met    int
+		idle   time.Duration
+		enough int
+		wait   time.Duration
+	}{
+		{"one alone", wrote{ops: 1, took: ms}, 0, ms, 1, ms},
+		{"two in turns", wrote{ops: 1, took: ms / 2}, 1, 0, 2, ms},
+		{"many", wrote{ops: 8, took: ms / 2}, 5, 0, 13, ms},
+		{"many, on a slow disk", wrote{ops: 8, took: 100 * ms}, 8, 0, 16, maxLinger},
+		{"long after", wrote{ops: 8, took: ms}, 0, time.Minute, 8, 2*ms - time.Minute},
+	} {
+		if enough, wait := linger(c.last, c.met, c.idle); enough != c.enough || wait != c.wait {
+			t.Errorf("%s: for %d, %v; want %d, %v", c.what, enough, wait, c.enough, c.wait)
+		}
+	}
+}
+
+// tick is a disk that takes a moment.
+type tick struct {
+	Memory
+	groups int
+}
+
+func (d *tick) Write(records []Record) error {
+	d.groups++
+	time.Sleep(time.Millisecond)
+	return d.Memory.Write(records)
+}
+
+// Who writes one thing after the other is not held up; those who write at the same time share their syncs.
+func TestWritersShareSyncs(t *testing.T) {
+	for _, c := range []struct {
+		writers, thinks int
+		groups          int
+		within          time.Duration
+	}{
+		{1, 0, 100, 100 * time.Millisecond},
+		{1, 500, 100, 150 * time.Millisecond},
+		{2, 500, 100, 160 * time.Millisecond},
+		{8, 300, 100, 140 * time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			d := &tick{}
+			s, err := Open(Config{Disk: d, Cluster: "test"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			stop := run(t, s)
+			d.groups = 0
+			began := time.Now()
+			var wg sync.WaitGroup
+			for w := range c.writers {
+				wg.Go(func() {
+					time.Sleep(time.Duration(w) * 100 * time.Microsecond)
+					for i := range 100 {
+						if err := <-create(s, fmt.Sprint("x", w, "-", i)); err != nil {
+							t.Error(err)
+						}
+						time.Sleep(time.Duration(c.thinks) * time.Microsecond)
+					}
+				})
+			}
+			wg.Wait()
+			took := time.Since(began)
+			t.Logf("%d writers who think %d µs: %d groups in %v", c.writers, c.thinks, d.groups, took)
+			if d.groups > c.groups+2 || took > c.within {
+				t.Errorf("%d writers who think %d µs: %d groups in %v, want %d in %v", c.writers, c.thinks, d.groups, took, c.groups, c.within)
+			}
+			stop()
+		})
+	}
 }

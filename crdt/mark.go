@@ -6,8 +6,8 @@ import (
 )
 
 // A number that was given to a commit must never be given to another: a peer that has the first would never ask for the second,
-// and the two stores would differ for ever without a sign of it. But a disk may lose the end of its log. Badger drops what is
-// behind a damaged record without a word; drives acknowledge what a loss of power then takes; volumes are rolled back.
+// and the two stores would differ for ever without a sign of it. But a disk may lose the end of its log. What is behind a
+// damaged record cannot be read; drives acknowledge what a loss of power then takes; volumes are rolled back.
 //
 // So a store notes beside the log how far it has come: its origin, and how many groups it has written. The note is written after
 // each group, in place, and not synced: a process that is killed leaves it exact, and only when the machine went down is it old.
@@ -100,6 +100,7 @@ func (s *Store) examine(m *meta, c Config) (*meta, error) {
 		return nil, err
 	}
 	m.behind = m.behind || found == short
+	m.writes++
 	if err := s.disk.Write([]Record{metaRecord(m)}); err != nil {
 		return nil, err
 	}

@@ -217,9 +217,13 @@ func TestLostTailComesBackUnderNoOldNumber(t *testing.T) {
 		}
 		run(t, b)
 		after := b.current.Load().meta
-		short := after.writes < before.writes
+		left := after.writes
+		if after.origin != before.origin {
+			left-- // going on as another is a write
+		}
+		short := left < before.writes
 		if short != b.Behind() || (short || power) != (after.origin != before.origin) {
-			t.Fatalf("%s: %d of %d writes are left, behind %v, origin %v after %v", what, after.writes, before.writes, b.Behind(), after.origin, before.origin)
+			t.Fatalf("%s: %d of %d writes are left, behind %v, origin %v after %v", what, left, before.writes, b.Behind(), after.origin, before.origin)
 		}
 		if after.origin.family() != before.origin.family() {
 			t.Errorf("%s: the store is of another family", what)
@@ -271,23 +275,17 @@ func TestLostTailComesBackUnderNoOldNumber(t *testing.T) {
 	}
 }
 
-// damage does something to the logs of a crashed store. gone: nothing is left of them.
+// damage does something to the log of a crashed store. gone: it may be that nothing is left of it.
 func damage(t *testing.T, r *rand.Rand, dir string) (what string, gone bool) {
 	t.Helper()
-	logs, err := filepath.Glob(filepath.Join(dir, "*.mem"))
-	if err != nil || len(logs) == 0 {
-		t.Fatalf("no logs in %s: %v", dir, err)
-	}
+	path := filepath.Join(dir, walName)
 	mode := r.IntN(5)
 	if mode == 0 {
-		for _, l := range logs {
-			if err := os.Remove(l); err != nil {
-				t.Fatal(err)
-			}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
 		}
 		return "the log is gone", true
 	}
-	path := logs[len(logs)-1]
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -312,7 +310,7 @@ func damage(t *testing.T, r *rand.Rand, dir string) (what string, gone bool) {
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return what, at < 400
+	return what, at < walBlock
 }
 
 // A volume that was rolled back to a moment of which nothing tells that it is past: the first peer does.

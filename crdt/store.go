@@ -252,13 +252,13 @@ const (
 // Run is the apply loop. It returns when the context ends and what was accepted is answered.
 //
 // What arrives is decided while the disk syncs what came before, against the state as it will be then. When the disk is free the group
-// that has come together is closed and written. Nothing is shown or answered before it is durable itself.
+// that has come together is closed and written, at once if nobody else seems to be writing. Nothing is shown or answered before it is durable itself.
 func (s *Store) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.disk.Run(ctx) })
 	defer close(s.done)
-	w := &writer{store: s, free: make(chan struct{}, 1), groups: make(chan *batch)}
+	w := &writer{store: s, free: make(chan wrote, 1), groups: make(chan *batch)}
 	ended := make(chan struct{})
 	go func() { defer close(ended); w.run() }()
 	defer func() { close(w.groups); <-ended }()
@@ -280,14 +280,21 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-// gather decides what has queued up, and what arrives until the disk is free.
-func (s *Store) gather(head *state, first *op, free <-chan struct{}) *batch {
+// gather decides what has queued up, and what arrives until the disk is free and a little longer.
+func (s *Store) gather(head *state, first *op, free <-chan wrote) *batch {
 	b := &batch{store: s, old: head, staged: map[Key]*slot{}, meta: head.meta, version: head.snapshot.version}
+	began := time.Now()
+	var enough int
+	var over <-chan time.Time
 	b.serve(first)
 	for {
 		ops := s.ops
-		if len(b.ops) >= maxGroup || b.bytes >= maxGroupBytes {
+		full := len(b.ops) >= maxGroup || b.bytes >= maxGroupBytes
+		if full {
 			ops = nil
+		}
+		if over != nil && (full || len(b.ops) >= enough) {
+			return b
 		}
 		select {
 		case o := <-ops:
@@ -298,10 +305,37 @@ func (s *Store) gather(head *state, first *op, free <-chan struct{}) *batch {
 		select {
 		case o := <-ops:
 			b.serve(o)
-		case <-free:
+		case w := <-free:
+			met := 0
+			if w.at.After(began) {
+				met = len(b.ops)
+			}
+			var wait time.Duration
+			if enough, wait = linger(w, met, time.Since(w.at)); wait <= 0 {
+				return b
+			}
+			over = time.After(wait)
+		case <-over:
 			return b
 		}
 	}
+}
+
+// wrote is a group that the disk is done with: of how many requests it was, and when and how long it was written.
+type wrote struct {
+	ops  int
+	at   time.Time
+	took time.Duration
+}
+
+// maxLinger bounds what a write may be held up for others.
+const maxLinger = 2 * time.Millisecond
+
+// linger says for how many requests a group waits, and how long at most, since the disk has been idle for a while after it wrote the last
+// group and met so many requests that had come meanwhile. A sync costs the same however much is written: those who were just answered
+// are likely to write again, and their next writes may as well share one with what is there. Who writes alone waits for nobody.
+func linger(last wrote, met int, idle time.Duration) (enough int, wait time.Duration) {
+	return last.ops + met, min(2*last.took, maxLinger) - idle
 }
 
 // serve decides one request.
@@ -314,16 +348,17 @@ func (b *batch) serve(o *op) {
 // writer makes groups durable, one after the other, and then visible.
 type writer struct {
 	store *Store
-	// free has a token while the disk is idle.
-	free   chan struct{}
+	// free has what was written last while the disk is idle.
+	free   chan wrote
 	groups chan *batch
 	// failed tells that a group was not written: what was decided on top of it is void.
 	failed atomic.Bool
 }
 
 func (w *writer) run() {
-	w.free <- struct{}{}
+	w.free <- wrote{}
 	for b := range w.groups {
+		began := time.Now()
 		err := errVoided
 		if b.old == w.store.current.Load() {
 			if err = b.persist(); err != nil {
@@ -337,7 +372,8 @@ func (w *writer) run() {
 			}
 			close(o.done)
 		}
-		w.free <- struct{}{}
+		at := time.Now()
+		w.free <- wrote{len(b.ops), at, at.Sub(began)}
 	}
 }
 

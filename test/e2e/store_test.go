@@ -200,17 +200,7 @@ func TestDamagedLog(t *testing.T) {
 	acked = append(acked, stop()...)
 	l.within(10*time.Second, "all hold the same", l.sameDigests)
 	l.do("kill", "n2")
-	logs, err := filepath.Glob(filepath.Join("/var/lib/murmur-lab", l.name, "n2", "data", "store", "*.mem"))
-	if err != nil || len(logs) == 0 {
-		t.Fatalf("n2 has no log: %v", err)
-	}
-	log := logs[len(logs)-1]
-	b, err := os.ReadFile(log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	clear(b[len(strings.TrimRight(string(b), "\x00"))/2:])
-	if err := os.WriteFile(log, b, 0o600); err != nil {
+	if err := os.Truncate(filepath.Join("/var/lib/murmur-lab", l.name, "n2", "data", "store", "WAL"), 0); err != nil {
 		t.Fatal(err)
 	}
 	l.do("start", "n2")
