@@ -45,6 +45,14 @@ type passing struct {
 	done    chan error
 }
 
+func (p *passing) run(pass func(map[string][]byte) error) {
+	err := pass(p.records)
+	if err == nil {
+		p.records = nil // it may be long before anybody asks
+	}
+	p.done <- err
+}
+
 // Bounds of the value log: what is larger than the one goes there, and its files are as large as the other. It is looked through each
 // time as much was written to it, so that its size is bounded however fast objects change.
 const (
@@ -182,7 +190,7 @@ func (d *badgerDisk) Write(records []Record) error {
 			return err
 		}
 		d.passing = &passing{d.pending, make(chan error, 1)}
-		go func(p *passing) { p.done <- d.pass(p.records) }(d.passing)
+		go d.passing.run(d.pass)
 		d.pending = map[string][]byte{}
 		d.wal.turn()
 	}
