@@ -107,6 +107,12 @@ func root() *cobra.Command {
 		},
 	}
 	kill.Flags().BoolVar(&daemonOnly, "daemon", false, "the daemon only; containerd and containers stay")
+	stop := &cobra.Command{
+		Use: "stop NODE", Short: "Stop a node's daemon as a service manager does; containers stay", Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return withNode(open, args[0], func(l *lab, n *labNode) error { return l.signal(n, syscall.SIGTERM) })
+		},
+	}
 	start := &cobra.Command{
 		Use: "start NODE", Short: "Start a node again, on the same disk", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -201,7 +207,7 @@ func root() *cobra.Command {
 		Use: "down", Short: "End a lab and remove all traces of it", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return downLab(name) },
 	}
-	c.AddCommand(up, add, run, kill, start, partition, heal, loss, clock, load, image, status, logs, down)
+	c.AddCommand(up, add, run, kill, stop, start, partition, heal, loss, clock, load, image, status, logs, down)
 	return c
 }
 

@@ -95,17 +95,8 @@ func (l *lab) start(n *labNode, more ...string) error {
 
 // kill crashes a node, or its daemon only.
 func (l *lab) kill(n *labNode, daemonOnly bool) error {
-	if !n.alive() && daemonOnly {
-		return fmt.Errorf("the daemon of %s does not run", n.Name)
-	}
 	if daemonOnly {
-		if err := syscall.Kill(n.PID, syscall.SIGKILL); err != nil {
-			return err
-		}
-		for n.alive() {
-			time.Sleep(5 * time.Millisecond)
-		}
-		return nil
+		return l.signal(n, syscall.SIGKILL)
 	}
 	if err := l.crash(n); err != nil {
 		return err
@@ -115,6 +106,22 @@ func (l *lab) kill(n *labNode, daemonOnly bool) error {
 		return err
 	}
 	return l.rewire()
+}
+
+// signal sends a signal that ends a daemon, and returns when it has ended.
+func (l *lab) signal(n *labNode, sig syscall.Signal) error {
+	if !n.alive() {
+		return fmt.Errorf("the daemon of %s does not run", n.Name)
+	}
+	if err := syscall.Kill(n.PID, sig); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(time.Minute); n.alive(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the daemon of %s does not end", n.Name)
+		}
+	}
+	return nil
 }
 
 // crash kills every process of a node and removes what only its kernel knew: mounts, sockets, cgroups.

@@ -11,7 +11,7 @@ import (
 // older is a murmur program of an earlier commit: make older OLD=REF builds one and gives it.
 var older = flag.String("older", "", "a murmur program of an earlier commit, which a node runs beside those of this one")
 
-// TestBesideAnOlderNode has one node go back to an older program on the disk that the newer wrote, part from the others, meet them again and be
+// TestBesideAnOlderNode has one node go back to an older program on the disk that the newer wrote and closed, part from the others, meet them again and be
 // brought up to date. What passes between the two and what is on the disk is read by both.
 func TestBesideAnOlderNode(t *testing.T) {
 	if *older == "" {
@@ -47,7 +47,7 @@ func TestBesideAnOlderNode(t *testing.T) {
 	l.within(time.Minute, "six pods are ready", l.wantReady("n2", "web", 6))
 	before := l.containers("n2")
 
-	l.do("kill", "n2", "--daemon")
+	l.do("stop", "n2")
 	start := l.command("start", "n2")
 	start.Path = filepath.Join(dir, "murmur-lab")
 	if out, err := start.CombinedOutput(); err != nil {
