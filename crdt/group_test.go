@@ -141,11 +141,11 @@ func TestLinger(t *testing.T) {
 		enough int
 		wait   time.Duration
 	}{
-		{"one alone", wrote{ops: 1, took: ms}, 0, ms, 1, ms},
-		{"two in turns", wrote{ops: 1, took: ms / 2}, 1, 0, 2, ms},
-		{"many", wrote{ops: 8, took: ms / 2}, 5, 0, 13, ms},
+		{"one alone", wrote{ops: 1, took: ms}, 0, ms, 1, 3 * ms},
+		{"two in turns", wrote{ops: 1, took: ms / 2}, 1, 0, 2, 2 * ms},
+		{"many", wrote{ops: 8, took: ms / 2}, 5, 0, 13, 2 * ms},
 		{"many, on a slow disk", wrote{ops: 8, took: 100 * ms}, 8, 0, 16, maxLinger},
-		{"long after", wrote{ops: 8, took: ms}, 0, time.Minute, 8, 2*ms - time.Minute},
+		{"long after", wrote{ops: 8, took: ms}, 0, time.Minute, 8, 4*ms - time.Minute},
 	} {
 		if enough, wait := linger(c.last, c.met, c.idle); enough != c.enough || wait != c.wait {
 			t.Errorf("%s: for %d, %v; want %d, %v", c.what, enough, wait, c.enough, c.wait)

@@ -329,13 +329,13 @@ type wrote struct {
 }
 
 // maxLinger bounds what a write may be held up for others.
-const maxLinger = 2 * time.Millisecond
+const maxLinger = 4 * time.Millisecond
 
 // linger says for how many requests a group waits, and how long at most, since the disk has been idle for a while after it wrote the last
 // group and met so many requests that had come meanwhile. A sync costs the same however much is written: those who were just answered
 // are likely to write again, and their next writes may as well share one with what is there. Who writes alone waits for nobody.
 func linger(last wrote, met int, idle time.Duration) (enough int, wait time.Duration) {
-	return last.ops + met, min(2*last.took, maxLinger) - idle
+	return last.ops + met, min(4*last.took, maxLinger) - idle
 }
 
 // serve decides one request.

@@ -61,10 +61,10 @@ func openWAL(dir string) (*wal, [][]Record, error) {
 	}
 	w := &wal{file: dataFile{f}}
 	groups, err := w.read()
-	if err == nil {
-		err = fill(f)
-	}
 	if err != nil {
+		return nil, nil, errors.Join(damaged(dir, fmt.Errorf("write-ahead log: %w", err)), f.Close())
+	}
+	if err := fill(f); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("open the write-ahead log: %w", err), f.Close())
 	}
 	return w, groups, nil

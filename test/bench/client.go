@@ -189,7 +189,12 @@ func await(ctx context.Context, w watch.Interface, ok func(watch.Event, *corev1.
 // see notes when each ConfigMap is seen, until it has seen as many as its input says, or for half a minute more, and then prints all: whoever
 // prints meanwhile waits for who reads. Its first mark says that it looks.
 func (c api) see(ctx context.Context, prefix string) error {
-	w, err := c.kube.CoreV1().ConfigMaps(namespace).Watch(ctx, metav1.ListOptions{})
+	// What is there already is not waited for.
+	there, err := c.kube.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{Limit: 1})
+	if err != nil {
+		return err
+	}
+	w, err := c.kube.CoreV1().ConfigMaps(namespace).Watch(ctx, metav1.ListOptions{ResourceVersion: there.ResourceVersion})
 	if err != nil {
 		return err
 	}

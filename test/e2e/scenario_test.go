@@ -111,7 +111,7 @@ func (l *lab) curl(node, url string) error {
 func TestExample(t *testing.T) {
 	l := up(t, "e-example", 3)
 	l.do("exec", "n1", "--", "kubectl", "apply", "-f", filepath.Join(repo, "examples/hello/hello.yaml"))
-	seen := l.within(5*time.Second, "the Deployment is seen on n3", func() error {
+	seen := l.within(30*time.Second, "the Deployment is seen on n3", func() error {
 		_, err := l.tryKubectl("n3", "get", "deployment", "hello")
 		return err
 	})
@@ -130,7 +130,7 @@ func TestExample(t *testing.T) {
 	}
 	vip := l.vip("n1", "hello")
 	for _, n := range []string{"n1", "n2", "n3"} {
-		l.within(10*time.Second, "the service answers on "+n, func() error {
+		l.within(30*time.Second, "the service answers on "+n, func() error {
 			for _, url := range []string{"http://" + vip, "http://127.0.0.1:30080"} {
 				if err := l.curl(n, url); err != nil {
 					return err
@@ -161,7 +161,7 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	l.apply("n1", deployment("web", 4, "one"))
 	l.kubectl("n1", "rollout", "status", "deployment/web", "--timeout=60s")
 	url := "http://" + l.vip("n1", "web")
-	l.within(10*time.Second, "the service answers", func() error { return l.curl("n2", url) })
+	l.within(30*time.Second, "the service answers", func() error { return l.curl("n2", url) })
 	stop := l.ask("n2", url)
 	l.kubectl("n1", "set", "env", "deployment/web", "VERSION=two")
 	l.kubectl("n1", "rollout", "status", "deployment/web", "--timeout=120s")
@@ -203,7 +203,7 @@ func TestNodeLoss(t *testing.T) {
 	l.do("start", "n2")
 	l.within(time.Minute, "all nodes are Ready", l.allReady("n1", 3))
 	l.within(time.Minute, "six pods are ready and no more are there", l.wantReady("n1", "web", 6))
-	l.within(20*time.Second, "what runs on n2 is what is bound to it", func() error {
+	l.within(45*time.Second, "what runs on n2 is what is bound to it", func() error {
 		pods, err := l.pods("n2", "web")
 		if err != nil {
 			return err
@@ -473,7 +473,7 @@ func TestCutLink(t *testing.T) {
 	}
 	url := "http://" + l.vip("n1", "web")
 	l.do("partition", "n1", "n3")
-	took := l.within(20*time.Second, "the service leaves out on n1 what n1 cannot reach", func() error {
+	took := l.within(45*time.Second, "the service leaves out on n1 what n1 cannot reach", func() error {
 		for range 20 {
 			if err := l.curl("n1", url); err != nil {
 				return err
@@ -483,13 +483,13 @@ func TestCutLink(t *testing.T) {
 	})
 	t.Logf("no request from n1 fails after %s", took)
 	l.kubectl("n1", "create", "configmap", "around")
-	took = l.within(20*time.Second, "writes find the way around", func() error {
+	took = l.within(45*time.Second, "writes find the way around", func() error {
 		_, err := l.tryKubectl("n3", "get", "configmap", "around")
 		return err
 	})
 	t.Logf("a write on n1 is seen on n3 after %s", took)
 	l.do("heal")
-	l.within(20*time.Second, "all nodes are Ready", l.allReady("n1", 3))
+	l.within(45*time.Second, "all nodes are Ready", l.allReady("n1", 3))
 	after, err := l.pods("n2", "web")
 	if err != nil {
 		t.Fatal(err)
