@@ -405,7 +405,7 @@ func TestSixtyPodsAtOnceOnThreeNodes(t *testing.T) {
 			eventually(t, "all bound", func() bool { return sum(bound(n1.pods())) == 60 })
 			t.Logf("all bound after %v: %v", time.Since(start), bound(n1.pods()))
 			for node, n := range bound(n1.pods()) {
-				if n < 15 || n > 25 { // test/placement has the exact ones
+				if n < 15 || n > 25 { // test/virtual has the exact ones
 					t.Errorf("%s has %d pods", node, n)
 				}
 			}

@@ -125,7 +125,7 @@ func TestExample(t *testing.T) {
 	for _, p := range pods {
 		on[p.Spec.NodeName]++
 	}
-	// Two each, unless a machine that is busy with other tests kept a bid back for longer than anybody waits: test/placement has the exact ones.
+	// Two each, unless a machine that is busy with other tests kept a bid back for longer than anybody waits: test/virtual has the exact ones.
 	for _, n := range []string{"n1", "n2", "n3"} {
 		if on[n] < 1 || on[n] > 3 {
 			t.Errorf("pods are spread %v, want two each", on)

@@ -150,3 +150,33 @@ func TestPodsArePlacedOnce(t *testing.T) {
 		}
 	})
 }
+
+// No bid is late in virtual time, so pods that are made on one node are as many on each as on the others, give or take what bids of one wave
+// do not know of each other.
+func TestPodsOfOneNodeAreSpreadEvenly(t *testing.T) {
+	for _, c := range []struct{ pods, least, most int }{{6, 2, 2}, {60, 18, 22}} {
+		run(t, 3, func(cl *cluster) {
+			for _, n := range cl.nodes {
+				n.register()
+			}
+			cl.within(time.Second, "all know all nodes", cl.equal)
+			for i := range c.pods {
+				cl.nodes[0].createPod(fmt.Sprint("p", i))
+			}
+			load := map[string]int{}
+			cl.within(10*time.Second, "every pod has a node", func() bool {
+				clear(load)
+				for _, p := range cl.nodes[0].pods() {
+					load[p.Spec.NodeName]++
+				}
+				return load[""] == 0
+			})
+			for _, n := range cl.nodes {
+				if load[n.name] < c.least || load[n.name] > c.most {
+					cl.t.Errorf("%d pods are spread %v", c.pods, load)
+					break
+				}
+			}
+		})
+	}
+}
