@@ -405,7 +405,7 @@ func TestSixtyPodsAtOnceOnThreeNodes(t *testing.T) {
 			eventually(t, "all bound", func() bool { return sum(bound(n1.pods())) == 60 })
 			t.Logf("all bound after %v: %v", time.Since(start), bound(n1.pods()))
 			for node, n := range bound(n1.pods()) {
-				if n < 15 || n > 25 { // test/virtual has the exact ones
+				if n < 18 || n > 22 {
 					t.Errorf("%s has %d pods", node, n)
 				}
 			}
@@ -632,7 +632,7 @@ func TestRoomThatBecomesFreeIsTakenSoon(t *testing.T) {
 	}
 	start := time.Now()
 	eventually(t, "b bound", func() bool { return n1.pod("b").Spec.NodeName == "n1" })
-	if d := time.Since(start); d > 3*time.Second {
+	if d := time.Since(start); d > time.Second {
 		t.Errorf("took %v", d)
 	}
 }

@@ -264,7 +264,7 @@ func TestForward(t *testing.T) {
 	s.forward.looked = time.Time{}
 	s.forward.mu.Unlock()
 	begin := time.Now()
-	if m := ask(t, "udp", self, "other.example.test", dns.TypeA); m.Rcode != dns.RcodeServerFailure || time.Since(begin) > 5*time.Second { // a client waits no longer
+	if m := ask(t, "udp", self, "other.example.test", dns.TypeA); m.Rcode != dns.RcodeServerFailure || time.Since(begin) > time.Second {
 		t.Errorf("nobody to ask: %v after %v", dns.RcodeToString[m.Rcode], time.Since(begin))
 	}
 	// A resolver that asks us back: the question meets itself, and both end.

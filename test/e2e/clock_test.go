@@ -35,7 +35,7 @@ func TestClockAnHourAhead(t *testing.T) {
 		}
 		return s.Store.Held
 	}
-	l.within(45*time.Second, "the write from the future is held aside, and listed", func() error {
+	l.within(20*time.Second, "the write from the future is held aside, and listed", func() error {
 		for key := range held() {
 			if strings.Contains(key, "namespaces") {
 				return nil
@@ -54,7 +54,7 @@ func TestClockAnHourAhead(t *testing.T) {
 	}
 	l.kubectl("n1", "annotate", "configmap", "x", "n1=yes")
 	for _, n := range []string{"n2", "n3"} {
-		l.within(45*time.Second, "what the others write is on "+n, annotated(n, "configmap", "x", "n1"))
+		l.within(20*time.Second, "what the others write is on "+n, annotated(n, "configmap", "x", "n1"))
 	}
 	// Longer than any toleration, probe or suspicion.
 	time.Sleep(20 * time.Second)
@@ -72,7 +72,7 @@ func TestClockAnHourAhead(t *testing.T) {
 
 	l.do("clock", "n3", "0s")
 	l.kubectl("n3", "annotate", "configmap", "x", "n3=yes")
-	l.within(45*time.Second, "what the node writes with its clock right is not held", annotated("n1", "configmap", "x", "n3"))
+	l.within(20*time.Second, "what the node writes with its clock right is not held", annotated("n1", "configmap", "x", "n3"))
 	for _, n := range []string{"n1", "n2"} {
 		l.do("exec", n, "--", "murmur", "release")
 	}

@@ -106,7 +106,7 @@ spec:
 				t.Fatal(err)
 			}
 			defer func() { _ = forward.Process.Kill(); _ = forward.Wait() }()
-			l.within(30*time.Second, "port-forward answers", func() error { return l.curl("n1", "http://127.0.0.1:18080/") })
+			l.within(10*time.Second, "port-forward answers", func() error { return l.curl("n1", "http://127.0.0.1:18080/") })
 			follow := l.command("exec", "n1", "--", "timeout", "3", k, "logs", "-f", "box", "-c", "box", "--tail=0")
 			if out, _ := follow.Output(); strings.Count(string(out), "tick") < 2 {
 				t.Errorf("logs -f for 3 s: %q", out)

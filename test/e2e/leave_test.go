@@ -83,9 +83,9 @@ func TestLeaveJoinForget(t *testing.T) {
 		t.Errorf("leave says %q", out)
 	}
 	for _, n := range []string{"n1", "n3"} {
-		l.within(30*time.Second, "n2 is gone on "+n, l.registered(n, "n1", "n3"))
+		l.within(5*time.Second, "n2 is gone on "+n, l.registered(n, "n1", "n3"))
 	}
-	took := l.within(45*time.Second, "its pods are replaced", l.wantReady("n1", "web", 6, "n1", "n3"))
+	took := l.within(20*time.Second, "its pods are replaced", l.wantReady("n1", "web", 6, "n1", "n3"))
 	t.Logf("pods replaced %.1f s after the leave", took.Seconds())
 	for _, n := range []string{"n1", "n3"} {
 		if out := l.murmur(n, "members", "--name=n2", "--status=left"); !strings.Contains(out, "n2") {
@@ -105,7 +105,7 @@ func TestLeaveJoinForget(t *testing.T) {
 
 	// Started again it is a new node, which founds a cluster of its own until it is told to join.
 	l.do("start", "n2")
-	l.within(45*time.Second, "n2 is alone", l.registered("n2", "n2"))
+	l.within(20*time.Second, "n2 is alone", l.registered("n2", "n2"))
 	host := get[corev1.Node](l, "n1", "node", "n1").Status.Addresses[0].Address
 	token := strings.TrimSpace(l.murmur("n1", "token", "create", "--token-only"))
 	l.kubectl("n2", "create", "configmap", "mine")
@@ -117,7 +117,7 @@ func TestLeaveJoinForget(t *testing.T) {
 		t.Errorf("join says %q", out)
 	}
 	for _, n := range []string{"n1", "n2", "n3"} {
-		l.within(45*time.Second, "n2 is a member as "+n+" sees it", l.registered(n, "n1", "n2", "n3"))
+		l.within(20*time.Second, "n2 is a member as "+n+" sees it", l.registered(n, "n1", "n2", "n3"))
 	}
 	l.kubectl("n2", "scale", "deployment", "web", "--replicas=12")
 	l.within(60*time.Second, "twelve pods", l.wantReady("n2", "web", 12))
@@ -137,7 +137,7 @@ func TestLeaveJoinForget(t *testing.T) {
 	l.kubectl("n1", "create", "configmap", "heard")
 	l.do("kill", "n3")
 	l.do("heal")
-	l.within(45*time.Second, "n3 is missed", func() error {
+	l.within(20*time.Second, "n3 is missed", func() error {
 		_, err := l.try("exec", "n1", "--", "murmur", "reachability")
 		if err == nil {
 			return errors.New("all answer")
@@ -150,12 +150,12 @@ func TestLeaveJoinForget(t *testing.T) {
 	if _, err := l.try("exec", "n1", "--", "murmur", "forget", "n2"); err == nil || !strings.Contains(err.Error(), "n2 is alive at") {
 		t.Errorf("a live member was forgotten: %v", err)
 	}
-	l.within(45*time.Second, "n3 is known to be gone", func() error {
+	l.within(20*time.Second, "n3 is known to be gone", func() error {
 		_, err := l.try("exec", "n1", "--", "murmur", "forget", "n3")
 		return err
 	})
 	for _, n := range []string{"n1", "n2"} {
-		l.within(30*time.Second, "n3 is gone on "+n, l.registered(n, "n1", "n2"))
+		l.within(5*time.Second, "n3 is gone on "+n, l.registered(n, "n1", "n2"))
 	}
 	took = l.within(30*time.Second, "its pods are replaced", l.wantReady("n2", "web", 12, "n1", "n2"))
 	t.Logf("pods replaced %.1f s after forget", took.Seconds())
@@ -188,7 +188,7 @@ func TestBackupAndRestore(t *testing.T) {
 	for _, name := range []string{"stays", "goes"} {
 		l.kubectl("n1", "create", "configmap", name)
 	}
-	l.within(30*time.Second, "n2 has both", func() error { _, err := l.tryKubectl("n2", "get", "configmap", "stays", "goes"); return err })
+	l.within(5*time.Second, "n2 has both", func() error { _, err := l.tryKubectl("n2", "get", "configmap", "stays", "goes"); return err })
 	l.murmur("n1", "backup", file)
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the backup is %v: %v", info.Mode(), err)
@@ -223,7 +223,7 @@ func TestBackupAndRestore(t *testing.T) {
 	restore("n2")
 	l.within(30*time.Second, "n2 is a member again", l.registered("n1", "n1", "n2"))
 	for _, n := range []string{"n1", "n2"} {
-		l.within(30*time.Second, n+" has what the cluster has", has(n, "later stays"))
+		l.within(10*time.Second, n+" has what the cluster has", has(n, "later stays"))
 	}
 	// All are lost.
 	ip := get[corev1.Node](l, "n1", "node", "n1").Status.Addresses[0].Address
@@ -237,7 +237,7 @@ func TestBackupAndRestore(t *testing.T) {
 	l.do("exec", "n1", "--", "murmur", "restore", file, "--data-dir", disk("n1"), "--node-ip", ip)
 	l.do("start", "n1")
 	// What has been deleted since, only another could know.
-	l.within(45*time.Second, "n1 waits for another node, and says so", func() error {
+	l.within(20*time.Second, "n1 waits for another node, and says so", func() error {
 		out, err := l.try("exec", "n1", "--", "murmur", "token", "create")
 		if err == nil || !strings.Contains(out+err.Error(), "`murmur forget` each (n2)") {
 			return fmt.Errorf("%q: %v", out, err)
@@ -264,13 +264,13 @@ func TestBackupAndRestore(t *testing.T) {
 func TestConflictsAreListed(t *testing.T) {
 	l := up(t, "e-conf", 2)
 	l.kubectl("n1", "create", "configmap", "shared", "--from-literal=key=before")
-	l.within(30*time.Second, "n2 has it", func() error { _, err := l.tryKubectl("n2", "get", "configmap", "shared"); return err })
+	l.within(5*time.Second, "n2 has it", func() error { _, err := l.tryKubectl("n2", "get", "configmap", "shared"); return err })
 	l.do("partition", "n1", "n2")
 	for _, n := range []string{"n1", "n2"} {
 		l.kubectl(n, "patch", "configmap", "shared", "-p", fmt.Sprintf(`{"data":{"key":"by %s"}}`, n))
 	}
 	l.do("heal")
-	l.within(45*time.Second, "the loss is listed", func() error {
+	l.within(20*time.Second, "the loss is listed", func() error {
 		for _, n := range []string{"n1", "n2"} {
 			type side struct{ By, Value string }
 			var all []struct {

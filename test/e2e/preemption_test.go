@@ -54,7 +54,7 @@ func TestPreemption(t *testing.T) {
 	took := l.within(30*time.Second, "p4 has the room of p1 and p2", l.wantReady("n1", "p4", 1, "n2"))
 	t.Logf("after %s", took)
 	for app, why := range map[string]string{"p1": "No preemption victims found for incoming pod", "p2": "No preemption victims found for incoming pod"} {
-		l.within(45*time.Second, "a new "+app+" waits, since "+why, func() error {
+		l.within(20*time.Second, "a new "+app+" waits, since "+why, func() error {
 			pods, err := l.pods("n1", app)
 			if err != nil || len(pods) != 1 || pods[first[app]] != nil {
 				return fmt.Errorf("pods %v, first %s: %v", pods, first[app], err)

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -110,13 +111,37 @@ func (l *lab) curl(node, url string) error {
 
 func TestExample(t *testing.T) {
 	l := up(t, "e-example", 3)
+	// Who looks on n3 does so already: how long a kubectl takes to start is not what is asked.
+	look := l.command("exec", "n3", "--", "kubectl", "get", "deployments", "--watch", "-o", "name")
+	out, err := look.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := look.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = look.Process.Kill(); _ = look.Wait() }()
+	first := make(chan time.Time, 1)
+	go func() {
+		if line, _ := bufio.NewReader(out).ReadString('\n'); line == "deployment.apps/hello\n" {
+			first <- time.Now()
+		}
+	}()
+	time.Sleep(3 * time.Second)
 	l.do("exec", "n1", "--", "kubectl", "apply", "-f", filepath.Join(repo, "examples/hello/hello.yaml"))
-	seen := l.within(30*time.Second, "the Deployment is seen on n3", func() error {
-		_, err := l.tryKubectl("n3", "get", "deployment", "hello")
-		return err
-	})
+	applied := time.Now()
+	var seen time.Duration
+	select {
+	case at := <-first:
+		seen = at.Sub(applied)
+	case <-time.After(5 * time.Second):
+		t.Fatal("not within 5 s: the Deployment is seen on n3")
+	}
 	took := l.within(time.Minute, "six pods are ready", l.wantReady("n2", "hello", 6))
 	t.Logf("seen on n3 after %s, six pods ready after %s", seen, took)
+	if seen > time.Second {
+		t.Errorf("applied on n1, seen on n3 only after %s", seen)
+	}
 	pods, err := l.pods("n1", "hello")
 	if err != nil {
 		t.Fatal(err)
@@ -125,16 +150,12 @@ func TestExample(t *testing.T) {
 	for _, p := range pods {
 		on[p.Spec.NodeName]++
 	}
-	// Two each, unless a machine that is busy with other tests kept a bid back for longer than anybody waits: test/virtual has the exact ones.
-	for _, n := range []string{"n1", "n2", "n3"} {
-		if on[n] < 1 || on[n] > 3 {
-			t.Errorf("pods are spread %v, want two each", on)
-			break
-		}
+	if want := map[string]int{"n1": 2, "n2": 2, "n3": 2}; !maps.Equal(on, want) {
+		t.Errorf("pods are spread %v, want %v", on, want)
 	}
 	vip := l.vip("n1", "hello")
 	for _, n := range []string{"n1", "n2", "n3"} {
-		l.within(30*time.Second, "the service answers on "+n, func() error {
+		l.within(10*time.Second, "the service answers on "+n, func() error {
 			for _, url := range []string{"http://" + vip, "http://127.0.0.1:30080"} {
 				if err := l.curl(n, url); err != nil {
 					return err
@@ -165,7 +186,7 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	l.apply("n1", deployment("web", 4, "one"))
 	l.kubectl("n1", "rollout", "status", "deployment/web", "--timeout=60s")
 	url := "http://" + l.vip("n1", "web")
-	l.within(30*time.Second, "the service answers", func() error { return l.curl("n2", url) })
+	l.within(10*time.Second, "the service answers", func() error { return l.curl("n2", url) })
 	stop := l.ask("n2", url)
 	l.kubectl("n1", "set", "env", "deployment/web", "VERSION=two")
 	l.kubectl("n1", "rollout", "status", "deployment/web", "--timeout=120s")
@@ -196,6 +217,9 @@ func TestNodeLoss(t *testing.T) {
 	killed := time.Now()
 	took := l.within(45*time.Second, "six pods are ready without n2", l.wantReady("n1", "web", 6, "n1", "n3"))
 	t.Logf("replaced after %s", took)
+	if took > 30*time.Second {
+		t.Errorf("replaced only after %s", took)
+	}
 	time.Sleep(max(0, 12*time.Second-time.Since(killed)))
 	r := stop()
 	for _, f := range r.Failed {
@@ -207,7 +231,7 @@ func TestNodeLoss(t *testing.T) {
 	l.do("start", "n2")
 	l.within(time.Minute, "all nodes are Ready", l.allReady("n1", 3))
 	l.within(time.Minute, "six pods are ready and no more are there", l.wantReady("n1", "web", 6))
-	l.within(45*time.Second, "what runs on n2 is what is bound to it", func() error {
+	l.within(20*time.Second, "what runs on n2 is what is bound to it", func() error {
 		pods, err := l.pods("n2", "web")
 		if err != nil {
 			return err
@@ -401,6 +425,9 @@ func TestPartitionAndHeal(t *testing.T) {
 		return nil
 	})
 	t.Logf("healed after %s", took)
+	if took > 10*time.Second {
+		t.Errorf("healed only after %s, want 10 s", took)
+	}
 	if a, b := stopN1(), stopN2(); a < 4 || b < 8 {
 		t.Errorf("ready pods fell to %d as n1 sees it and %d as n2 sees it, want 4 and 8", a, b)
 	}
@@ -477,7 +504,7 @@ func TestCutLink(t *testing.T) {
 	}
 	url := "http://" + l.vip("n1", "web")
 	l.do("partition", "n1", "n3")
-	took := l.within(45*time.Second, "the service leaves out on n1 what n1 cannot reach", func() error {
+	took := l.within(20*time.Second, "the service leaves out on n1 what n1 cannot reach", func() error {
 		for range 20 {
 			if err := l.curl("n1", url); err != nil {
 				return err
@@ -487,13 +514,13 @@ func TestCutLink(t *testing.T) {
 	})
 	t.Logf("no request from n1 fails after %s", took)
 	l.kubectl("n1", "create", "configmap", "around")
-	took = l.within(45*time.Second, "writes find the way around", func() error {
+	took = l.within(20*time.Second, "writes find the way around", func() error {
 		_, err := l.tryKubectl("n3", "get", "configmap", "around")
 		return err
 	})
 	t.Logf("a write on n1 is seen on n3 after %s", took)
 	l.do("heal")
-	l.within(45*time.Second, "all nodes are Ready", l.allReady("n1", 3))
+	l.within(20*time.Second, "all nodes are Ready", l.allReady("n1", 3))
 	after, err := l.pods("n2", "web")
 	if err != nil {
 		t.Fatal(err)
@@ -584,7 +611,7 @@ func TestSixtyPodsAtOnce(t *testing.T) {
 		}
 	}
 	for _, n := range []string{"n1", "n2", "n3"} {
-		if on[n] < 15 || on[n] > 25 { // as there
+		if on[n] < 18 || on[n] > 22 {
 			t.Errorf("sixty pods are spread %v, want about twenty each", on)
 			break
 		}

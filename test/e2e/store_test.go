@@ -164,7 +164,7 @@ func TestThreeSidesMeet(t *testing.T) {
 		acked = append(acked, side...)
 	}
 	l.do("heal")
-	took := l.within(45*time.Second, "all hold the same", l.sameDigests)
+	took := l.within(20*time.Second, "all hold the same", l.sameDigests)
 	t.Logf("%d writes on three sides; the same on all nodes %.1f s after the heal", len(acked), took.Seconds())
 	for _, n := range []string{"n1", "n2", "n3"} {
 		if lost := l.lost(n, acked); len(lost) > 0 {
@@ -188,7 +188,7 @@ func TestDamagedLog(t *testing.T) {
 	stop := l.write("n2", "a")
 	time.Sleep(time.Second)
 	acked := stop()
-	l.within(30*time.Second, "all hold the same", l.sameDigests)
+	l.within(10*time.Second, "all hold the same", l.sameDigests)
 	l.do("kill", "n2")
 	l.do("start", "n2")
 	l.within(30*time.Second, "n2 is back", l.registered("n2", "n1", "n2", "n3"))
@@ -198,7 +198,7 @@ func TestDamagedLog(t *testing.T) {
 	stop = l.write("n2", "b")
 	time.Sleep(time.Second)
 	acked = append(acked, stop()...)
-	l.within(30*time.Second, "all hold the same", l.sameDigests)
+	l.within(10*time.Second, "all hold the same", l.sameDigests)
 	l.do("kill", "n2")
 	if err := os.Truncate(filepath.Join("/var/lib/murmur-lab", l.name, "n2", "data", "store", "WAL"), 0); err != nil {
 		t.Fatal(err)
@@ -211,7 +211,7 @@ func TestDamagedLog(t *testing.T) {
 	stop = l.write("n2", "c")
 	time.Sleep(time.Second)
 	acked = append(acked, stop()...)
-	l.within(45*time.Second, "all hold the same", l.sameDigests)
+	l.within(20*time.Second, "all hold the same", l.sameDigests)
 	for _, n := range []string{"n1", "n2", "n3"} {
 		if lost := l.lost(n, acked); len(lost) > 0 {
 			t.Errorf("%s lost %d of %d acknowledged writes, such as %s", n, len(lost), len(acked), lost[0])
