@@ -308,26 +308,26 @@ func (d *badgerDisk) openLog(log *slog.Logger) (groups [][]Record, err error) {
 	return groups, nil
 }
 
-// continues tells whether groups go on from the store whose meta record this is, or from within.
+// continues tells whether groups go on from the store whose meta record this is, or from within. Where there is none yet they are all there is.
 func continues(holds []byte, groups [][]Record) bool {
+	if holds == nil {
+		return true
+	}
+	before, err := decodeMeta(holds)
 	for i, g := range groups {
 		at := slices.IndexFunc(g, func(r Record) bool { return r.Key == diskMeta })
 		if at < 0 {
 			continue
 		}
-		if holds == nil {
-			return true
-		}
 		if bytes.Equal(g[at].Value, holds) {
 			return true
 		}
-		before, err := decodeMeta(holds)
-		first, err2 := decodeMeta(g[at].Value)
-		if i == 0 && err == nil && err2 == nil && first.origin.family() == before.origin.family() && first.writes == before.writes+1 {
+		first, ferr := decodeMeta(g[at].Value)
+		if i == 0 && err == nil && ferr == nil && first.origin.family() == before.origin.family() && first.writes == before.writes+1 {
 			return true
 		}
 	}
-	return holds == nil
+	return false
 }
 
 // recover passes what the log had before a crash to Badger.
