@@ -38,7 +38,7 @@ type admission struct {
 	Placement
 	attempt attempt
 	arbiter Identity
-	// until is when the pod must have reached the store.
+	// until is when the pod must have reached the store, and a peer have answered this node.
 	until   time.Time
 	writing bool
 	done    bool
@@ -115,7 +115,8 @@ func sameNodes(a, b []*corev1.Node) bool {
 	return true
 }
 
-// tick starts the commits of admitted pods that have reached the store, and gives up those that do not come.
+// tick starts the commits of admitted pods that have reached the store, and gives up those that do not come. A node that nobody
+// has heard of late starts none; what it has admitted counts in its bids meanwhile, or it would be given the next pods for those too.
 func (c *candidate) tick(now time.Time) {
 	c.expire(now)
 	for _, uid := range sorted(c.admitted) {
@@ -123,14 +124,19 @@ func (c *candidate) tick(now time.Time) {
 		if a.writing || a.done {
 			continue
 		}
-		if pod := c.world.Pod(a.Namespace, a.Name); pod != nil && pod.UID == uid {
+		alone := c.alone(now)
+		if pod := c.world.Pod(a.Namespace, a.Name); pod != nil && pod.UID == uid && !alone {
 			a.writing = true
 			c.out.Claims = append(c.out.Claims, ClaimWrite{
 				Placement: a.Placement, First: true, Arbiter: a.arbiter,
 				Claim: Claim{Node: c.self.Node, Pod: uid, Incarnation: c.self.Incarnation, Epoch: a.attempt.epoch, At: now.UTC().Truncate(time.Millisecond)},
 			})
 		} else if now.After(a.until) {
-			c.refuse(a.Placement, a.attempt, a.arbiter, &Refusal{Plugin: "Store", Sentence: "the pod did not reach " + c.self.Node + "'s store in time"})
+			why := &Refusal{Plugin: "Store", Sentence: "the pod did not reach " + c.self.Node + "'s store in time"}
+			if alone {
+				why = &Refusal{Plugin: "View", Sentence: "no peer has answered " + c.self.Node + " of late"}
+			}
+			c.refuse(a.Placement, a.attempt, a.arbiter, why)
 		}
 	}
 }
@@ -224,10 +230,6 @@ func (c *candidate) awardOne(now time.Time, m Message, p Placement) {
 			no("Record", "the pod's arbiter of record is "+record.String())
 			return
 		}
-	}
-	if c.alone(now) {
-		// Neither yes nor no: the arbiter asks again, and by then somebody has heard us or we know that we are alone.
-		return
 	}
 	if c.ledger == nil {
 		no("Node", c.self.Node+" has not registered itself yet")

@@ -474,3 +474,54 @@ func TestANodeAloneDoesNotSpin(t *testing.T) {
 		now = next
 	}
 }
+
+// What a node is awarded before a peer has answered it, as just after its start, is not claimed, and counts in what it bids next:
+// else it would seem empty, and be given most of a burst.
+func TestWhatWaitsForAPeersAnswerCountsInBids(t *testing.T) {
+	pods := func() []*corev1.Pod {
+		return []*corev1.Pod{testPod("a", requests("100m", ""), ownedBy("rs"), recorded), testPod("b", requests("100m", ""), ownedBy("rs"), recorded)}
+	}
+	bid := func(m *machine) Message {
+		m.last++
+		return m.step(Message{Kind: Offer, Round: m.last, Pod: representative(pods()[0]), Count: 2}).Send[0]
+	}
+	setting := func(t *testing.T) (*machine, Output) {
+		m := newMachine(t, pods()...)
+		m.now = m.now.Add(aloneAfter + time.Millisecond)
+		first := bid(m)
+		out := m.award(m.pods["a"])
+		if next := bid(m); len(first.Curve) != 2 || next.Curve[0] != first.Curve[1] {
+			t.Errorf("bid %v before the award, %v after", first.Curve, next.Curve)
+		}
+		return m, out
+	}
+	t.Run("answered", func(t *testing.T) {
+		m, out := setting(t)
+		if len(out.Send)+len(out.Claims) != 0 {
+			t.Errorf("an award to a node that nobody has heard of leads to %+v", out)
+		}
+		m.x.Step(m.now, Message{Kind: Pong, From: m.peer, To: Identity{Node: "n1"}, At: m.now})
+		m.x.Tick(m.now)
+		if out := m.x.Ready(); len(out.Claims) != 1 || out.Claims[0].UID != "a" {
+			t.Errorf("the peer's answer leads to %+v", out)
+		}
+	})
+	t.Run("not answered", func(t *testing.T) {
+		m, _ := setting(t)
+		m.now = m.now.Add(visibleWithin + time.Millisecond)
+		m.x.Tick(m.now)
+		out := m.x.Ready()
+		if i := slices.IndexFunc(out.Send, func(m Message) bool { return m.Kind == Nack }); len(out.Claims) != 0 || i < 0 ||
+			out.Send[i].Pods[0].Refusal.Sentence != "no peer has answered n1 of late" {
+			t.Errorf("no answer leads to %+v", out)
+		}
+	})
+	t.Run("alone", func(t *testing.T) {
+		m, _ := setting(t)
+		m.alive = []string{"n1"}
+		m.look()
+		if out := m.x.Ready(); len(out.Claims) != 1 || out.Claims[0].UID != "a" {
+			t.Errorf("that there is no peer leads to %+v", out)
+		}
+	})
+}

@@ -162,10 +162,12 @@ type machine struct {
 	pods map[string]*corev1.Pod
 	peer Identity
 	last uint64
+	// alive is who is in the view.
+	alive []string
 }
 
 func newMachine(t *testing.T, pods ...*corev1.Pod) *machine {
-	m := &machine{t: t, now: time.Unix(1e9, 0), pods: map[string]*corev1.Pod{}, peer: Identity{"n2", 1}}
+	m := &machine{t: t, now: time.Unix(1e9, 0), pods: map[string]*corev1.Pod{}, peer: Identity{"n2", 1}, alive: []string{"n1", "n2"}}
 	m.x = NewExchange(Identity{"n1", 1}, nil, m.now)
 	for _, p := range pods {
 		m.put(p)
@@ -182,7 +184,7 @@ func (m *machine) put(p *corev1.Pod) {
 }
 
 func (m *machine) look() {
-	w := &World{Nodes: []*corev1.Node{testNode("n1", "1", "8Gi"), testNode("n2", "1", "8Gi")}, Alive: []string{"n1", "n2"},
+	w := &World{Nodes: []*corev1.Node{testNode("n1", "1", "8Gi"), testNode("n2", "1", "8Gi")}, Alive: m.alive,
 		Pod: func(_, name string) *corev1.Pod { return m.pods[name] }, All: maps.Values(m.pods)}
 	for _, name := range sorted(m.pods) {
 		if p := m.pods[name]; Holds(p, "n1") {
@@ -212,8 +214,14 @@ func (m *machine) offer(p *corev1.Pod) Message {
 	return out.Send[0]
 }
 
-func (m *machine) preempt(p *corev1.Pod, round uint64) Output {
-	return m.step(Message{Kind: Preempt, To: Identity{Incarnation: 1}, Round: round, Pod: representative(p), Pods: []Placement{{Namespace: p.Namespace, Name: p.Name, UID: p.UID, Epoch: 1}}})
+func (m *machine) preempt(p *corev1.Pod, round uint64) Output { return m.about(Preempt, p, round) }
+
+func (m *machine) award(p *corev1.Pod) Output { return m.about(Award, p, m.last) }
+
+func (m *machine) about(k Kind, p *corev1.Pod, round uint64) Output {
+	place := placementOf(p)
+	place.Epoch = 1
+	return m.step(Message{Kind: k, To: Identity{Incarnation: 1}, Round: round, Pod: representative(p), Pods: []Placement{place}})
 }
 
 func recorded(p *corev1.Pod) { p.Annotations = (Identity{"n2", 1}).annotations(1) }
