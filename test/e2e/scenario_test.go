@@ -18,6 +18,8 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+
+	"murmur/sched"
 )
 
 // deployment is a manifest of the example's program under another name.
@@ -613,6 +615,7 @@ func TestSixtyPodsAtOnce(t *testing.T) {
 	for _, n := range []string{"n1", "n2", "n3"} {
 		if on[n] < 18 || on[n] > 22 {
 			t.Errorf("sixty pods are spread %v, want about twenty each", on)
+			l.bids("n1", "n2", "n3")
 			break
 		}
 	}
@@ -621,6 +624,29 @@ func TestSixtyPodsAtOnce(t *testing.T) {
 		if cpu := n.Status.Allocatable.Cpu().MilliValue(); int64(used)*10 > cpu {
 			t.Errorf("%s is over-committed: %d pods of 10m on %dm", n.Name, used, cpu)
 		}
+	}
+}
+
+// bids prints each round that these nodes have asked others for, with every answer.
+func (l *lab) bids(nodes ...string) {
+	for _, n := range nodes {
+		var placed []sched.Explanation
+		if err := json.Unmarshal([]byte(l.murmur(n, "debug", "bids")), &placed); err != nil {
+			l.t.Error(err)
+			continue
+		}
+		var rounds []string
+		for _, e := range placed {
+			for _, r := range e.Rounds {
+				line := fmt.Sprintf("%s offered %d", r.At.Format("15:04:05.000000"), r.Offered)
+				for _, b := range r.Bids {
+					line += fmt.Sprintf("; %s silent %t, fits %d %v, awarded %d", b.Node, b.Silent, b.Fits, b.Curve, b.Awarded)
+				}
+				rounds = append(rounds, line)
+			}
+		}
+		slices.Sort(rounds)
+		l.t.Logf("rounds of %s:\n%s", n, strings.Join(slices.Compact(rounds), "\n"))
 	}
 }
 
