@@ -162,6 +162,11 @@ func (t *turn) runSandbox(ctx context.Context, a Action) bool {
 	if err != nil {
 		return refuse("FailedCreatePodSandBox", retryConfig, fmt.Errorf("Failed to create pod sandbox: %w", err))
 	}
+	end := t.k.starts.take(ctx, false)
+	if end == nil {
+		return false
+	}
+	defer end()
 	whole, done := lingering(ctx)
 	defer done()
 	if _, err := t.k.cfg.Runtime.RunSandbox(whole, spec); err != nil {
@@ -219,6 +224,11 @@ func (t *turn) start(ctx context.Context, a Action) bool {
 	if !ok {
 		return true
 	}
+	end := t.k.starts.take(ctx, true)
+	if end == nil {
+		return true
+	}
+	defer end()
 	spec, done, err := t.containerSpec(ctx, c, target, image, a.Restarts)
 	if done != nil {
 		defer done()
@@ -251,6 +261,7 @@ func (t *turn) start(ctx context.Context, a Action) bool {
 	if err := t.k.cfg.Runtime.StartContainer(whole, id); err != nil {
 		return refuse(reasonRun, retryCreate, err)
 	}
+	end() // a hook may take its time
 	t.k.event(t.pod, c.Name, corev1.EventTypeNormal, "Started", "Container started")
 	t.w.succeed(c.Name)
 	t.w.poke()

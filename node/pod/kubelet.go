@@ -29,6 +29,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -83,6 +84,7 @@ type Config struct {
 	LogDir        string // pods' logs; default /var/log/pods
 	ResolvConf    string // the node's; default /etc/resolv.conf
 	Pulls         int    // images pulled at once, default 3
+	Starts        int    // sandboxes and containers started at once, default twice the processors
 	MaxPods       int    // reported as capacity, default 110
 	DataDir       string // whose disk is reported and watched; default: the parent of LogDir
 	// SystemReserved and the thresholds of the node's pressure conditions; zero values mean 100 MiB of memory, 10 % of disk, 5 % of pids.
@@ -124,6 +126,9 @@ func (c Config) withDefaults() Config {
 	if c.Pulls == 0 {
 		c.Pulls = 3
 	}
+	if c.Starts == 0 {
+		c.Starts = 2 * runtime.NumCPU() // a start now and then waits for the disk
+	}
 	if c.MaxPods == 0 {
 		c.MaxPods = 110
 	}
@@ -141,10 +146,11 @@ func (c Config) withDefaults() Config {
 
 // Kubelet runs the pods of one node.
 type Kubelet struct {
-	cfg   Config
-	pulls chan struct{}
-	facts facts
-	meter meter
+	cfg    Config
+	pulls  chan struct{}
+	starts starts
+	facts  facts
+	meter  meter
 	// resizing is held while a pod is granted more than it has, until that is in the store.
 	resizing sync.Mutex
 
@@ -157,8 +163,8 @@ type Kubelet struct {
 // New prepares a Kubelet; Run starts it.
 func New(cfg Config) *Kubelet {
 	cfg = cfg.withDefaults()
-	return &Kubelet{cfg: cfg, pulls: make(chan struct{}, cfg.Pulls), workers: map[types.UID]*worker{}, ended: make(chan types.UID, 64),
-		facts: readFacts(cfg)}
+	return &Kubelet{cfg: cfg, pulls: make(chan struct{}, cfg.Pulls), starts: starts{free: cfg.Starts, held: startHeld},
+		workers: map[types.UID]*worker{}, ended: make(chan types.UID, 64), facts: readFacts(cfg)}
 }
 
 // relist is how often the runtime is asked for everything, in case an event was lost and for what nobody knows.
