@@ -71,11 +71,13 @@ type class struct {
 
 // round is one offer to some nodes for one wave of pods.
 type round struct {
-	id       uint64
-	class    *class
-	wave     []types.UID
-	asked    []string
-	bids     map[string]Message
+	id    uint64
+	class *class
+	wave  []types.UID
+	asked []string
+	bids  map[string]Message
+	// due is until when each node is waited for, deadline the last of those that have not answered.
+	due      map[string]time.Time
 	deadline time.Time
 	// patient rounds wait again, and then for the first who has room, when nobody has bid until the deadline who has.
 	patient, waiting bool
@@ -314,8 +316,7 @@ func (a *arbiter) start(now time.Time, c *class) {
 	patient := len(feasible) <= patientNodes
 	feasible = feasible[:min(len(feasible), k*len(wave))]
 	n := max(1, (2*len(wave)+len(feasible)-1)/len(feasible))
-	r := &round{id: a.last, class: c, wave: slices.Clone(wave), asked: feasible, bids: map[string]Message{}, patient: patient, entry: &Round{At: now, Offered: n}}
-	wait := bidTimeout
+	r := &round{id: a.last, class: c, wave: slices.Clone(wave), asked: feasible, bids: map[string]Message{}, due: map[string]time.Time{}, patient: patient, entry: &Round{At: now, Offered: n}}
 	for _, node := range feasible {
 		limit := bidTimeout
 		switch {
@@ -327,10 +328,10 @@ func (a *arbiter) start(now time.Time, c *class) {
 		if a.world.RTT != nil {
 			limit = max(limit, 3*a.world.RTT(node))
 		}
-		wait = max(wait, limit)
+		r.due[node] = now.Add(limit)
 		a.send(Message{Kind: Offer, To: Identity{Node: node}, Round: r.id, Pod: c.pod, Count: n})
 	}
-	r.deadline = now.Add(wait)
+	r.wait()
 	c.round = r
 	a.rounds[r.id] = r
 	c.members = slices.Clone(c.members[len(wave):])
@@ -341,14 +342,36 @@ func (a *arbiter) start(now time.Time, c *class) {
 }
 
 func (a *arbiter) bid(now time.Time, m Message) {
-	delete(a.silent, m.From.Node)
+	if a.silent[m.From.Node] {
+		// It is slow, not dead: what it has been offered since is worth waiting for.
+		delete(a.silent, m.From.Node)
+		for _, r := range a.rounds {
+			if r.patient && !r.waiting && slices.Contains(r.asked, m.From.Node) {
+				r.due[m.From.Node] = r.entry.At.Add(patientTimeout)
+				r.wait()
+			}
+		}
+	}
 	r, ok := a.rounds[m.Round]
 	if !ok || !slices.Contains(r.asked, m.From.Node) {
 		return
 	}
 	r.bids[m.From.Node] = m
+	if !r.waiting {
+		r.wait()
+	}
 	if len(r.bids) == len(r.asked) || r.waiting && len(m.Curve) > 0 {
 		a.fill(now, r)
+	}
+}
+
+// wait sets the deadline: whoever was late before is waited for less.
+func (r *round) wait() {
+	r.deadline = time.Time{}
+	for node, due := range r.due {
+		if _, ok := r.bids[node]; !ok && due.After(r.deadline) {
+			r.deadline = due
+		}
 	}
 }
 
@@ -362,6 +385,16 @@ func (r *round) places() bool {
 	return false
 }
 
+// share is how many pods of its wave a round awards. Where each bid counts, what those would be due that have not answered is offered
+// again: they may be late rather than dead, and a node that misses the last wave of a burst would stay emptier than the others. Each
+// time less is left, and a single pod waits for nobody.
+func (r *round) share() int {
+	if !r.patient {
+		return len(r.wave)
+	}
+	return max(1, len(r.wave)*len(r.bids)/len(r.asked))
+}
+
 // fill ends a round: each pod goes to the best next score on offer, ties by rendezvous hash of pod and node.
 func (a *arbiter) fill(now time.Time, r *round) {
 	c := r.class
@@ -370,6 +403,7 @@ func (a *arbiter) fill(now time.Time, r *round) {
 	next := map[string]int{}
 	given := map[string][]Placement{}
 	var left []types.UID
+	share := r.share()
 	for _, uid := range r.wave {
 		p, ok := a.pods[uid]
 		if !ok || p.phase != offered {
@@ -399,10 +433,11 @@ func (a *arbiter) fill(now time.Time, r *round) {
 				best = node
 			}
 		}
-		if best == "" {
+		if best == "" || share == 0 {
 			left = append(left, uid)
 			continue
 		}
+		share--
 		next[best]++
 		place := placementOf(p.pod)
 		place.Epoch = p.epoch

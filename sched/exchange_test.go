@@ -525,3 +525,100 @@ func TestWhatWaitsForAPeersAnswerCountsInBids(t *testing.T) {
 		}
 	})
 }
+
+// A node that is late with a bid is late, not out: what it would be due is offered again once the others have theirs.
+func TestTheShareOfALateBidderIsOfferedAgain(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	x := NewExchange(Identity{"n1", 1}, nil, now)
+	w := &World{Alive: []string{"n1", "n2", "n3"}, Pod: func(string, string) *corev1.Pod { return nil }, All: func(func(*corev1.Pod) bool) {}}
+	ledgers, on := map[string]*Ledger{}, map[string]int{}
+	for _, name := range w.Alive {
+		node := testNode(name, "4", "8Gi")
+		w.Nodes = append(w.Nodes, node)
+		ledgers[name] = NewLedger(node)
+	}
+	for i := range 8 {
+		w.Pending = append(w.Pending, testPod(fmt.Sprintf("p%d", i), requests("100m", ""), ownedBy("rs"), func(p *corev1.Pod) {
+			p.UID, p.Annotations = types.UID(p.Name), (Identity{"n1", 1}).annotations(1)
+		}))
+	}
+	// answer plays the nodes: those named bid, and each takes what it is awarded.
+	var late []Message
+	answer := func(bidders ...string) {
+		for out := x.Ready(); len(out.Send) > 0; out = x.Ready() {
+			for _, m := range out.Send {
+				switch node := m.To.Node; m.Kind {
+				case Offer:
+					bid := Message{Kind: Bid, From: Identity{node, 1}, To: m.From, Round: m.Round}
+					bid.Curve, bid.Parts, bid.Refusal = ledgers[node].Quote(m.Pod, m.Count)
+					if slices.Contains(bidders, node) {
+						x.Step(now, bid)
+					} else {
+						late = append(late, bid)
+					}
+				case Award:
+					for _, p := range m.Pods {
+						on[node]++
+						pod := m.Pod.DeepCopy()
+						pod.UID = p.UID
+						ledgers[node].Add(pod)
+					}
+					x.Step(now, Message{Kind: Ack, From: m.To, To: m.From, Round: m.Round, Pods: m.Pods})
+				}
+			}
+		}
+	}
+	pass := func(d time.Duration) { now = now.Add(d); x.Tick(now) }
+
+	x.Look(now, w)
+	answer("n1", "n2")
+	pass(patientTimeout - time.Millisecond)
+	if answer("n1", "n2"); len(on) > 0 {
+		t.Fatalf("awarded before n3 had its time: %v", on)
+	}
+	pass(time.Millisecond)
+	answer("n1", "n2")
+	if on["n1"]+on["n2"] != 5 {
+		t.Errorf("n3 is late: %v, want 5 of 8 awarded", on)
+	}
+	// Its answer to the first offer shows that it lives.
+	x.Step(now, late[0])
+	pass(patientTimeout - time.Millisecond)
+	if answer("n1", "n2"); on["n1"]+on["n2"] != 5 {
+		t.Errorf("n3 is slow: %v, want it to have its time", on)
+	}
+	x.Step(now, late[1])
+	answer("n1", "n2", "n3")
+	if on["n1"] > 3 || on["n2"] > 3 || on["n1"]+on["n2"]+on["n3"] != 8 {
+		t.Errorf("n3 was late: %v, want 3, 3 and 2", on)
+	}
+
+	// One that never bids keeps back nothing for long.
+	for i := range w.Pending {
+		p := w.Pending[i].DeepCopy()
+		p.Name += "-again"
+		p.UID = types.UID(p.Name)
+		w.Pending[i] = p
+	}
+	clear(on)
+	began := now
+	x.Look(now, w)
+	for on["n1"]+on["n2"] < 8 && now.Sub(began) < time.Minute {
+		answer("n1", "n2")
+		pass(10 * time.Millisecond)
+	}
+	if took := now.Sub(began); took > patientTimeout+3*lateTimeout+50*time.Millisecond {
+		t.Errorf("without n3 all was awarded after %v: %v", took, on)
+	}
+	// And one pod waits once.
+	one := w.Pending[0].DeepCopy()
+	one.Name, one.UID = "one", "one"
+	w.Pending = []*corev1.Pod{one}
+	clear(on)
+	x.Look(now, w)
+	answer("n1", "n2")
+	pass(lateTimeout)
+	if answer("n1", "n2"); on["n1"]+on["n2"] != 1 {
+		t.Errorf("a pod alone: %v", on)
+	}
+}
