@@ -415,3 +415,38 @@ func TestAdoption(t *testing.T) {
 		t.Errorf("containers: %+v %v", containers, err)
 	}
 }
+
+// TestImageVolume: an image is mounted as it is, or a part of it, and nobody can write there.
+func TestImageVolume(t *testing.T) {
+	w, d, _ := world(t)
+	p := podtest.Pod("image", "sleep", "1000")
+	p.Spec.Volumes = []corev1.Volume{{Name: "image", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: podtest.Image, PullPolicy: corev1.PullIfNotPresent}}}}
+	p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "image", MountPath: "/whole"}, {Name: "image", MountPath: "/part", SubPath: "bin"}}
+	w.Create("pods", p)
+	p = w.Until("image", "runs", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
+	if whole, part := output(t, d, p, "ls", "/whole/bin"), output(t, d, p, "ls", "/part"); !strings.Contains(whole, "sleep") || whole != part {
+		t.Errorf("the image has %q in bin, its part is %q", whole, part)
+	}
+	id := strings.TrimPrefix(p.Status.ContainerStatuses[0].ContainerID, "containerd://")
+	if out, code, err := d.Exec(t.Context(), id, []string{"touch", "/whole/new"}, 10*time.Second); err != nil || code == 0 || !strings.Contains(string(out), "Read-only") {
+		t.Errorf("writing there: %d, %v, %q", code, err, out)
+	}
+
+	for name, c := range map[string]struct {
+		image  corev1.ImageVolumeSource
+		path   string
+		reason string
+	}{
+		"absent":  {corev1.ImageVolumeSource{Reference: "test.local/absent:1", PullPolicy: corev1.PullNever}, "", "ErrImageNeverPull"},
+		"no-path": {corev1.ImageVolumeSource{Reference: podtest.Image, PullPolicy: corev1.PullNever}, "no/such", "CreateContainerError"},
+	} {
+		p := podtest.Pod(name, "sleep", "1000")
+		p.Spec.Volumes = []corev1.Volume{{Name: "image", VolumeSource: corev1.VolumeSource{Image: &c.image}}}
+		p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "image", MountPath: "/whole", SubPath: c.path}}
+		w.Create("pods", p)
+		p = w.Until(name, "waits", func(p *corev1.Pod) bool {
+			return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].State.Waiting != nil && p.Status.ContainerStatuses[0].State.Waiting.Reason == c.reason
+		})
+		t.Logf("%s: %s", name, p.Status.ContainerStatuses[0].State.Waiting.Message)
+	}
+}

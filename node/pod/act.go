@@ -220,7 +220,11 @@ func (t *turn) start(ctx context.Context, a Action) bool {
 		}
 		return true
 	}
-	image, ok := t.image(ctx, c)
+	image, ok := t.image(ctx, c.Name, c.Image, c.ImagePullPolicy)
+	if !ok {
+		return true
+	}
+	volumes, ok := t.volumeImages(ctx, c)
 	if !ok {
 		return true
 	}
@@ -229,7 +233,7 @@ func (t *turn) start(ctx context.Context, a Action) bool {
 		return true
 	}
 	defer end()
-	spec, done, err := t.containerSpec(ctx, c, target, image, a.Restarts)
+	spec, done, err := t.containerSpec(ctx, c, target, image, volumes, a.Restarts)
 	if done != nil {
 		defer done()
 	}
@@ -297,8 +301,8 @@ func (t *turn) podGrace() time.Duration {
 	return 30 * time.Second
 }
 
-// containerSpec takes every decision that a container needs beside its image.
-func (t *turn) containerSpec(ctx context.Context, c *corev1.Container, target string, image *Image, restarts int32) (*ContainerSpec, func(), error) {
+// containerSpec takes every decision that a container needs beside its images.
+func (t *turn) containerSpec(ctx context.Context, c *corev1.Container, target string, image *Image, volumes map[string]*Image, restarts int32) (*ContainerSpec, func(), error) {
 	if len(t.sandboxes) == 0 {
 		return nil, nil, errors.New("pod has no sandbox")
 	}
@@ -321,6 +325,11 @@ func (t *turn) containerSpec(ctx context.Context, c *corev1.Container, target st
 	mounts, done, err := t.k.cfg.Volumes.Mounts(ctx, p, c, t.objects)
 	if err != nil {
 		return nil, done, err
+	}
+	for i := range mounts {
+		if got := volumes[mounts[i].Image]; got != nil {
+			mounts[i].Image = got.ID
+		}
 	}
 	own, err := t.ownMounts(p, c)
 	if err != nil {

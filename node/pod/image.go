@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,8 +12,8 @@ import (
 	"k8s.io/kubernetes/pkg/util/parsers"
 )
 
-// image makes a container's image present by its pull policy; false when it is not, and why is remembered.
-func (t *turn) image(ctx context.Context, c *corev1.Container) (*Image, bool) {
+// image makes an image that a container needs present by its pull policy; false when it is not, and why is remembered for the container.
+func (t *turn) image(ctx context.Context, container, image string, policy corev1.PullPolicy) (*Image, bool) {
 	refuse := func(f Failure, again bool) (*Image, bool) {
 		if ctx.Err() != nil {
 			return nil, false
@@ -20,31 +21,31 @@ func (t *turn) image(ctx context.Context, c *corev1.Container) (*Image, bool) {
 		if f.Until.IsZero() {
 			f.Until = time.Now().Add(retryConfig)
 		}
-		t.fail(c.Name, f)
+		t.fail(container, f)
 		if !again {
-			t.k.event(t.pod, c.Name, corev1.EventTypeWarning, "Failed", "Error: %s", f.Reason)
+			t.k.event(t.pod, container, corev1.EventTypeWarning, "Failed", "Error: %s", f.Reason)
 		}
 		t.w.poke()
 		return nil, false
 	}
-	if _, _, _, err := parsers.ParseImageName(c.Image); err != nil {
-		message := fmt.Sprintf("Failed to apply default image tag %q: %v", c.Image, err)
-		t.k.event(t.pod, c.Name, corev1.EventTypeWarning, "InspectFailed", "%s", message)
+	if _, _, _, err := parsers.ParseImageName(image); err != nil {
+		message := fmt.Sprintf("Failed to apply default image tag %q: %v", image, err)
+		t.k.event(t.pod, container, corev1.EventTypeWarning, "InspectFailed", "%s", message)
 		return refuse(Failure{Reason: "InvalidImageName", Message: message}, false)
 	}
-	have, err := t.k.cfg.Runtime.Image(ctx, c.Image)
+	have, err := t.k.cfg.Runtime.Image(ctx, image)
 	if err != nil {
-		message := fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err)
-		t.k.event(t.pod, c.Name, corev1.EventTypeWarning, "InspectFailed", "%s", message)
+		message := fmt.Sprintf("Failed to inspect image %q: %v", image, err)
+		t.k.event(t.pod, container, corev1.EventTypeWarning, "InspectFailed", "%s", message)
 		return refuse(Failure{Reason: "ImageInspectError", Message: message}, false)
 	}
-	if have != nil && c.ImagePullPolicy != corev1.PullAlways {
-		t.k.event(t.pod, c.Name, corev1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
+	if have != nil && policy != corev1.PullAlways {
+		t.k.event(t.pod, container, corev1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", image)
 		return have, true
 	}
-	if c.ImagePullPolicy == corev1.PullNever {
-		message := fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)
-		t.k.event(t.pod, c.Name, corev1.EventTypeWarning, "ErrImageNeverPull", "%s", message)
+	if policy == corev1.PullNever {
+		message := fmt.Sprintf("Container image %q is not present with pull policy of Never", image)
+		t.k.event(t.pod, container, corev1.EventTypeWarning, "ErrImageNeverPull", "%s", message)
 		return refuse(Failure{Reason: "ErrImageNeverPull", Message: message}, false)
 	}
 	began := time.Now()
@@ -54,22 +55,39 @@ func (t *turn) image(ctx context.Context, c *corev1.Container) (*Image, bool) {
 	case <-ctx.Done():
 		return nil, false
 	}
-	t.k.event(t.pod, c.Name, corev1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
+	t.k.event(t.pod, container, corev1.EventTypeNormal, "Pulling", "Pulling image %q", image)
 	pulling := time.Now()
-	got, err := t.k.cfg.Runtime.Pull(ctx, c.Image, credentials(t.pod, c.Image, t.objects))
+	got, err := t.k.cfg.Runtime.Pull(ctx, image, credentials(t.pod, image, t.objects))
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, false
 		}
 		message := err.Error()
-		t.k.event(t.pod, c.Name, corev1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", c.Image, message)
-		t.k.event(t.pod, c.Name, corev1.EventTypeWarning, "Failed", "Error: ErrImagePull")
-		last, _ := t.w.failed(c.Name)
-		return refuse(pullFailure(last, c.Image, message, time.Now()), true)
+		t.k.event(t.pod, container, corev1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", image, message)
+		t.k.event(t.pod, container, corev1.EventTypeWarning, "Failed", "Error: ErrImagePull")
+		last, _ := t.w.failed(container)
+		return refuse(pullFailure(last, image, message, time.Now()), true)
 	}
-	t.k.event(t.pod, c.Name, corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
-		c.Image, time.Since(pulling).Truncate(time.Millisecond), time.Since(began).Truncate(time.Millisecond), got.Size)
+	t.k.event(t.pod, container, corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
+		image, time.Since(pulling).Truncate(time.Millisecond), time.Since(began).Truncate(time.Millisecond), got.Size)
 	return got, true
+}
+
+// volumeImages makes the images that a container mounts present, by reference.
+func (t *turn) volumeImages(ctx context.Context, c *corev1.Container) (map[string]*Image, bool) {
+	images := map[string]*Image{}
+	for i := range t.pod.Spec.Volumes {
+		v := &t.pod.Spec.Volumes[i]
+		if v.Image == nil || images[v.Image.Reference] != nil || !slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == v.Name }) {
+			continue
+		}
+		got, ok := t.image(ctx, c.Name, v.Image.Reference, v.Image.PullPolicy)
+		if !ok {
+			return nil, false
+		}
+		images[v.Image.Reference] = got
+	}
+	return images, true
 }
 
 // errImagePullShown is how long a failed pull is shown as such before it is shown as a back-off.

@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+
+	"murmur/crdt"
 )
 
 const collectEvery = time.Minute
@@ -24,15 +27,11 @@ func (k *Kubelet) collect(ctx context.Context) error {
 		if err != nil {
 			continue
 		}
-		_, containers, err := k.cfg.Runtime.List(ctx, "")
+		inUse, err := k.imagesInUse(ctx)
 		if err != nil {
 			continue
 		}
 		now := time.Now()
-		inUse := map[string]bool{}
-		for _, c := range containers {
-			inUse[c.ImageID] = true
-		}
 		live := map[string]bool{}
 		for _, i := range images {
 			live[i.ID] = true
@@ -49,6 +48,33 @@ func (k *Kubelet) collect(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// imagesInUse are those that containers were made from, and those that pods of this node mount.
+func (k *Kubelet) imagesInUse(ctx context.Context) (map[string]bool, error) {
+	_, containers, err := k.cfg.Runtime.List(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	inUse := map[string]bool{}
+	for _, c := range containers {
+		inUse[c.ImageID] = true
+	}
+	for _, p := range crdt.List[corev1.Pod](k.cfg.Store.Snapshot(), "pods", "") {
+		for _, v := range p.Spec.Volumes {
+			if v.Image == nil || !k.cfg.Holds(p) {
+				continue
+			}
+			i, err := k.cfg.Runtime.Image(ctx, v.Image.Reference)
+			if err != nil {
+				return nil, err
+			}
+			if i != nil {
+				inUse[i.ID] = true
+			}
+		}
+	}
+	return inUse, nil
 }
 
 // imageUsed compares what containers say they run with the ways an image is named.

@@ -6,7 +6,8 @@
 // a list of actions and a status (step.go, status.go). Around it stands one loop for each pod (worker.go): look, decide, write
 // the status, act, wait for a reason to look again. The reasons are a change in the store, an event of the runtime, an answer of a probe,
 // the end of an action, or a time that Step asked for. Kubelet (this file) keeps one worker for each pod that is bound to the
-// node, or that was and has left something behind.
+// node, or that was and has left something behind. Workers know nothing of each other; they meet where few things may happen at once:
+// pulls, and starts (starts.go), where a pod that has begun goes before one that has not.
 //
 // # Its one law
 //

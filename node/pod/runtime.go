@@ -185,7 +185,7 @@ type Mount struct {
 	ReadOnly       bool
 	Recursive      bool // read-only for mounts below, too
 	Propagation    corev1.MountPropagationMode
-	Image          string // an image volume: mount this image
+	Image          string // an image volume: mount this image, by its id, in place of Source
 	SubPath        string // within the image
 }
 

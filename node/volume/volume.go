@@ -2,8 +2,8 @@
 //
 // # What it is
 //
-// Volumes is node/pod's driver for the file system: emptyDir, configMap, secret, downwardAPI, projected, hostPath, and claims
-// that are bound to a hostPath or local volume. Everything of a pod is below one directory, DIR/UID, in the kubelet's layout:
+// Volumes is node/pod's driver for the file system: emptyDir, configMap, secret, downwardAPI, projected, hostPath, claims
+// that are bound to a hostPath or local volume, and images, which the runtime mounts itself. Everything of a pod is below one directory, DIR/UID, in the kubelet's layout:
 //
 //	volumes/kubernetes.io~TYPE/NAME   the volumes
 //	volume-subpaths/NAME/CONTAINER/N  bind mounts of sub-paths, safe from links that change under them
@@ -134,6 +134,8 @@ func (v *Volumes) prepare(ctx context.Context, p *corev1.Pod, vol *corev1.Volume
 		return time.Time{}, err
 	case vol.ConfigMap != nil, vol.Secret != nil, vol.DownwardAPI != nil, vol.Projected != nil:
 		return v.prepareFiles(ctx, p, vol, objects)
+	case vol.Image != nil:
+		return time.Time{}, nil // the runtime mounts it, once the container's worker has pulled it
 	}
 	return time.Time{}, fmt.Errorf("no volume plugin matched: volumes of this type are not supported")
 }
@@ -339,6 +341,13 @@ func (v *Volumes) Mounts(_ context.Context, p *corev1.Pod, c *corev1.Container, 
 		if vol == nil {
 			return nil, done, fmt.Errorf("cannot find volume %q to mount into container %q", m.Name, c.Name)
 		}
+		if err := checkSubPath(m.SubPath); err != nil {
+			return nil, done, err
+		}
+		if vol.Image != nil {
+			mounts = append(mounts, pod.Mount{Image: vol.Image.Reference, SubPath: m.SubPath, Target: target(m), ReadOnly: true, Recursive: recursive(m)})
+			continue
+		}
 		source, readOnly, err := v.source(p, vol, objects)
 		if err != nil {
 			return nil, done, err
@@ -348,33 +357,44 @@ func (v *Volumes) Mounts(_ context.Context, p *corev1.Pod, c *corev1.Container, 
 				return nil, done, err
 			}
 		}
-		target := m.MountPath
-		if !filepath.IsAbs(target) {
-			target = filepath.Join("/", target)
-		}
-		mount := pod.Mount{Source: source, Target: target, ReadOnly: m.ReadOnly || readOnly && vol.PersistentVolumeClaim != nil}
+		mount := pod.Mount{Source: source, Target: target(m), ReadOnly: m.ReadOnly || readOnly && vol.PersistentVolumeClaim != nil}
 		if filesPlugin(vol) != "" {
 			mount.ReadOnly = true // the content is the API's; upstream mounts these read only, too
 		}
 		if m.MountPropagation != nil {
 			mount.Propagation = *m.MountPropagation
 		}
-		mount.Recursive = mount.ReadOnly && m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled
+		mount.Recursive = mount.ReadOnly && recursive(m)
 		mounts = append(mounts, mount)
 	}
 	return mounts, done, nil
 }
 
-// subPath binds a path below a volume so that what the container gets cannot be changed by links within the volume.
-func (v *Volumes) subPath(p *corev1.Pod, c *corev1.Container, index int, m corev1.VolumeMount, source string, cleanups *[]func()) (string, error) {
-	if filepath.IsAbs(m.SubPath) {
-		return "", fmt.Errorf("error SubPath `%s` must not be an absolute path", m.SubPath)
+func target(m corev1.VolumeMount) string {
+	if filepath.IsAbs(m.MountPath) {
+		return m.MountPath
 	}
-	for element := range strings.SplitSeq(m.SubPath, "/") {
+	return filepath.Join("/", m.MountPath)
+}
+
+func recursive(m corev1.VolumeMount) bool {
+	return m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled
+}
+
+func checkSubPath(path string) error {
+	if filepath.IsAbs(path) {
+		return fmt.Errorf("error SubPath `%s` must not be an absolute path", path)
+	}
+	for element := range strings.SplitSeq(path, "/") {
 		if element == ".." {
-			return "", fmt.Errorf("unable to provision SubPath `%s`: must not contain '..'", m.SubPath)
+			return fmt.Errorf("unable to provision SubPath `%s`: must not contain '..'", path)
 		}
 	}
+	return nil
+}
+
+// subPath binds a path below a volume so that what the container gets cannot be changed by links within the volume.
+func (v *Volumes) subPath(p *corev1.Pod, c *corev1.Container, index int, m corev1.VolumeMount, source string, cleanups *[]func()) (string, error) {
 	path := filepath.Join(source, m.SubPath)
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		mode, err := v.host.GetMode(source)
