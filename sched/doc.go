@@ -32,7 +32,8 @@
 // seconds the node is a partition of one, and resumes.
 //
 // Against false death, a node claims nothing new unless some peer has answered a ping sent within the last two seconds, which is less
-// than the least time after which the peers declare it dead. Alone in its own view, it may.
+// than the least time after which the peers declare it dead. What it is awarded meanwhile counts in its bids, and is claimed when a peer answers.
+// Alone in its own view, it may.
 //
 // # The record
 //
