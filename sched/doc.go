@@ -48,7 +48,8 @@
 // if that is more. A class has one wave under way; the next is offered in the same breath as the last is awarded, and because
 // streams keep their order each candidate bids with the last wave in its ledger. So a burst spreads evenly without a timer between
 // waves. With at most eight feasible nodes each bid counts for evenness, and a wave waits 800 ms for a slow one, 250 ms if it was already
-// late, and two seconds more if nobody else has room. What those that stay silent would be due of the wave is offered once more. In larger clusters it waits 10 ms or three round trips.
+// late, and two seconds more if nobody else has room; what those that stay silent would be due of the wave is offered again. In larger clusters it
+// waits 10 ms or three round trips.
 //
 // # Preemption
 //

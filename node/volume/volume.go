@@ -344,41 +344,33 @@ func (v *Volumes) Mounts(_ context.Context, p *corev1.Pod, c *corev1.Container, 
 		if err := checkSubPath(m.SubPath); err != nil {
 			return nil, done, err
 		}
+		mount := pod.Mount{Target: m.MountPath, ReadOnly: m.ReadOnly}
+		if !filepath.IsAbs(mount.Target) {
+			mount.Target = filepath.Join("/", mount.Target)
+		}
 		if vol.Image != nil {
-			mounts = append(mounts, pod.Mount{Image: vol.Image.Reference, SubPath: m.SubPath, Target: target(m), ReadOnly: true, Recursive: recursive(m)})
-			continue
-		}
-		source, readOnly, err := v.source(p, vol, objects)
-		if err != nil {
-			return nil, done, err
-		}
-		if m.SubPath != "" {
-			if source, err = v.subPath(p, c, i, m, source, &cleanups); err != nil {
+			mount.Image, mount.SubPath, mount.ReadOnly = vol.Image.Reference, m.SubPath, true
+		} else {
+			source, readOnly, err := v.source(p, vol, objects)
+			if err != nil {
 				return nil, done, err
 			}
-		}
-		mount := pod.Mount{Source: source, Target: target(m), ReadOnly: m.ReadOnly || readOnly && vol.PersistentVolumeClaim != nil}
-		if filesPlugin(vol) != "" {
-			mount.ReadOnly = true // the content is the API's; upstream mounts these read only, too
+			if m.SubPath != "" {
+				if source, err = v.subPath(p, c, i, m, source, &cleanups); err != nil {
+					return nil, done, err
+				}
+			}
+			mount.Source = source
+			// Files have the API's content; upstream mounts these read only, too.
+			mount.ReadOnly = mount.ReadOnly || readOnly && vol.PersistentVolumeClaim != nil || filesPlugin(vol) != ""
 		}
 		if m.MountPropagation != nil {
 			mount.Propagation = *m.MountPropagation
 		}
-		mount.Recursive = mount.ReadOnly && recursive(m)
+		mount.Recursive = mount.ReadOnly && m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled
 		mounts = append(mounts, mount)
 	}
 	return mounts, done, nil
-}
-
-func target(m corev1.VolumeMount) string {
-	if filepath.IsAbs(m.MountPath) {
-		return m.MountPath
-	}
-	return filepath.Join("/", m.MountPath)
-}
-
-func recursive(m corev1.VolumeMount) bool {
-	return m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled
 }
 
 func checkSubPath(path string) error {
