@@ -16,6 +16,7 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
 
 	"murmur/crdt"
+	"murmur/httpapi/admit"
 )
 
 // authorization is upstream's RBAC over the roles in the store, with the two groups that need no role: system:masters
@@ -96,7 +97,7 @@ func aggregate(role *rbacv1.ClusterRole, all []*rbacv1.ClusterRole, seen map[str
 type nodeAuthorizer struct{ rules []rbacv1.PolicyRule }
 
 func (n nodeAuthorizer) Authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
-	if _, ok := nodeName(a.GetUser()); ok && rbac.RulesAllow(a, n.rules...) {
+	if _, ok := admit.NodeName(a.GetUser()); ok && rbac.RulesAllow(a, n.rules...) {
 		return authorizer.DecisionAllow, "", nil
 	}
 	return authorizer.DecisionNoOpinion, "", nil

@@ -54,6 +54,8 @@ func (f snapshotInformers) InformerFor(obj runtime.Object, _ internalinterfaces.
 	switch obj.(type) {
 	case *corev1.Namespace:
 		return follow(f, rows[corev1.Namespace]{store: f.store, resource: "namespaces"})
+	case *corev1.Pod:
+		return follow(f, rows[corev1.Pod]{store: f.store, resource: "pods"})
 	case *corev1.ServiceAccount:
 		return follow(f, rows[corev1.ServiceAccount]{store: f.store, resource: "serviceaccounts"})
 	case *corev1.LimitRange:

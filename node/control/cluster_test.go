@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -873,6 +874,30 @@ func TestFailedCreate(t *testing.T) {
 	check(t, err)
 	c.eventually("works", complete(1, "1"))
 	c.eventually("forgotten", func(s *crdt.Snapshot) bool { return !failing(s) })
+}
+
+// TestPodSecurity: a Deployment whose pods the namespace's level refuses says so, and is rolled out when the level is lifted.
+func TestPodSecurity(t *testing.T) {
+	c := start(t, "n1")
+	level := func(labels map[string]string) {
+		edit(c, crdt.Key{Resource: "namespaces", Name: "default"}, func(ns *corev1.Namespace) { ns.Labels = labels })
+	}
+	level(map[string]string{"pod-security.kubernetes.io/enforce": "restricted"})
+	_, err := c.admin.Create(c.ctx, web("nginx:1", 1))
+	check(t, err)
+	c.eventually("told", func(s *crdt.Snapshot) bool {
+		for _, cond := range c.deployment().Status.Conditions {
+			if cond.Type == appsv1.DeploymentReplicaFailure {
+				return cond.Status == corev1.ConditionTrue && cond.Reason == "FailedCreate" && strings.Contains(cond.Message, `violates PodSecurity "restricted:latest"`)
+			}
+		}
+		return false
+	})
+	if got := uids(c.store.Snapshot()); len(got) > 0 {
+		t.Errorf("pods %v", got)
+	}
+	level(nil)
+	c.eventually("works", complete(1, "1"))
 }
 
 // TestTaints: a taint that a pod does not tolerate ends it, and only it.

@@ -1,0 +1,116 @@
+package admit
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
+	mutatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/mutating"
+	validatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/validating"
+	"k8s.io/apiserver/pkg/admission/plugin/webhook/mutating"
+	"k8s.io/apiserver/pkg/admission/plugin/webhook/validating"
+	"k8s.io/kubernetes/plugin/pkg/admission/defaulttolerationseconds"
+	"k8s.io/kubernetes/plugin/pkg/admission/limitranger"
+	"k8s.io/kubernetes/plugin/pkg/admission/priority"
+	"k8s.io/kubernetes/plugin/pkg/admission/runtimeclass"
+	"k8s.io/kubernetes/plugin/pkg/admission/security/podsecurity"
+	"k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
+)
+
+// Config is what the chain is made of.
+type Config struct {
+	// TolerationSeconds is how long a pod without a word on it stays bound to a node that is not ready or not reachable.
+	TolerationSeconds int64
+	// Arbiter gives the annotations that every new pod gets: its record of who places it. Nil: pods get none.
+	Arbiter func() map[string]string
+	// MutatingPolicies, ValidatingPolicies and Quota stand where upstream has its plugins of these names.
+	MutatingPolicies, ValidatingPolicies, Quota admission.Interface
+	// Pod finds a pod for NodeRestriction.
+	Pod func(namespace, name string) (*corev1.Pod, bool)
+	// Initializers give upstream's plugins what they ask for: listers, clients, the authorizer, feature gates.
+	Initializers admission.PluginInitializers
+}
+
+// plugin is one member of the chain.
+type plugin struct {
+	name     string
+	register func(*admission.Plugins)
+}
+
+// upstreams is a plugin that upstream's code registers itself.
+func upstreams(name string, register func(*admission.Plugins)) plugin { return plugin{name, register} }
+
+// made is a plugin that is made here.
+func made(name string, make func() (admission.Interface, error)) plugin {
+	return plugin{name, func(all *admission.Plugins) {
+		all.Register(name, func(io.Reader) (admission.Interface, error) { return make() })
+	}}
+}
+
+// given is a plugin that exists already.
+func given(name string, p admission.Interface) plugin {
+	return made(name, func() (admission.Interface, error) { return p, nil })
+}
+
+// chain lists the plugins in the order in which they are asked.
+func chain(cfg Config) []plugin {
+	out := []plugin{
+		made(lifecycle.PluginName, func() (admission.Interface, error) {
+			return lifecycle.NewLifecycle(sets.New("default", "kube-system", "kube-public"))
+		}),
+		upstreams(limitranger.PluginName, limitranger.Register),
+		upstreams(serviceaccount.PluginName, serviceaccount.Register),
+		given("NodeRestriction", nodeRestriction{admission.NewHandler(admission.Create, admission.Update, admission.Delete), cfg.Pod}),
+		upstreams(podsecurity.PluginName, podsecurity.Register),
+		upstreams(priority.PluginName, priority.Register),
+		made(defaulttolerationseconds.PluginName, cfg.tolerations),
+		upstreams(runtimeclass.PluginName, runtimeclass.Register),
+	}
+	if cfg.Arbiter != nil {
+		out = append(out, given("PlacementRecord", placementRecord{admission.NewHandler(admission.Create), cfg.Arbiter}))
+	}
+	return append(out,
+		given(mutatingpolicy.PluginName, cfg.MutatingPolicies),
+		upstreams(mutating.PluginName, mutating.Register),
+		given(validatingpolicy.PluginName, cfg.ValidatingPolicies),
+		upstreams(validating.PluginName, validating.Register),
+		given("ResourceQuota", cfg.Quota), // last: what it charges, nobody else refuses
+	)
+}
+
+// tolerations makes upstream's plugin, which takes its numbers from flags.
+func (c Config) tolerations() (admission.Interface, error) {
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	defaulttolerationseconds.RegisterFlags(flags)
+	for _, name := range []string{"default-not-ready-toleration-seconds", "default-unreachable-toleration-seconds"} {
+		if err := flags.Set(name, strconv.FormatInt(c.TolerationSeconds, 10)); err != nil {
+			return nil, err
+		}
+	}
+	return defaulttolerationseconds.NewDefaultTolerationSeconds(), nil
+}
+
+// New makes the chain.
+func New(cfg Config) (admission.Interface, error) {
+	plugins := admission.NewPlugins()
+	var names []string
+	for _, p := range chain(cfg) {
+		p.register(plugins)
+		names = append(names, p.name)
+	}
+	out, err := plugins.NewFromPlugins(names, unconfigured{}, cfg.Initializers, nil)
+	if err != nil {
+		return nil, fmt.Errorf("admission: %w", err)
+	}
+	return out, nil
+}
+
+// unconfigured gives admission plugins no configuration of their own.
+type unconfigured struct{}
+
+func (unconfigured) ConfigFor(string) (io.Reader, error) { return nil, nil }
