@@ -305,7 +305,8 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	if n.rules, err = iptables.New(iptables.Config{
 		Store: n.store, Log: n.log.With("part", "iptables"),
 		Proxy: proxy.Config{
-			Node: name, NodeIP: cfg.NodeIP, APIPort: cfg.HTTPSPort, ClusterCIDR: settings.ClusterCIDR,
+			Node: name, NodeIP: cfg.NodeIP, APIPort: cfg.HTTPSPort, GossipPort: cfg.GossipPort, StreamPort: cfg.StreamPort,
+			TunnelPort: network.TunnelPort, ClusterCIDR: settings.ClusterCIDR,
 			ServiceCIDR: settings.ServiceCIDR, ClusterDNS: settings.ClusterDNS, Reachable: n.agent.Reachable,
 			NoBridgeNetfilter: !network.BridgeNetfilter(),
 		},
@@ -319,7 +320,7 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 		return err
 	}
 	n.register = &registration{
-		store: n.store, id: n.id.NodeID, serf: serf, settings: settings, labels: cfg.NodeLabels, taints: cfg.NodeTaints,
+		store: n.store, id: n.id.NodeID, serf: serf, ports: cfg.ownPorts(), settings: settings, labels: cfg.NodeLabels, taints: cfg.NodeTaints,
 		fresh: n.kubelet.Node, log: n.log.With("part", "registration"),
 	}
 	return nil

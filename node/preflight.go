@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"murmur/node/network"
 )
 
 // need is a program of the host, and what installs it.
@@ -134,6 +136,11 @@ func (c Config) ports() []port {
 		{"udp", own(c.GossipPort), "--gossip-port"},
 		{"tcp", own(c.StreamPort), "--stream-port"},
 	}
+}
+
+// ownPorts are those that pods cannot have, as sched.AnnotationPorts says them.
+func (c Config) ownPorts() string {
+	return fmt.Sprintf("%d/TCP,%d/TCP,%d/UDP,%d/TCP,%d/UDP", c.HTTPSPort, c.GossipPort, c.GossipPort, c.StreamPort, network.TunnelPort)
 }
 
 // ports says which of the node's ports another program has, before the node becomes anything: a node that found out

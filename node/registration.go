@@ -13,6 +13,7 @@ import (
 
 	"murmur/crdt"
 	"murmur/node/network"
+	"murmur/sched"
 )
 
 // Annotations of a Node object by which the others know the node.
@@ -29,6 +30,7 @@ type registration struct {
 	store    *crdt.Store
 	id       string
 	serf     netip.AddrPort
+	ports    string // what sched.AnnotationPorts says
 	settings Settings
 	labels   map[string]string
 	taints   []corev1.Taint
@@ -57,6 +59,7 @@ func (r *registration) wanted(stored *corev1.Node, nodes []*corev1.Node) (*corev
 	}
 	n.Annotations[annotationID] = r.id
 	n.Annotations[annotationSerf] = r.serf.String()
+	n.Annotations[sched.AnnotationPorts] = r.ports
 	lost := n.Spec.PodCIDR == ""
 	for _, o := range nodes {
 		if o.Name != n.Name && stored != nil && network.Loser(stored, o) == stored {

@@ -38,6 +38,9 @@ var filters = []Filter{
 	}},
 	{"NodePorts", nodePorts, func(p *counted, l *Ledger) string {
 		for _, want := range p.ports {
+			if l.reserved(want) {
+				return fmt.Sprintf("host port %d/%s is one of %s's own", want.port, want.protocol, l.node.Name)
+			}
 			if l.taken(want) {
 				return fmt.Sprintf("host port %d/%s is taken on %s", want.port, want.protocol, l.node.Name)
 			}

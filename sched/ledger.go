@@ -2,6 +2,8 @@ package sched
 
 import (
 	"maps"
+	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,6 +24,8 @@ type Ledger struct {
 	// scored is used, with a default for containers that request nothing, as the score plugins want it.
 	scored amounts
 	ports  map[hostPort]int
+	// own are the ports that the node's daemon has itself, at every address.
+	own []hostPort
 	// siblings counts pods by controller.
 	siblings map[types.UID]int
 	images   map[string]int64
@@ -86,6 +90,22 @@ type hostPort struct {
 }
 
 const anyAddress = "0.0.0.0"
+
+// AnnotationPorts is where a Node says which ports its daemon has, as PORT/PROTOCOL with commas between: no pod gets them, neither
+// from the node itself nor, without asking it, from an arbiter.
+const AnnotationPorts = "murmur.io/ports"
+
+// ownPorts reads AnnotationPorts. What cannot be read reserves nothing: the node that wrote it is of another version.
+func ownPorts(node *corev1.Node) []hostPort {
+	var ports []hostPort
+	for text := range strings.SplitSeq(node.Annotations[AnnotationPorts], ",") {
+		number, protocol, _ := strings.Cut(text, "/")
+		if n, err := strconv.ParseUint(number, 10, 16); err == nil && n > 0 {
+			ports = append(ports, hostPort{anyAddress, corev1.Protocol(protocol), int32(n)})
+		}
+	}
+	return ports
+}
 
 // scoredDefaults is what a container that requests nothing is taken to need when nodes are compared: kube-scheduler's.
 var scoredDefaults = corev1.ResourceList{
@@ -163,6 +183,7 @@ func (l *Ledger) setNode(node *corev1.Node) {
 	}
 	l.node = node
 	l.capacity = amountsOf(node.Status.Allocatable)
+	l.own = ownPorts(node)
 	l.images = map[string]int64{}
 	for _, i := range node.Status.Images {
 		for _, name := range i.Names {
@@ -220,15 +241,21 @@ func (l *Ledger) Overcommitted() []string {
 	return out
 }
 
-// taken tells whether a wanted host port collides with one in use.
+// taken tells whether a wanted host port collides with one in use, or with one of the node's own.
 func (l *Ledger) taken(want hostPort) bool {
 	for have := range l.ports {
-		if have.port == want.port && have.protocol == want.protocol &&
-			(have.ip == want.ip || have.ip == anyAddress || want.ip == anyAddress) {
+		if have.collides(want) {
 			return true
 		}
 	}
-	return false
+	return l.reserved(want)
+}
+
+// reserved tells whether a wanted host port is one of the node's own.
+func (l *Ledger) reserved(want hostPort) bool { return slices.ContainsFunc(l.own, want.collides) }
+
+func (p hostPort) collides(o hostPort) bool {
+	return p.port == o.port && p.protocol == o.protocol && (p.ip == o.ip || p.ip == anyAddress || o.ip == anyAddress)
 }
 
 // trial is a copy to which pods can be added to see what would be.

@@ -214,22 +214,64 @@ func testServices(t *testing.T, command string) {
 			s.Spec.LoadBalancerSourceRanges = []string{"192.168.7.2/32"}
 			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "sctp", Port: 80, Protocol: corev1.ProtocolSCTP, NodePort: 30090})
 			s.Spec.Ports[0].NodePort = 30091
-			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.168.7.1"}}
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.20"}}
 		}))
+		l.sh("n2", "ip route replace 203.0.113.20 via 192.168.7.1")
 		// Policy Local: only this node's pods, and they see the client.
 		for range 20 {
-			server, client, err := l.ask("n2", "tcp4", "192.168.7.1:80")
+			server, client, err := l.ask("n2", "tcp4", "203.0.113.20:80")
 			if err != nil || server == "p3" || client != "192.168.7.2" {
 				t.Fatalf("load balancer: %s saw %s, %v", server, client, err)
 			}
 		}
-		if _, _, err := l.ask("p3", "tcp4", "192.168.7.1:80"); err == nil {
+		if _, _, err := l.ask("p3", "tcp4", "203.0.113.20:80"); err == nil {
 			t.Error("a source outside loadBalancerSourceRanges was served")
 		}
 		if seen := spread("p1", "tcp4", "10.43.0.90:80", 10); seen["p3"] > 0 {
 			t.Errorf("internalTrafficPolicy Local met %v", seen)
 		}
 		settle(w.put("services", "default", "all", nil))
+	})
+	t.Run("what is the nodes' own stays theirs", func(t *testing.T) {
+		for _, n := range []string{"n1", "n2"} {
+			l.serve(n, 7946)
+			l.serve(n, 7947)
+			settle(w.put("nodes", "", n, &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: n},
+				Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.168.7." + n[1:]}}}}))
+		}
+		// A service that would have them, and host ports as CNI makes them.
+		settle(w.service("greedy", "10.43.0.91", func(s *corev1.Service) {
+			s.Spec.ExternalIPs = []string{"192.168.7.1", "192.168.7.2", "10.43.0.1"}
+			s.Spec.Ports = []corev1.ServicePort{{Name: "a", Port: 7947, Protocol: corev1.ProtocolTCP, TargetPort: port(8080)},
+				{Name: "b", Port: 7946, Protocol: corev1.ProtocolUDP, TargetPort: port(8080)}, {Name: "c", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: port(8080)}}
+		}))
+		l.sh("n1", command+" -t nat -N HOSTPORTS; "+command+" -t nat -A HOSTPORTS -p tcp --dport 7947 -j DNAT --to-destination 10.42.1.12:8080; "+
+			command+" -t nat -A HOSTPORTS -p tcp --dport 7999 -j DNAT --to-destination 10.42.1.12:8080; "+
+			command+" -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j HOSTPORTS; "+command+" -t nat -A OUTPUT -m addrtype --dst-type LOCAL -j HOSTPORTS")
+		defer l.sh("n1", command+" -t nat -D PREROUTING -m addrtype --dst-type LOCAL -j HOSTPORTS; "+
+			command+" -t nat -D OUTPUT -m addrtype --dst-type LOCAL -j HOSTPORTS; "+command+" -t nat -F HOSTPORTS; "+command+" -t nat -X HOSTPORTS")
+		if server, _, err := l.ask("n2", "tcp4", "192.168.7.1:7999"); err != nil || server != "p2" {
+			t.Errorf("the host port that is nobody's: %s, %v", server, err) // or what follows shows nothing
+		}
+		for _, c := range [][4]string{{"n2", "tcp4", "192.168.7.1:7947", "n1"}, {"n1", "tcp4", "192.168.7.2:7947", "n2"}, {"n1", "tcp4", "192.168.7.1:7947", "n1"},
+			{"n2", "udp4", "192.168.7.1:7946", "n1"}, {"n1", "udp4", "192.168.7.2:7946", "n2"}, {"p1", "tcp4", "10.43.0.1:443", "n1"}} {
+			if server, _, err := l.ask(c[0], c[1], c[2]); err != nil || server != c[3] {
+				t.Errorf("%s asks %s %s: %q, %v; want %s", c[0], c[1], c[2], server, err, c[3])
+			}
+		}
+		// Pods have no business there, on their own node or on another; they have with the API.
+		for _, c := range [][2]string{{"tcp4", "192.168.7.1:7946"}, {"tcp4", "192.168.7.1:7947"}, {"udp4", "192.168.7.1:7946"}, {"tcp4", "192.168.7.2:7947"}, {"udp4", "192.168.7.2:7946"}} {
+			if server, _, err := l.ask("p1", c[0], c[1]); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("a pod asks %s %s: %q, %v; want refused", c[0], c[1], server, err)
+			}
+		}
+		if server, _, err := l.ask("p1", "tcp4", "192.168.7.1:8443"); err != nil || server != "n1" {
+			t.Errorf("a pod asks the API: %s, %v", server, err)
+		}
+		for _, n := range []string{"n1", "n2"} {
+			settle(w.put("nodes", "", n, nil))
+		}
+		settle(w.put("services", "default", "greedy", nil))
 	})
 	t.Run("a terminating pod keeps its connections and gets no new ones", func(t *testing.T) {
 		settle(w.service("only2", "10.43.0.84", func(s *corev1.Service) { s.Spec.Selector = map[string]string{"role": "two"} }))

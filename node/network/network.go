@@ -56,6 +56,9 @@ const (
 	VXLAN  Mode = "vxlan"
 )
 
+// TunnelPort is the UDP port of pod traffic between nodes that are not on one wire: the kernel's own for VXLAN.
+const TunnelPort = 8472
+
 // Config of a node's network. Zero values mean what the comments say.
 type Config struct {
 	Store       *crdt.Store
@@ -66,7 +69,7 @@ type Config struct {
 	Bridge      string       // "" is cni0
 	Tunnel      string       // "" is murmur.1
 	VNI         int          // 0 is 1
-	VXLANPort   int          // 0 is 8472
+	VXLANPort   int          // 0 is TunnelPort
 	MTU         int          // of pods; 0 is the uplink's, less the tunnel's share where there is one
 	ConfDir     string       // where the CNI configuration goes; "" is /etc/cni/net.d
 	DataDir     string       // where host-local remembers addresses; "" is /var/lib/cni/networks
@@ -102,7 +105,7 @@ func New(cfg Config) (*Network, error) {
 		cfg.VNI = 1
 	}
 	if cfg.VXLANPort == 0 {
-		cfg.VXLANPort = 8472
+		cfg.VXLANPort = TunnelPort
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()

@@ -105,7 +105,7 @@ func (x *index) of(svc *corev1.Service, port corev1.ServicePort) []Endpoint {
 	found := map[netip.AddrPort]Endpoint{}
 	add := func(ip string, number int32, e Endpoint) {
 		addr, err := netip.ParseAddr(ip)
-		if err != nil || !addr.Is4() || number < 1 || number > 65535 || !x.reachable(e.Node) {
+		if err != nil || !addr.Is4() || !addr.IsGlobalUnicast() || number < 1 || number > 65535 || !x.reachable(e.Node) {
 			return
 		}
 		e.Addr = netip.AddrPortFrom(addr, uint16(number))

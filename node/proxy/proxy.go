@@ -29,7 +29,8 @@
 //
 // The chains are those a reader of kube-proxy's rules knows, under our own prefix, so both can be told apart:
 //
-//	nat     MURMUR-SERVICES    one rule per address and port of a service; last, node ports
+//	nat     MURMUR-SERVICES    first what is the nodes' own; one rule per address and port of a service; last, node ports
+//	        MURMUR-OWN         the addresses at which the nodes' own ports are: nothing there is translated
 //	        MURMUR-NODEPORTS   one rule per node port
 //	        MURMUR-SVC-*       cluster policy: draws one of all endpoints
 //	        MURMUR-SVL-*       local policy: draws one of this node's endpoints
@@ -40,7 +41,17 @@
 //	filter  MURMUR-SERVICES    cluster addresses nobody serves: refused at once, not left to time out
 //	        MURMUR-EXTERNAL    the same for node ports, external and load balancer addresses
 //	        MURMUR-FORWARD     pod traffic passes although the host's policy may be DROP
-//	        MURMUR-FIREWALL    what loadBalancerSourceRanges refuses; 127.0.0.0/8 from outside
+//	        MURMUR-FIREWALL    what loadBalancerSourceRanges refuses; 127.0.0.0/8 from outside; pods at the members' ports
+//	        MURMUR-MEMBERS     the addresses at which no pod has business with those ports
+//
+// # What belongs to nobody's service
+//
+// Whoever may write a Service chooses its external addresses, and every node programs them. So no rule is made for an
+// address that is a node's, the cluster DNS's, or another's within the ranges of pods and services (owned.go): a service
+// would take the traffic of all nodes to it. Node ports and the host ports of CNI lead from every local address, so
+// packets for the daemon's own ports and for the cluster DNS, which is a local address, are accepted before either is
+// looked at. Pods are refused at the ports by which members speak to each other, also those of other nodes: there they
+// would come as this node.
 //
 // # What it does not do
 //
@@ -61,6 +72,9 @@ type Config struct {
 	Node        string                 // this node's name
 	NodeIP      netip.Addr             // this node's address: where the API listens
 	APIPort     uint16                 // 0 means 6443
+	GossipPort  uint16                 // where members meet; 0 means 7946
+	StreamPort  uint16                 // where members exchange state; 0 means 7947
+	TunnelPort  uint16                 // UDP, pod traffic between nodes (VXLAN); 0 means 8472
 	ClusterCIDR netip.Prefix           // the addresses of all pods, e.g. 10.42.0.0/16
 	ServiceCIDR netip.Prefix           // the cluster addresses of services, e.g. 10.43.0.0/16
 	ClusterDNS  netip.Addr             // a service with this address is answered by node/dns on a local address and gets no rules
@@ -78,7 +92,7 @@ type View struct {
 	Pods      []*corev1.Pod
 	Slices    []*discoveryv1.EndpointSlice
 	Endpoints []*corev1.Endpoints
-	Nodes     []*corev1.Node // zones, and this node's own podCIDR
+	Nodes     []*corev1.Node // zones, addresses, and the blocks of pod addresses
 }
 
 // Chain is one of our chains with its rules, each as iptables-restore reads it after "-A NAME ".

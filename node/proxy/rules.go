@@ -21,11 +21,10 @@ const mark = "0x4000/0x4000"
 
 // Build makes the rules for a view.
 func Build(v View, cfg Config) Rules {
-	if cfg.APIPort == 0 {
-		cfg.APIPort = 6443
-	}
+	cfg.APIPort, cfg.GossipPort = cmp.Or(cfg.APIPort, 6443), cmp.Or(cfg.GossipPort, 7946)
+	cfg.StreamPort, cfg.TunnelPort = cmp.Or(cfg.StreamPort, 7947), cmp.Or(cfg.TunnelPort, 8472)
 	x := newIndex(v, cfg)
-	b := &builder{cfg: cfg, index: x, flows: newFlows(v, x), perEndpoint: map[string]bool{}}
+	b := &builder{cfg: cfg, index: x, owned: newOwned(v, cfg), flows: newFlows(v, x), perEndpoint: map[string]bool{}}
 	services := slices.Clone(v.Services)
 	slices.SortFunc(services, func(a, c *corev1.Service) int {
 		return cmp.Or(cmp.Compare(a.Namespace, c.Namespace), cmp.Compare(a.Name, c.Name))
@@ -39,6 +38,7 @@ func Build(v View, cfg Config) Rules {
 type builder struct {
 	cfg   Config
 	index *index
+	owned owned
 	flows Flows
 
 	services    []string // nat MURMUR-SERVICES
@@ -53,8 +53,8 @@ type builder struct {
 
 func (b *builder) service(svc *corev1.Service) {
 	clusterIP, err := netip.ParseAddr(svc.Spec.ClusterIP)
-	if err != nil || !clusterIP.Is4() || svc.Spec.Type == corev1.ServiceTypeExternalName || clusterIP == b.cfg.ClusterDNS {
-		return // headless, ExternalName, IPv6, or ours by another way
+	if err != nil || !clusterIP.Is4() || svc.Spec.Type == corev1.ServiceTypeExternalName || b.owned.closed(clusterIP) {
+		return // headless, ExternalName, IPv6, ours by another way, or none that a service can have
 	}
 	for _, port := range svc.Spec.Ports {
 		if port.Port < 1 || port.Port > 65535 {
@@ -88,17 +88,17 @@ func (b *builder) port(svc *corev1.Service, clusterIP netip.Addr, port corev1.Se
 	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
 		outer, outerEndpoints = local, chosen.local
 	}
-	externalIPs := addresses(svc.Spec.ExternalIPs)
+	externalIPs := b.outside(svc.Spec.ExternalIPs)
 	var balancerIPs []netip.Addr
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		for _, in := range svc.Status.LoadBalancer.Ingress {
 			if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
-				balancerIPs = append(balancerIPs, addresses([]string{in.IP})...)
+				balancerIPs = append(balancerIPs, b.outside([]string{in.IP})...)
 			}
 		}
 	}
 	nodePort := port.NodePort
-	if svc.Spec.Type != corev1.ServiceTypeNodePort && svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+	if svc.Spec.Type != corev1.ServiceTypeNodePort && svc.Spec.Type != corev1.ServiceTypeLoadBalancer || b.owned.port(proto, nodePort) {
 		nodePort = 0
 	}
 	sources := prefixes(svc.Spec.LoadBalancerSourceRanges)
@@ -255,7 +255,8 @@ func (b *builder) endpoint(svc *corev1.Service, name string, proto corev1.Protoc
 }
 
 func (b *builder) natTable() Table {
-	services := append(b.services,
+	services := append(b.owned.translation(), b.services...)
+	services = append(services,
 		comment("node ports; this must be the last rule")+" -m addrtype --dst-type LOCAL -j "+Prefix+"NODEPORTS")
 	post := []string{"-m mark --mark " + mark + " -j " + Prefix + "MASQUERADE"}
 	if b.cfg.NoBridgeNetfilter && b.index.podCIDR.IsValid() {
@@ -269,6 +270,7 @@ func (b *builder) natTable() Table {
 	}
 	chains := []Chain{
 		{Prefix + "SERVICES", services},
+		{Prefix + "OWN", b.owned.places("ACCEPT")},
 		{Prefix + "NODEPORTS", b.nodePorts},
 		{Prefix + "POSTROUTING", post},
 		{Prefix + "MARK-MASQ", []string{"-j MARK --set-xmark " + mark}},
@@ -292,7 +294,8 @@ func (b *builder) filterTable() Table {
 		unknown := fmt.Sprintf("-d %s -m addrtype ! --dst-type LOCAL", b.cfg.ServiceCIDR)
 		refused = append(refused, reject(unknown, "no such service")...)
 	}
-	firewall := append(b.firewall,
+	firewall := append(b.owned.firewall(), b.firewall...)
+	firewall = append(firewall,
 		"! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT "+
 			comment("route_localnet opens the loopback to node ports only")+" -j DROP")
 	forward := []string{
@@ -312,6 +315,7 @@ func (b *builder) filterTable() Table {
 			{Prefix + "SERVICES", refused},
 			{Prefix + "EXTERNAL", b.refusedExternal},
 			{Prefix + "FIREWALL", firewall},
+			{Prefix + "MEMBERS", b.owned.members()},
 			{Prefix + "FORWARD", forward},
 		},
 		Jumps: []Jump{
@@ -388,10 +392,11 @@ func comment(text string) string {
 	return `-m comment --comment "` + clean + `"`
 }
 
-func addresses(texts []string) []netip.Addr {
+// outside are those of the addresses at which a service may answer beside its cluster address.
+func (b *builder) outside(texts []string) []netip.Addr {
 	var list []netip.Addr
 	for _, t := range texts {
-		if a, err := netip.ParseAddr(t); err == nil && a.Is4() {
+		if a, err := netip.ParseAddr(t); err == nil && a.Is4() && !b.owned.has(a) {
 			list = append(list, a)
 		}
 	}
