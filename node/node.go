@@ -252,7 +252,7 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	if err != nil {
 		return err
 	}
-	n.volumes = volume.New(volume.Config{Dir: dir("pods"), Tokens: n.podToken})
+	n.volumes = volume.New(volume.Config{Dir: dir("pods"), Node: name, Tokens: n.podToken})
 	n.kubelet = pod.New(pod.Config{
 		Store: n.store, Node: name, MayStart: n.sched.MayStart,
 		Holds: func(p *corev1.Pod) bool { return sched.Holds(p, name) }, Admit: n.admit, Resize: n.resize,

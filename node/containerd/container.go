@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -273,7 +274,8 @@ func terminationMessage(s *cri.ContainerStatus) string {
 
 // tailOf is the end of a small file, empty if there is none.
 func tailOf(path string, limit int64) string {
-	f, err := os.Open(path)
+	// What a container put there may be a link to a file of this machine, or a pipe that nobody writes.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return ""
 	}

@@ -18,6 +18,7 @@ type Objects interface {
 	Secret(namespace, name string) (*corev1.Secret, bool)
 	PersistentVolumeClaim(namespace, name string) (*corev1.PersistentVolumeClaim, bool)
 	PersistentVolume(name string) (*corev1.PersistentVolume, bool)
+	Node(name string) (*corev1.Node, bool)
 	Services(namespace string) []*corev1.Service
 	ClusterTrustBundles() []*certificatesv1.ClusterTrustBundle
 }
@@ -41,6 +42,10 @@ func (s snapshot) PersistentVolumeClaim(namespace, name string) (*corev1.Persist
 
 func (s snapshot) PersistentVolume(name string) (*corev1.PersistentVolume, bool) {
 	return crdt.Get[corev1.PersistentVolume](s.Snapshot, crdt.Key{Resource: "persistentvolumes", Name: name})
+}
+
+func (s snapshot) Node(name string) (*corev1.Node, bool) {
+	return crdt.Get[corev1.Node](s.Snapshot, crdt.Key{Resource: "nodes", Name: name})
 }
 
 func (s snapshot) Services(namespace string) []*corev1.Service {

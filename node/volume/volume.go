@@ -13,6 +13,11 @@
 // Nothing is removed below a mount, and no mount outlives its pod. Cleanup unmounts what the kernel says is mounted below the
 // pod's directory, not what it remembers, looks again, and only then deletes.
 //
+// # Whose volume it is
+//
+// A pod's author writes the names of claims, a claim's author that of a volume, and neither is asked whether the volume is his: the
+// volume says so, by the claim's UID, which nobody but the cluster's administrators and binders write (claim.go).
+//
 // # The loop
 //
 // There is none. Prepare is called by the pod's worker before the sandbox is made, whenever a ConfigMap or Secret the pod names has
@@ -54,8 +59,8 @@ type Tokens func(ctx context.Context, namespace, serviceAccount, audience string
 // Config of Volumes.
 type Config struct {
 	Dir    string // the pods' directories, e.g. /var/lib/murmur/pods
+	Node   string // this node's name, whose labels say which volumes can be reached from here
 	Tokens Tokens // nil: pods with serviceAccountToken volumes wait
-
 }
 
 // Volumes prepares volumes. It satisfies pod.Volumes.
@@ -65,8 +70,9 @@ type Volumes struct {
 	subpaths subpath.Interface
 	host     *hostutil.HostUtil
 
-	mu     sync.Mutex // guards tokens
+	mu     sync.Mutex // guards what follows
 	tokens map[tokenKey]token
+	sole   map[types.UID]types.UID // by claim that only one pod may use: that pod
 }
 
 var _ pod.Volumes = (*Volumes)(nil)
@@ -74,7 +80,7 @@ var _ pod.Volumes = (*Volumes)(nil)
 // New prepares nothing yet.
 func New(cfg Config) *Volumes {
 	m := mount.New("")
-	return &Volumes{cfg: cfg, mounter: m, subpaths: subpath.New(m), host: hostutil.NewHostUtil(), tokens: map[tokenKey]token{}}
+	return &Volumes{cfg: cfg, mounter: m, subpaths: subpath.New(m), host: hostutil.NewHostUtil(), tokens: map[tokenKey]token{}, sole: map[types.UID]types.UID{}}
 }
 
 // Dir is the pod's directory.
@@ -154,32 +160,6 @@ func (v *Volumes) source(p *corev1.Pod, vol *corev1.Volume, objects pod.Objects)
 		return v.path(p.UID, plugin, vol.Name), true, nil
 	}
 	return "", false, fmt.Errorf("volume %q has a type that is not supported", vol.Name)
-}
-
-// claimed is the path of the volume that a claim is bound to.
-func (v *Volumes) claimed(p *corev1.Pod, vol *corev1.Volume, objects pod.Objects) (string, bool, error) {
-	name := vol.PersistentVolumeClaim.ClaimName
-	claim, ok := objects.PersistentVolumeClaim(p.Namespace, name)
-	if !ok {
-		return "", false, fmt.Errorf("persistentvolumeclaim %q not found", name)
-	}
-	if claim.Spec.VolumeName == "" {
-		return "", false, fmt.Errorf("persistentvolumeclaim %q is not bound", name)
-	}
-	pv, ok := objects.PersistentVolume(claim.Spec.VolumeName)
-	if !ok {
-		return "", false, fmt.Errorf("persistentvolume %q of claim %q not found", claim.Spec.VolumeName, name)
-	}
-	switch {
-	case pv.Spec.Local != nil:
-		if _, err := os.Stat(pv.Spec.Local.Path); err != nil {
-			return "", false, fmt.Errorf("path of local volume %q: %w", pv.Name, err)
-		}
-		return pv.Spec.Local.Path, vol.PersistentVolumeClaim.ReadOnly, nil
-	case pv.Spec.HostPath != nil:
-		return pv.Spec.HostPath.Path, vol.PersistentVolumeClaim.ReadOnly, v.checkHostPath(pv.Spec.HostPath)
-	}
-	return "", false, fmt.Errorf("persistentvolume %q has a type that is not supported", pv.Name)
 }
 
 // prepareEmptyDir makes the directory, a tmpfs if it is to be memory.
@@ -331,6 +311,9 @@ func (v *Volumes) Mounts(_ context.Context, p *corev1.Pod, c *corev1.Container, 
 			f()
 		}
 	}
+	if len(c.VolumeDevices) > 0 {
+		return nil, done, fmt.Errorf("volume %q is to be a device of container %q: volumeDevices are not supported", c.VolumeDevices[0].Name, c.Name)
+	}
 	for i, m := range c.VolumeMounts {
 		var vol *corev1.Volume
 		for j := range p.Spec.Volumes {
@@ -411,6 +394,7 @@ func (v *Volumes) subPath(p *corev1.Pod, c *corev1.Container, index int, m corev
 // Cleanup unmounts and removes everything of a pod. With keep, its directory stays with the files that are not volumes.
 func (v *Volumes) Cleanup(ctx context.Context, uid types.UID, keep bool) error {
 	v.forgetTokens(uid)
+	defer v.release(uid)
 	dir := v.Dir(uid)
 	if dir == v.cfg.Dir || uid == "" {
 		return fmt.Errorf("clean up volumes: no pod is named")

@@ -84,7 +84,7 @@ var modules = []module{
 	{"k8s.io/apiserver", []string{"httpapi", "node"}},
 	{"sigs.k8s.io/structured-merge-diff/v6", []string{"crdt", "httpapi"}},
 	{"k8s.io/client-go", []string{"crdt", "httpapi", "node", "node/pod", "node/control", "sched"}},
-	{"k8s.io/component-helpers", []string{"httpapi", "node/pod", "node/control", "sched"}},
+	{"k8s.io/component-helpers", []string{"httpapi", "node/pod", "node/volume", "node/control", "sched"}},
 	{"k8s.io/api", []string{"..."}},
 	{"k8s.io/apimachinery", []string{"..."}},
 	{"k8s.io/utils", []string{"..."}},
