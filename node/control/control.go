@@ -176,6 +176,9 @@ func table(cfg Config) []row {
 		{name: "node-controller", owners: []string{pods}, watches: []string{nodes}, prepare: evicted.prepare, decide: evicted.decide},
 		{name: "horizontal-pod-autoscaler", owners: []string{horizontalPodAutoscalers}, ask: scaled.ask, decide: scaled.decide},
 		{name: "clusterrole-aggregation-controller", owners: []string{clusterRoles}, decide: clusterRole},
+		{name: "pvc-protection-controller", owners: []string{claims}, watches: []string{pods, nodes}, decide: claimProtection},
+		{name: "pv-protection-controller", owners: []string{volumes}, watches: []string{claims, nodes}, decide: volumeProtection},
+		{name: "volumeattributesclass-protection-controller", owners: []string{attributeClasses}, watches: []string{volumes, claims, nodes}, decide: attributesProtection},
 		{name: "token-cleaner", owners: []string{"secrets"}, decide: token},
 	}
 	if cfg.Numbers != nil {

@@ -229,6 +229,7 @@ func (d *daemons) create(p *plan, node string) {
 	}
 	pod.GenerateName, pod.Name, pod.Namespace = "", name(), d.set.Namespace
 	pod.Spec.Affinity = daemonutil.ReplaceDaemonSetPodNodeNameNodeAffinity(pod.Spec.Affinity, node)
+	unplace(pod)
 	annotate(pod, AttemptAnnotation, attempt)
 	p.writes = append(p.writes, write{verb: create, obj: pod,
 		done:   &event{d.set, corev1.EventTypeNormal, controller.SuccessfulCreatePodReason, "Created pod: %s"},

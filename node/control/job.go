@@ -494,6 +494,7 @@ func (k *work) pod(name string, s *slot, attempt int) *corev1.Pod {
 		panic(err) // a Job has metadata
 	}
 	pod.GenerateName, pod.Name, pod.Namespace = "", name, k.job.Namespace
+	unplace(pod)
 	annotate(pod, SlotAnnotation, s.number)
 	annotate(pod, AttemptAnnotation, attempt)
 	annotate(pod, batchv1.JobIndexFailureCountAnnotation, s.failures)

@@ -187,11 +187,12 @@ func (c *Controllers) look() *world {
 // definitions is the key of CustomResourceDefinitions.
 const definitions = "apiextensions.k8s.io/customresourcedefinitions"
 
-// defined lists the resources that are defined. A definition is named after what it defines.
+// defined lists the resources that are defined. A definition is named after what it defines. What is in the store's own group are its
+// documents, which belong to nobody.
 func defined(snap *crdt.Snapshot) []string {
 	var out []string
 	for e := range snap.Range(definitions, "", "") {
-		if plural, group, ok := strings.Cut(e.Key.Name, "."); ok {
+		if plural, group, ok := strings.Cut(e.Key.Name, "."); ok && group != "murmur.io" {
 			out = append(out, group+"/"+plural)
 		}
 	}

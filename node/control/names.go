@@ -65,6 +65,13 @@ func annotated(p *corev1.Pod, key string) int {
 	return n
 }
 
+// unplace takes from a new pod what its template says of a place: that is for the controller to say, which admission believes.
+func unplace(p *corev1.Pod) {
+	for _, key := range []string{SlotAnnotation, AttemptAnnotation, CoversAnnotation} {
+		delete(p.Annotations, key)
+	}
+}
+
 func annotate(p *corev1.Pod, key string, value any) {
 	if p.Annotations == nil {
 		p.Annotations = map[string]string{}

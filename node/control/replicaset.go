@@ -261,6 +261,7 @@ func (r *replicas) pod(name string, slot, attempt int) *corev1.Pod {
 		panic(err) // a ReplicaSet has metadata
 	}
 	pod.GenerateName, pod.Name, pod.Namespace = "", name, r.set.Namespace
+	unplace(pod)
 	annotate(pod, SlotAnnotation, slot)
 	annotate(pod, AttemptAnnotation, attempt)
 	return pod

@@ -1,0 +1,131 @@
+package control
+
+import (
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/component-helpers/storage/ephemeral"
+
+	"murmur/crdt"
+)
+
+// What is in use is not deleted: admission gives each claim, volume and class of volume attributes a finalizer, and here it is
+// taken away when nothing uses what is to go. Upstream asks its API server whether that is so. Here a pod that uses a claim may be on a
+// node out of sight, or on its way from one that has just come in sight; so that nothing uses it is believed only of a world
+// that has been whole for a while.
+
+const (
+	volumes          = "persistentvolumes"
+	attributeClasses = "storage.k8s.io/volumeattributesclasses"
+
+	claimFinalizer      = "kubernetes.io/pvc-protection"
+	volumeFinalizer     = "kubernetes.io/pv-protection"
+	attributesFinalizer = "kubernetes.io/vac-protection"
+)
+
+// protected is an object that a finalizer keeps.
+type protected interface {
+	runtime.Object
+	metav1.Object
+}
+
+// protect gives an object its finalizer if it has none, and takes it away if it is to go and used says that nothing uses it.
+func protect[T protected](w *world, obj T, copied func() T, finalizer string, used func() bool) plan {
+	has, p := slices.Contains(obj.GetFinalizers(), finalizer), plan{}
+	switch {
+	case obj.GetDeletionTimestamp() == nil && !has:
+		next := copied()
+		next.SetFinalizers(append(next.GetFinalizers(), finalizer))
+		p.writes = []write{{verb: update, obj: next}}
+	case obj.GetDeletionTimestamp() != nil && has && !used():
+		whole, at := w.whole()
+		if !whole {
+			p.at(at)
+			return p
+		}
+		next := copied()
+		next.SetFinalizers(slices.DeleteFunc(next.GetFinalizers(), func(f string) bool { return f == finalizer }))
+		p.writes = []write{{verb: update, obj: next}}
+	}
+	return p
+}
+
+// whole tells whether what is not seen is not there: every registered node is in sight, and was long enough for what it has to be
+// here. at is when it may be, if time is all that lacks.
+func (w *world) whole() (ok bool, at time.Time) {
+	if out(w.nodes) > 0 {
+		return false, time.Time{}
+	}
+	for name, s := range w.nodes {
+		if until := s.since.Add(unseen); name != w.self && w.now.Before(until) && until.After(at) {
+			at = until
+		}
+	}
+	return at.IsZero(), at
+}
+
+// claimProtection keeps a claim while a pod that has a node uses it. Pods without one will not start with a claim that is to go.
+func claimProtection(w *world, e *crdt.Entry) plan {
+	claim, err := crdt.As[corev1.PersistentVolumeClaim](e)
+	if err != nil {
+		return plan{}
+	}
+	return protect(w, claim, claim.DeepCopy, claimFinalizer, func() bool {
+		return slices.ContainsFunc(crdt.List[corev1.Pod](w.snap, "pods", claim.Namespace), func(p *corev1.Pod) bool { return mounts(p, claim) })
+	})
+}
+
+// mounts tells whether a pod on a node has a volume of a claim. A claim that was made for the pod is not kept by one that its
+// kubelet is done with: what each of them waits for must not be the other.
+func mounts(p *corev1.Pod, claim *corev1.PersistentVolumeClaim) bool {
+	if p.Spec.NodeName == "" {
+		return false
+	}
+	done := p.DeletionTimestamp != nil && p.DeletionGracePeriodSeconds != nil && *p.DeletionGracePeriodSeconds == 0
+	return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {
+		if v.PersistentVolumeClaim != nil {
+			return v.PersistentVolumeClaim.ClaimName == claim.Name
+		}
+		return v.Ephemeral != nil && !done && ephemeral.VolumeClaimName(p, &v) == claim.Name && ephemeral.VolumeIsForPod(p, claim) == nil
+	})
+}
+
+// volumeProtection keeps a volume while a claim is bound to it. Upstream reads that off the volume's phase, which its binder keeps; here
+// the claims themselves say it.
+func volumeProtection(w *world, e *crdt.Entry) plan {
+	v, err := crdt.As[corev1.PersistentVolume](e)
+	if err != nil {
+		return plan{}
+	}
+	return protect(w, v, v.DeepCopy, volumeFinalizer, func() bool {
+		if ref := v.Spec.ClaimRef; ref != nil && ref.UID != "" {
+			if claim, ok := w.snap.Get(crdt.Key{Resource: claims, Namespace: ref.Namespace, Name: ref.Name}); ok && claim.UID == ref.UID {
+				return true
+			}
+		}
+		return slices.ContainsFunc(crdt.List[corev1.PersistentVolumeClaim](w.snap, claims, ""), func(c *corev1.PersistentVolumeClaim) bool {
+			return c.Spec.VolumeName == v.Name
+		})
+	})
+}
+
+// attributesProtection keeps a class of volume attributes while a volume or a claim names it.
+func attributesProtection(w *world, e *crdt.Entry) plan {
+	class, err := crdt.As[storagev1.VolumeAttributesClass](e)
+	if err != nil {
+		return plan{}
+	}
+	named := func(name *string) bool { return name != nil && *name == class.Name }
+	return protect(w, class, class.DeepCopy, attributesFinalizer, func() bool {
+		return slices.ContainsFunc(crdt.List[corev1.PersistentVolume](w.snap, volumes, ""), func(v *corev1.PersistentVolume) bool {
+			return named(v.Spec.VolumeAttributesClassName)
+		}) || slices.ContainsFunc(crdt.List[corev1.PersistentVolumeClaim](w.snap, claims, ""), func(c *corev1.PersistentVolumeClaim) bool {
+			return named(c.Spec.VolumeAttributesClassName) || named(c.Status.CurrentVolumeAttributesClassName) ||
+				c.Status.ModifyVolumeStatus != nil && c.Status.ModifyVolumeStatus.TargetVolumeAttributesClassName == class.Name
+		})
+	})
+}
