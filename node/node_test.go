@@ -290,3 +290,43 @@ func TestNodeWithoutItsStoreDoesNotAct(t *testing.T) {
 		}
 	}
 }
+
+// A Node that was made through the API before its node came is not tainted for ever, and what is derived is not written.
+func TestRegistrationTakesTheTaintOfAdmissionAway(t *testing.T) {
+	s := newStore(t, "c")
+	r := &registration{
+		store: s, id: "id1", serf: netip.MustParseAddrPort("10.0.0.1:7946"), settings: DefaultSettings(), log: slog.New(slog.DiscardHandler),
+		fresh: func() *corev1.Node { return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}} },
+	}
+	kept := corev1.Taint{Key: "mine", Effect: corev1.TaintEffectNoSchedule}
+	made := &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: "n1"},
+		Spec:   corev1.NodeSpec{Taints: []corev1.Taint{kept, {Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule}}},
+		Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionFalse}}}}
+	e, err := s.Commit(t.Context(), crdt.Write{Key: nodeKey("n1"), Object: made})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Derive(t.Context(), nodeKey("n1"), e, shownNode(made, sight{reachable: true}, "n1")); err != nil {
+		t.Fatal(err)
+	}
+	for _, again := range []bool{false, true} {
+		before := s.Snapshot().Version()
+		if err := r.ensure(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		stored, ok := s.Snapshot().Stored(nodeKey("n1"))
+		if !ok {
+			t.Fatal("the node is gone")
+		}
+		n := &corev1.Node{}
+		if err := stored.Into(n); err != nil {
+			t.Fatal(err)
+		}
+		if len(n.Spec.Taints) != 1 || n.Spec.Taints[0].Key != kept.Key || n.Annotations[annotationID] != "id1" {
+			t.Errorf("stored: %v %v", n.Spec.Taints, n.Annotations)
+		}
+		if again && before != s.Snapshot().Version() {
+			t.Error("wrote what was so already")
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -94,6 +95,11 @@ func (r *registration) ensure(ctx context.Context) error {
 			return err
 		}
 		n.Annotations[annotationOrigin] = r.store.Origin().String()
+		if e, ok := snap.Stored(key); ok {
+			if n.Spec.Taints, err = untainted(e, n.Spec.Taints); err != nil {
+				return err
+			}
+		}
 		_, err = r.store.Commit(ctx, crdt.Write{Key: key, Object: n, Base: base})
 		if err == nil && stored != nil && stored.Spec.PodCIDR != n.Spec.PodCIDR {
 			r.log.Warn("another node owns this node's block of pod addresses; took another", "old", stored.Spec.PodCIDR, "new", n.Spec.PodCIDR)
@@ -102,6 +108,22 @@ func (r *registration) ensure(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// untainted is the taints of a node without the one that admission gives to a Node that is made through the API. Upstream's node
+// controller takes it away when the node is ready; here whether a node is ready is derived, so this taint is not to be stored.
+func untainted(stored *crdt.Entry, shown []corev1.Taint) ([]corev1.Taint, error) {
+	n, err := crdt.As[corev1.Node](stored)
+	if err != nil {
+		return nil, err
+	}
+	admitted := func(t corev1.Taint) bool {
+		return t.MatchTaint(&corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule})
+	}
+	if !slices.ContainsFunc(n.Spec.Taints, admitted) {
+		return shown, nil
+	}
+	return slices.DeleteFunc(slices.Clone(shown), admitted), nil
 }
 
 // unready makes this node's own word that it is Ready untrue until its kubelet says it anew: what the store says of the
