@@ -67,6 +67,9 @@ func (s *Scheduler) claim(ctx context.Context, w ClaimWrite) (*corev1.Pod, error
 		if err := applyClaim(pod, w, s.config.Node, s.alive); err != nil {
 			return err
 		}
+		if node, ok := crdt.Get[corev1.Node](s.config.Store.Snapshot(), crdt.Key{Resource: "nodes", Name: pod.Spec.NodeName}); ok {
+			locate(pod, node)
+		}
 		if w.First {
 			s.condition(pod, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue})
 		}
@@ -76,6 +79,16 @@ func (s *Scheduler) claim(ctx context.Context, w ClaimWrite) (*corev1.Pod, error
 		s.event(pod, corev1.EventTypeNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s/%s to %s", w.Namespace, w.Name, s.config.Node))
 	}
 	return pod, err
+}
+
+// locate tells a pod where its node is, by the labels that upstream's admission (PodTopologyLabels) gives to a pod that is bound through
+// the API.
+func locate(pod *corev1.Pod, node *corev1.Node) {
+	for _, key := range []string{corev1.LabelTopologyZone, corev1.LabelTopologyRegion} {
+		if v, ok := node.Labels[key]; ok {
+			metav1.SetMetaDataLabel(&pod.ObjectMeta, key, v)
+		}
+	}
 }
 
 // applyClaim makes a ClaimWrite's change to the pod as it is by now, or says why not.
