@@ -3,7 +3,9 @@ package httpapi
 import (
 	"context"
 
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -11,7 +13,9 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	"k8s.io/apiserver/pkg/authorization/union"
+	"k8s.io/kubernetes/pkg/auth/nodeidentifier"
 	rbacvalidation "k8s.io/kubernetes/pkg/registry/rbac/validation"
+	nodeauthorizer "k8s.io/kubernetes/plugin/pkg/auth/authorizer/node"
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac"
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
 
@@ -20,7 +24,7 @@ import (
 )
 
 // authorization is upstream's RBAC over the roles in the store, with the two groups that need no role: system:masters
-// may do anything, and system:nodes what upstream's node role says; what of it a node may touch, node restriction
+// may do anything, and system:nodes what upstream's node authorizer says; what of it a node may write, node restriction
 // narrows.
 func (s *Server) authorization() error {
 	roles := roles{s.cfg.Store}
@@ -30,7 +34,7 @@ func (s *Server) authorization() error {
 	var err error
 	s.authz, err = union.New(
 		union.NamedAuthorizer{AuthorizerName: "masters", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)},
-		union.NamedAuthorizer{AuthorizerName: "node", Authorizer: nodeAuthorizer{rules: bootstrappolicy.NodeRules()}},
+		union.NamedAuthorizer{AuthorizerName: "node", Authorizer: nodeAuthorizer{s.cfg.Store, bootstrappolicy.NodeRules()}},
 		union.NamedAuthorizer{AuthorizerName: "rbac", Authorizer: byRole},
 	)
 	return err
@@ -93,14 +97,45 @@ func aggregate(role *rbacv1.ClusterRole, all []*rbacv1.ClusterRole, seen map[str
 	return out
 }
 
-// nodeAuthorizer lets nodes do what upstream's system:node role lists.
-type nodeAuthorizer struct{ rules []rbacv1.PolicyRule }
+// nodeAuthorizer lets a node do what upstream's lets it: what its role lists, and of Secrets, ConfigMaps, volumes, claims, ServiceAccounts
+// and pods no more than has to do with the pods bound to it. Upstream keeps a graph of what has to do with what; here the node's
+// part of it is drawn from the newest snapshot when a node asks, which is seldom.
+type nodeAuthorizer struct {
+	store *crdt.Store
+	rules []rbacv1.PolicyRule
+}
 
-func (n nodeAuthorizer) Authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
-	if _, ok := admit.NodeName(a.GetUser()); ok && rbac.RulesAllow(a, n.rules...) {
-		return authorizer.DecisionAllow, "", nil
+func (n nodeAuthorizer) Authorize(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+	name, ok := admit.NodeName(a.GetUser())
+	if !ok {
+		return authorizer.DecisionNoOpinion, "", nil
 	}
-	return authorizer.DecisionNoOpinion, "", nil
+	return nodeauthorizer.NewAuthorizer(n.graph(name, a.GetResource()), nodeidentifier.NewDefaultNodeIdentifier(), n.rules).Authorize(ctx, a)
+}
+
+// graph is what has to do with a node, as far as it matters for a request about a resource.
+func (n nodeAuthorizer) graph(name, resource string) *nodeauthorizer.Graph {
+	g, snap := nodeauthorizer.NewGraph(), n.store.Snapshot()
+	switch resource {
+	case "volumeattachments":
+		for _, va := range crdt.List[storagev1.VolumeAttachment](snap, "storage.k8s.io/volumeattachments", "") {
+			if va.Spec.NodeName == name {
+				g.AddVolumeAttachment(va.Name, name)
+			}
+		}
+	case "secrets", "configmaps", "persistentvolumeclaims", "persistentvolumes", "serviceaccounts", "pods":
+		for _, pod := range crdt.List[corev1.Pod](snap, "pods", "") {
+			if pod.Spec.NodeName == name {
+				g.AddPod(pod)
+			}
+		}
+		if resource == "secrets" || resource == "persistentvolumes" {
+			for _, pv := range crdt.List[corev1.PersistentVolume](snap, "persistentvolumes", "") {
+				g.AddPV(pv)
+			}
+		}
+	}
+	return g
 }
 
 func (n nodeAuthorizer) ConditionsAwareAuthorize(ctx context.Context, a authorizer.Attributes) authorizer.ConditionsAwareDecision {

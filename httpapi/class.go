@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"murmur/crdt"
+	"murmur/httpapi/admit"
 )
 
 // Writes are of two classes. Those of class E are committed on this node and merge with what others commit. Those of class H
@@ -130,6 +132,9 @@ func finalizers(obj runtime.Object) []string {
 
 // commit makes a write of either class.
 func (o *objects) commit(ctx context.Context, serialised bool, w crdt.Write) (*crdt.Entry, error) {
+	if admit.Reserved(o.kind.resource.Group) {
+		return nil, errors.New("it is a document of the store's own")
+	}
 	if serialised && o.server.cfg.Homes != nil {
 		return o.server.cfg.Homes.Commit(ctx, w)
 	}

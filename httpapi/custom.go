@@ -35,6 +35,7 @@ import (
 	smd "sigs.k8s.io/structured-merge-diff/v6/typed"
 
 	"murmur/crdt"
+	"murmur/httpapi/admit"
 )
 
 // customs are the kinds that CustomResourceDefinitions define. What is served is a function of the newest snapshot: a request
@@ -94,8 +95,11 @@ func newCustoms(s *Server) (*customs, error) {
 	return &customs{server: s, conversions: conversions, pages: &pages{}, made: map[string]*making{}}, nil
 }
 
-// definition finds what defines a resource.
+// definition finds what defines a resource. Of the store's own documents nothing does, whatever an older node let in.
 func definition(snap *crdt.Snapshot, resource schema.GroupResource) *apiextensionsv1.CustomResourceDefinition {
+	if admit.Reserved(resource.Group) {
+		return nil
+	}
 	crd, _ := crdt.Get[apiextensionsv1.CustomResourceDefinition](snap, crdt.Key{Resource: definitions, Name: resource.String()})
 	return crd
 }

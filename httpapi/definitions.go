@@ -24,6 +24,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"murmur/crdt"
+	"murmur/httpapi/admit"
 )
 
 // definitions is the key of CustomResourceDefinitions.
@@ -31,7 +32,7 @@ const definitions = "apiextensions.k8s.io/customresourcedefinitions"
 
 // established tells whether the objects of a definition are.
 func established(crd *apiextensionsv1.CustomResourceDefinition) bool {
-	return apihelpers.IsCRDConditionTrue(crd, apiextensionsv1.Established)
+	return apihelpers.IsCRDConditionTrue(crd, apiextensionsv1.Established) && !admit.Reserved(crd.Spec.Group)
 }
 
 // terminating tells whether a kind is being taken away, so that no more objects of it are made.
@@ -356,6 +357,9 @@ func (s *Server) cleanUp(ctx context.Context, crd *apiextensionsv1.CustomResourc
 	}
 	left, failed := 0, error(nil)
 	for e := range snap.Range(kind.key(), "", "") {
+		if admit.Reserved(crd.Spec.Group) {
+			break // these are not its objects
+		}
 		left++
 		if failed = s.remove(ctx, crd, e); failed != nil {
 			break

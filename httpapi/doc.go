@@ -7,7 +7,7 @@
 // # How a request goes
 //
 // Echo routes it through one pipeline (routes.go): recovery, timeout, authentication (identity.go), impersonation,
-// authorisation (authorize.go), limits in flight; then upstream's request handlers, which decode, admit (admission.go),
+// authorisation (authorize.go), limits in flight; then upstream's request handlers, which decode, admit (httpapi/admit),
 // validate and encode; then upstream's registry of the kind, with its strategies; and at the bottom, where upstream
 // has etcd, storage.Interface over crdt.Store (storage.go, watch.go).
 //

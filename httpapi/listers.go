@@ -9,8 +9,10 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -21,8 +23,10 @@ import (
 	informersadmission "k8s.io/client-go/informers/admissionregistration"
 	informerscore "k8s.io/client-go/informers/core"
 	"k8s.io/client-go/informers/internalinterfaces"
+	informersnetworking "k8s.io/client-go/informers/networking"
 	informersnode "k8s.io/client-go/informers/node"
 	informersscheduling "k8s.io/client-go/informers/scheduling"
+	informersstorage "k8s.io/client-go/informers/storage"
 	listersdiscoveryv1 "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
 	schedulinghelpers "k8s.io/kubernetes/pkg/apis/scheduling/v1"
@@ -42,6 +46,12 @@ type snapshotInformers struct {
 
 func (f snapshotInformers) Core() informerscore.Interface { return informerscore.New(f, "", nil) }
 func (f snapshotInformers) Node() informersnode.Interface { return informersnode.New(f, "", nil) }
+func (f snapshotInformers) Networking() informersnetworking.Interface {
+	return informersnetworking.New(f, "", nil)
+}
+func (f snapshotInformers) Storage() informersstorage.Interface {
+	return informersstorage.New(f, "", nil)
+}
 func (f snapshotInformers) Scheduling() informersscheduling.Interface {
 	return informersscheduling.New(f, "", nil)
 }
@@ -56,6 +66,18 @@ func (f snapshotInformers) InformerFor(obj runtime.Object, _ internalinterfaces.
 		return follow(f, rows[corev1.Namespace]{store: f.store, resource: "namespaces"})
 	case *corev1.Pod:
 		return follow(f, rows[corev1.Pod]{store: f.store, resource: "pods"})
+	case *corev1.Node:
+		return follow(f, rows[corev1.Node]{store: f.store, resource: "nodes"})
+	case *corev1.PersistentVolume:
+		return follow(f, rows[corev1.PersistentVolume]{store: f.store, resource: "persistentvolumes"})
+	case *corev1.PersistentVolumeClaim:
+		return follow(f, rows[corev1.PersistentVolumeClaim]{store: f.store, resource: "persistentvolumeclaims"})
+	case *storagev1.StorageClass:
+		return follow(f, rows[storagev1.StorageClass]{store: f.store, resource: "storage.k8s.io/storageclasses"})
+	case *storagev1.CSIDriver:
+		return follow(f, rows[storagev1.CSIDriver]{store: f.store, resource: "storage.k8s.io/csidrivers"})
+	case *networkingv1.IngressClass:
+		return follow(f, rows[networkingv1.IngressClass]{store: f.store, resource: "networking.k8s.io/ingressclasses"})
 	case *corev1.ServiceAccount:
 		return follow(f, rows[corev1.ServiceAccount]{store: f.store, resource: "serviceaccounts"})
 	case *corev1.LimitRange:

@@ -78,6 +78,9 @@ type Config struct {
 	// TolerationSeconds is how long a pod without a word on it stays bound to a node that is not ready or not
 	// reachable (15).
 	TolerationSeconds int64
+	// ExternalIPs lets Services have spec.externalIPs: whoever may write a Service may then draw the traffic of any address to
+	// it, on every node.
+	ExternalIPs bool
 
 	// Arbiter gives the annotations that every new pod gets: its record of who places it. May be nil.
 	Arbiter func() map[string]string

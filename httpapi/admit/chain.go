@@ -6,7 +6,6 @@ import (
 	"strconv"
 
 	"github.com/spf13/pflag"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
@@ -14,12 +13,27 @@ import (
 	validatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/validating"
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/mutating"
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/validating"
+	certapproval "k8s.io/kubernetes/plugin/pkg/admission/certificates/approval"
+	"k8s.io/kubernetes/plugin/pkg/admission/certificates/ctbattest"
+	certsigning "k8s.io/kubernetes/plugin/pkg/admission/certificates/signing"
+	"k8s.io/kubernetes/plugin/pkg/admission/certificates/subjectrestriction"
 	"k8s.io/kubernetes/plugin/pkg/admission/defaulttolerationseconds"
 	"k8s.io/kubernetes/plugin/pkg/admission/limitranger"
+	"k8s.io/kubernetes/plugin/pkg/admission/network/defaultingressclass"
+	"k8s.io/kubernetes/plugin/pkg/admission/network/denyserviceexternalips"
+	"k8s.io/kubernetes/plugin/pkg/admission/nodedeclaredfeatures"
+	"k8s.io/kubernetes/plugin/pkg/admission/noderestriction"
+	"k8s.io/kubernetes/plugin/pkg/admission/nodetaint"
+	"k8s.io/kubernetes/plugin/pkg/admission/podresize"
+	"k8s.io/kubernetes/plugin/pkg/admission/podtopologylabels"
 	"k8s.io/kubernetes/plugin/pkg/admission/priority"
 	"k8s.io/kubernetes/plugin/pkg/admission/runtimeclass"
+	"k8s.io/kubernetes/plugin/pkg/admission/scheduling/podgroupprotection"
 	"k8s.io/kubernetes/plugin/pkg/admission/security/podsecurity"
 	"k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
+	"k8s.io/kubernetes/plugin/pkg/admission/storage/persistentvolume/resize"
+	"k8s.io/kubernetes/plugin/pkg/admission/storage/storageclass/setdefault"
+	"k8s.io/kubernetes/plugin/pkg/admission/storage/storageobjectinuseprotection"
 )
 
 // Config is what the chain is made of.
@@ -30,8 +44,8 @@ type Config struct {
 	Arbiter func() map[string]string
 	// MutatingPolicies, ValidatingPolicies and Quota stand where upstream has its plugins of these names.
 	MutatingPolicies, ValidatingPolicies, Quota admission.Interface
-	// Pod finds a pod for NodeRestriction.
-	Pod func(namespace, name string) (*corev1.Pod, bool)
+	// ExternalIPs lets Services have addresses of their makers' choice, to which every node then redirects.
+	ExternalIPs bool
 	// Initializers give upstream's plugins what they ask for: listers, clients, the authorizer, feature gates.
 	Initializers admission.PluginInitializers
 }
@@ -65,14 +79,33 @@ func chain(cfg Config) []plugin {
 		}),
 		upstreams(limitranger.PluginName, limitranger.Register),
 		upstreams(serviceaccount.PluginName, serviceaccount.Register),
-		given("NodeRestriction", nodeRestriction{admission.NewHandler(admission.Create, admission.Update, admission.Delete), cfg.Pod}),
+		upstreams(noderestriction.PluginName, noderestriction.Register),
+		upstreams(nodetaint.PluginName, nodetaint.Register),
 		upstreams(podsecurity.PluginName, podsecurity.Register),
 		upstreams(priority.PluginName, priority.Register),
 		made(defaulttolerationseconds.PluginName, cfg.tolerations),
+		upstreams(setdefault.PluginName, setdefault.Register),
+		upstreams(storageobjectinuseprotection.PluginName, storageobjectinuseprotection.Register),
+		upstreams(podgroupprotection.PluginName, podgroupprotection.Register),
+		upstreams(resize.PluginName, resize.Register),
 		upstreams(runtimeclass.PluginName, runtimeclass.Register),
+		upstreams(certapproval.PluginName, certapproval.Register),
+		upstreams(certsigning.PluginName, certsigning.Register),
+		upstreams(ctbattest.PluginName, ctbattest.Register),
+		upstreams(subjectrestriction.PluginName, subjectrestriction.Register),
+		upstreams(defaultingressclass.PluginName, defaultingressclass.Register),
 	}
+	if !cfg.ExternalIPs {
+		out = append(out, upstreams(denyserviceexternalips.PluginName, denyserviceexternalips.Register))
+	}
+	out = append(out,
+		upstreams(podtopologylabels.PluginName, podtopologylabels.Register),
+		upstreams(nodedeclaredfeatures.PluginName, nodedeclaredfeatures.Register),
+		upstreams(podresize.PluginName, podresize.Register),
+		given(reservedName, reserved{admission.NewHandler(admission.Create, admission.Update), cfg.Arbiter}),
+	)
 	if cfg.Arbiter != nil {
-		out = append(out, given("PlacementRecord", placementRecord{admission.NewHandler(admission.Create), cfg.Arbiter}))
+		out = append(out, given(placementName, placementRecord{admission.NewHandler(admission.Create), cfg.Arbiter}))
 	}
 	return append(out,
 		given(mutatingpolicy.PluginName, cfg.MutatingPolicies),

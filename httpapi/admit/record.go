@@ -7,7 +7,9 @@ import (
 	core "k8s.io/kubernetes/pkg/apis/core"
 )
 
-// placementRecord writes into a new pod who places it.
+const placementName = "PlacementRecord"
+
+// placementRecord writes into a new pod who places it. What the maker of the pod said of that is gone by then: see reserved.
 type placementRecord struct {
 	*admission.Handler
 	arbiter func() map[string]string
@@ -22,9 +24,7 @@ func (p placementRecord) Admit(_ context.Context, a admission.Attributes, _ admi
 		if pod.Annotations == nil {
 			pod.Annotations = map[string]string{}
 		}
-		if _, ok := pod.Annotations[k]; !ok {
-			pod.Annotations[k] = v
-		}
+		pod.Annotations[k] = v
 	}
 	return nil
 }
