@@ -43,6 +43,8 @@ type Config struct {
 	// Cluster is adopted from the cluster that is joined; given on both, it must agree.
 	Cluster Settings
 
+	// ExternalIPs lets Services have spec.externalIPs. It is to be the same on all nodes: whoever is refused by one asks another.
+	ExternalIPs bool
 	// CgroupRoot is the parent of the pods' cgroups: /murmur.
 	CgroupRoot string
 	// Containerd is the socket of an existing containerd to use instead of our own.

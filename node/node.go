@@ -281,9 +281,10 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 		ServiceAccountKey: key, Issuer: "https://kubernetes.default.svc." + settings.ClusterDomain,
 		ServiceCIDR: settings.ServiceCIDR, NodePorts: ports, Port: int32(cfg.HTTPSPort),
 		Kubelet: n.kubelet, Usage: n.kubelet.Usage, Arbiter: n.sched.ArbiterAnnotations, Metrics: n.metricsHandler(),
-		Relay: func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceAPI) },
-		Join:  n.door,
-		Log:   n.log.With("part", "httpapi"),
+		ExternalIPs: cfg.ExternalIPs,
+		Relay:       func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceAPI) },
+		Join:        n.door,
+		Log:         n.log.With("part", "httpapi"),
 	}); err != nil {
 		return err
 	}

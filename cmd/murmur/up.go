@@ -149,6 +149,7 @@ func nodeFlags(fs *pflag.FlagSet) *flags {
 	fs.StringVar(&f.clusterCIDR, "cluster-cidr", "", "IPv4 `prefix` of pod addresses (default 10.42.0.0/16)")
 	fs.StringVar(&f.serviceCIDR, "service-cidr", "", "IPv4 `prefix` of service addresses (default 10.43.0.0/16)")
 	fs.StringVar(&f.Cluster.NodePorts, "service-node-port-range", "", "node ports of services (default 30000-32767)")
+	fs.BoolVar(&f.ExternalIPs, "allow-external-ips", false, "let Services have external IPs, by which whoever may write one draws the traffic of any address to it; the same on all nodes")
 	fs.StringVar(&f.clusterDNS, "cluster-dns", "", "`address` of cluster DNS (default: the tenth of --service-cidr)")
 	fs.StringVar(&f.Cluster.ClusterDomain, "cluster-domain", "", "domain of cluster DNS (default cluster.local)")
 	fs.StringVar(&f.CgroupRoot, "cgroup-root", "/murmur", "parent of the pods' cgroups")
