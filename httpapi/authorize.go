@@ -34,7 +34,7 @@ func (s *Server) authorization() error {
 	var err error
 	s.authz, err = union.New(
 		union.NamedAuthorizer{AuthorizerName: "masters", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)},
-		union.NamedAuthorizer{AuthorizerName: "node", Authorizer: nodeAuthorizer{s.cfg.Store, bootstrappolicy.NodeRules()}},
+		union.NamedAuthorizer{AuthorizerName: "node", Authorizer: nodeAuthorizer{s.cfg.Store, append(bootstrappolicy.NodeRules(), usageReader().Rules...)}},
 		union.NamedAuthorizer{AuthorizerName: "rbac", Authorizer: byRole},
 	)
 	return err

@@ -26,6 +26,8 @@ import (
 	"k8s.io/client-go/scale"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"murmur/httpapi/route"
 )
 
 var scaleKind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
@@ -109,48 +111,45 @@ func manageFields(c *custom, scope *handlers.RequestScope, resets map[fieldpath.
 // customPatches are the patches that a kind without Go types can be asked for.
 var customPatches = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.ApplyYAMLPatchType)}
 
-// ServeHTTP answers what below /apis is not in the table: custom resources, and the discovery of their groups.
-func (cs *customs) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	info, ok := request.RequestInfoFrom(r.Context())
-	if !ok {
-		cs.refuse(w, r, schema.GroupVersion{}, errors.New("a request without its description"))
-		return
+// discover answers the discovery of groups that only definitions define.
+func (cs *customs) discover(w http.ResponseWriter, r *http.Request, info *request.RequestInfo) error {
+	h := cs.server.discovered().at(info.Path)
+	if h == nil || r.Method != http.MethodGet {
+		return notServed()
 	}
-	gv := schema.GroupVersion{Group: info.APIGroup, Version: info.APIVersion}
-	if !info.IsResourceRequest {
-		if h := cs.server.discovered().at(info.Path); h != nil && r.Method == http.MethodGet {
-			h.ServeHTTP(w, r)
-			return
-		}
-		cs.refuse(w, r, gv, notServed())
-		return
-	}
-	crd := definition(cs.server.cfg.Store.Snapshot(), schema.GroupResource{Group: info.APIGroup, Resource: info.Resource})
-	if crd == nil || !established(crd) || !apihelpers.HasServedCRDVersion(crd, info.APIVersion) || !scoped(crd, info) {
-		cs.refuse(w, r, gv, cs.absent(info))
-		return
+	h.ServeHTTP(w, r)
+	return nil
+}
+
+// serve answers a request for a resource that is not in the table, if it is defined.
+func (cs *customs) serve(w http.ResponseWriter, r *http.Request, info *request.RequestInfo, at route.Address) error {
+	crd := definition(cs.server.cfg.Store.Snapshot(), schema.GroupResource{Group: at.Group, Resource: at.Resource})
+	if crd == nil || !established(crd) || !apihelpers.HasServedCRDVersion(crd, at.Version) || !scoped(crd, at) {
+		return notServed()
 	}
 	c, err := cs.get(crd)
 	if err != nil {
 		cs.server.cfg.Log.Error("custom resource", "err", err)
-		cs.refuse(w, r, gv, apierrors.NewInternalError(err))
-		return
+		return apierrors.NewInternalError(err)
 	}
 	v := c.versions[info.APIVersion]
 	if v.warning != "" {
 		warning.AddWarning(r.Context(), "", v.warning)
 	}
-	h := cs.handler(v, info, crd)
+	var h http.HandlerFunc
+	if info.Verb == "watch" || at.Named != slices.Contains(unnamed, info.Verb) {
+		h = cs.handler(v, info, crd)
+	}
 	if h == nil {
 		err := apierrors.NewMethodNotSupported(c.kind.resource, info.Verb)
 		if info.Subresource != "" && v.status == nil && info.Subresource == "status" || info.Subresource != "" && v.scale == nil && info.Subresource == "scale" ||
 			!slices.Contains([]string{"", "status", "scale"}, info.Subresource) {
 			err = apierrors.NewNotFound(c.kind.resource, info.Name)
 		}
-		cs.refuse(w, r, gv, err)
-		return
+		return err
 	}
 	h(w, r)
+	return nil
 }
 
 // handler is upstream's handler of a request; nil if there is none for it.
@@ -201,28 +200,19 @@ func (cs *customs) handler(v *customVersion, info *request.RequestInfo, crd *api
 	return nil
 }
 
-// scoped tells whether a request names a namespace if, and only if, the kind has one; lists may be of all namespaces.
-func scoped(crd *apiextensionsv1.CustomResourceDefinition, info *request.RequestInfo) bool {
-	if crd.Spec.Scope != apiextensionsv1.NamespaceScoped {
-		return info.Namespace == ""
-	}
-	return info.Namespace != "" || info.Verb == "list" || info.Verb == "watch"
-}
+// unnamed are the verbs that are for no single object.
+var unnamed = []string{"create", "list", "deletecollection"}
 
-// absent says why nothing answers a request: a kind of the table has no such method, or there is no such kind.
-func (cs *customs) absent(info *request.RequestInfo) error {
-	path := info.Resource
-	if info.Subresource != "" {
-		path += "/" + info.Subresource
+// scoped tells whether a request names a namespace if, and only if, the kind has one, and an object if the verb is for
+// one; lists may be of all namespaces.
+func scoped(crd *apiextensionsv1.CustomResourceDefinition, at route.Address) bool {
+	switch {
+	case at.Tail, at.Verb == "proxy":
+		return false
+	case crd.Spec.Scope != apiextensionsv1.NamespaceScoped:
+		return !at.Namespaced
 	}
-	if _, ok := cs.server.registry.versions[schema.GroupVersion{Group: info.APIGroup, Version: info.APIVersion}][path]; ok {
-		return apierrors.NewMethodNotSupported(schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}, info.Verb)
-	}
-	return notServed()
-}
-
-func (cs *customs) refuse(w http.ResponseWriter, r *http.Request, gv schema.GroupVersion, err error) {
-	responsewriters.ErrorNegotiated(err, legacyscheme.Codecs, gv, w, r)
+	return at.Namespaced || !at.Named
 }
 
 func notServed() error {

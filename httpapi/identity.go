@@ -18,8 +18,8 @@ import (
 	"k8s.io/apiserver/pkg/authentication/group"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
 	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
-	"k8s.io/apiserver/pkg/authentication/request/headerrequest"
 	"k8s.io/apiserver/pkg/authentication/request/union"
+	"k8s.io/apiserver/pkg/authentication/request/websocket"
 	x509request "k8s.io/apiserver/pkg/authentication/request/x509"
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -28,17 +28,11 @@ import (
 	"murmur/crdt"
 )
 
-// peerKey marks, in a connection's context, one that ServePeers accepted.
-type peerKey struct{}
-
-// authentication tells who asks: a peer that relays somebody, a client certificate of the cluster CA, a
-// ServiceAccount token, another token; and nobody, for the few paths open to all.
+// authentication tells who asks: a client certificate of the cluster CA, a ServiceAccount token, another token, each
+// shown here or to the peer that relays the request; and nobody, for the few paths open to all.
 func (s *Server) authentication() error {
 	s.audiences = authenticator.Audiences{s.cfg.Issuer}
-	relayed, err := headerrequest.New([]string{"X-Remote-User"}, []string{"X-Remote-Uid"}, []string{"X-Remote-Group"}, []string{"X-Remote-Extra-"})
-	if err != nil {
-		return err
-	}
+	var err error
 	named := []authenticator.Request{}
 	if s.cfg.TLS != nil && s.cfg.TLS.ClientCAs != nil {
 		opts := x509request.DefaultVerifyOptions()
@@ -71,16 +65,19 @@ func (s *Server) authentication() error {
 		tokens = append(tokens, s.cfg.Tokens)
 	}
 	if len(tokens) > 0 {
-		named = append(named, bearertoken.New(tokenunion.NewFailOnError(tokens...)))
+		all := tokenunion.NewFailOnError(tokens...)
+		named = append(named, bearertoken.New(all), websocket.NewProtocolAuthenticator(all))
 	}
-	client := union.New(group.NewAuthenticatedGroupAdder(union.New(named...)),
+	// A credential that is wrong is refused: who shows it is not nobody.
+	s.known = group.NewAuthenticatedGroupAdder(union.NewFailOnError(named...))
+	client := union.NewFailOnError(s.known,
 		anonymous.NewAuthenticator([]apiserver.AnonymousAuthCondition{{Path: "/version"}, {Path: "/healthz"}, {Path: "/livez"}, {Path: "/readyz"}}))
 	s.authn = authenticator.RequestFunc(func(r *http.Request) (*authenticator.Response, bool, error) {
 		if u, ok := r.Context().Value(selfKey{}).(user.Info); ok {
 			return &authenticator.Response{User: u}, true, nil
 		}
-		if r.Context().Value(peerKey{}) != nil {
-			return relayed.AuthenticateRequest(r)
+		if peer, ok := r.Context().Value(peerKey{}).(string); ok {
+			return handed(r, peer, client)
 		}
 		return client.AuthenticateRequest(r)
 	})

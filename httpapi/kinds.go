@@ -334,7 +334,7 @@ func kinds() []*kind {
 		answered(metricsv1beta1.Resource("nodes"), metricsv1beta1.SchemeGroupVersion, func(r *registry) rest.Storage { return nodeUsage{r.Server} }),
 		answered(metricsv1beta1.Resource("pods"), metricsv1beta1.SchemeGroupVersion, func(r *registry) rest.Storage { return podUsage{r.Server} }),
 		answered(authenticationv1.Resource("tokenreviews"), authenticationv1.SchemeGroupVersion, func(r *registry) rest.Storage {
-			return tokenreview.NewREST(r.authn, r.audiences)
+			return tokenreview.NewREST(r.known, r.audiences)
 		}),
 		answered(authenticationv1.Resource("selfsubjectreviews"), authenticationv1.SchemeGroupVersion, func(*registry) rest.Storage {
 			return selfsubjectreview.NewREST()

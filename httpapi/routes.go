@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -31,6 +30,8 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 	serverfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+
+	"murmur/httpapi/route"
 )
 
 // longRunning are the requests that no timeout and no limit in flight holds for.
@@ -45,11 +46,12 @@ func (s *Server) routes() (*echo.Echo, error) {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = s.statusError
+	e.Pre(decoded)
 	e.Use(pipeline(
 		s.recovery,
 		filters.WithAuditInit,
 		filters.WithRequestReceivedTimestamp,
-		func(h http.Handler) http.Handler { return filters.WithRequestInfo(h, requestInfo) },
+		func(h http.Handler) http.Handler { return filters.WithRequestInfo(h, route.Info) },
 		s.withShutdown,
 		filters.WithCacheControl,
 		func(h http.Handler) http.Handler {
@@ -57,6 +59,8 @@ func (s *Server) routes() (*echo.Echo, error) {
 		},
 		s.withTimeout,
 		filters.WithWarningRecorder,
+		withPeers,
+		unlessJoin(withCredential),
 		unlessJoin(func(h http.Handler) http.Handler {
 			return filters.WithAuthentication(h, s.authn, filters.Unauthorized(legacyscheme.Codecs), s.audiences, nil)
 		}),
@@ -80,6 +84,15 @@ func (s *Server) routes() (*echo.Echo, error) {
 }
 
 const joinPath = "/murmur/v1/*"
+
+// decoded has a path read in one spelling only, the decoded one: Echo would route by the encoded one, if there is
+// one, while all others read what it means.
+func decoded(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		c.Request().URL.RawPath = ""
+		return next(c)
+	}
+}
 
 // routed is where Echo's router sends a request, copied: a request that times out leaves its handler running, and
 // Echo uses a context again as soon as the request is answered.
@@ -213,49 +226,29 @@ func (s *Server) statusError(err error, c echo.Context) {
 	responsewriters.ErrorNegotiated(err, legacyscheme.Codecs, schema.GroupVersion{Version: "v1"}, c.Response().Writer, r)
 }
 
-// pathParameter finds go-restful's "{name}" and "{path:*}".
-var pathParameter = regexp.MustCompile(`\{([^}:]+)(:\*)?\}`)
-
 // installKinds gives every version of the table its routes and its discovery. Upstream's installer derives the
 // routes of a kind from what its storage can do; here they become Echo's.
 func (s *Server) installKinds(e *echo.Echo) error {
 	equivalents := runtime.NewEquivalentResourceRegistry()
-	optionsVersion := schema.GroupVersion{Version: "v1"}
 	groups := map[string]*tableGroup{}
 	var names []string
+	s.table = &route.Table[restful.RouteFunction]{}
 	legacy := aggregated.NewResourceManager("api")
 	services := map[schema.GroupVersion]*described{}
 	for _, gv := range s.registry.order {
-		root := "/apis"
-		if gv.Group == "" {
-			root = "/api"
-		}
-		version := &endpoints.APIGroupVersion{
-			Storage: s.registry.versions[gv], Root: root, GroupVersion: gv, OptionsExternalVersion: &optionsVersion,
-			Serializer: legacyscheme.Codecs, ParameterCodec: legacyscheme.ParameterCodec,
-			Typer: legacyscheme.Scheme, Creater: deepCreater{legacyscheme.Scheme}, Convertor: legacyscheme.Scheme,
-			ConvertabilityChecker: legacyscheme.Scheme, Defaulter: legacyscheme.Scheme, Namer: runtime.Namer(meta.NewAccessor()),
-			UnsafeConvertor: runtime.UnsafeObjectConvertor(legacyscheme.Scheme), TypeConverter: s.converter,
-			EquivalentResourceRegistry: equivalents, Authorizer: s.authz, Admit: s.admit,
-			MinRequestTimeout: minWatch, MaxRequestBodyBytes: maxBody,
-			AllServedVersionsByResource: map[string][]string{},
-		}
 		container := restful.NewContainer()
-		resources, _, err := version.InstallREST(container)
+		resources, _, err := s.version(gv, equivalents).InstallREST(container)
 		if err != nil {
 			return fmt.Errorf("routes of %s: %w", gv, err)
 		}
 		for _, ws := range container.RegisteredWebServices() {
 			services[gv] = newDescribed(ws)
-			for _, route := range ws.Routes() {
-				path := pathParameter.ReplaceAllStringFunc(strings.TrimSuffix(route.Path, "/"), func(p string) string {
-					m := pathParameter.FindStringSubmatch(p)
-					if m[2] != "" {
-						return "*"
-					}
-					return ":" + m[1]
-				})
-				e.Add(route.Method, path, served(route.Function))
+			for _, r := range ws.Routes() {
+				if of, err := s.table.Add(r.Method, r.Path, r.Function); err != nil {
+					return err
+				} else if !of {
+					get(e, strings.TrimSuffix(r.Path, "/"), routeFunction(r.Function))
+				}
 			}
 		}
 		v := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
@@ -279,20 +272,41 @@ func (s *Server) installKinds(e *echo.Echo) error {
 		get(e, "/apis/"+name, discovery.NewAPIGroupHandler(legacyscheme.Codecs, groups[name].group))
 	}
 	get(e, "/apis", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.discovered().root.ServeHTTP(w, r) }))
-	e.RouteNotFound("/apis/*", handled(s.customs))
+	for _, prefix := range []string{"/api/*", "/apis/*"} {
+		e.RouteNotFound(prefix, s.dispatch)
+	}
 	core := discovery.NewLegacyRootAPIHandler(discovery.DefaultAddresses{}, legacyscheme.Codecs, "/api")
-	get(e, "/api", aggregated.WrapAggregatedDiscoveryToHandler(webService{core.WebService()}, legacy, nil))
+	get(e, "/api", aggregated.WrapAggregatedDiscoveryToHandler(routeFunction(core.WebService().Routes()[0].Function), legacy, nil))
 	s.installOpenAPI(e, services)
 	return nil
 }
 
-// webService serves the single route of a go-restful service.
-type webService struct{ *restful.WebService }
-
-func (ws webService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	ws.Routes()[0].Function(restful.NewRequest(r), restful.NewResponse(w))
+// version is what upstream's installer needs to know of a version of the table.
+func (s *Server) version(gv schema.GroupVersion, equivalents runtime.EquivalentResourceRegistry) *endpoints.APIGroupVersion {
+	root, options := "/apis", schema.GroupVersion{Version: "v1"}
+	if gv.Group == "" {
+		root = "/api"
+	}
+	return &endpoints.APIGroupVersion{
+		Storage: s.registry.versions[gv], Root: root, GroupVersion: gv, OptionsExternalVersion: &options,
+		Serializer: legacyscheme.Codecs, ParameterCodec: legacyscheme.ParameterCodec,
+		Typer: legacyscheme.Scheme, Creater: deepCreater{legacyscheme.Scheme}, Convertor: legacyscheme.Scheme,
+		ConvertabilityChecker: legacyscheme.Scheme, Defaulter: legacyscheme.Scheme, Namer: runtime.Namer(meta.NewAccessor()),
+		UnsafeConvertor: runtime.UnsafeObjectConvertor(legacyscheme.Scheme), TypeConverter: s.converter,
+		EquivalentResourceRegistry: equivalents, Authorizer: s.authz, Admit: s.admit,
+		MinRequestTimeout: minWatch, MaxRequestBodyBytes: maxBody,
+		AllServedVersionsByResource: map[string][]string{},
+	}
 }
 
+// routeFunction is what answers a go-restful route.
+type routeFunction restful.RouteFunction
+
+func (f routeFunction) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f(restful.NewRequest(r), restful.NewResponse(w))
+}
+
+// get serves a path, with a slash at its end or without.
 func get(e *echo.Echo, path string, h http.Handler) {
 	e.GET(path, handled(h))
 	e.GET(path+"/", handled(h))
@@ -305,10 +319,28 @@ func handled(h http.Handler) echo.HandlerFunc {
 	}
 }
 
-// served calls a go-restful route. Upstream's handlers take names from the request info, not from the route.
-func served(f restful.RouteFunction) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		f(restful.NewRequest(c.Request()), restful.NewResponse(c.Response().Writer))
-		return nil
+// dispatch finds what answers a request for a resource: a row of the table, or what a definition defines. Upstream's
+// handlers take names from the request's description too.
+func (s *Server) dispatch(c echo.Context) error {
+	r, w := c.Request(), c.Response().Writer
+	info, ok := request.RequestInfoFrom(r.Context())
+	if !ok {
+		return errors.New("a request without its description")
 	}
+	if !info.IsResourceRequest {
+		return s.customs.discover(w, r, info)
+	}
+	address, ok := route.Parse(info)
+	if !ok {
+		return echo.ErrNotFound
+	}
+	answer, there, known := s.table.Find(address, r.Method)
+	switch {
+	case there:
+		routeFunction(answer).ServeHTTP(w, r)
+		return nil
+	case known:
+		return echo.ErrMethodNotAllowed
+	}
+	return s.customs.serve(w, r, info, address)
 }

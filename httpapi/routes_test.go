@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apiserver/pkg/authentication/user"
+
 	"murmur/crdt"
 )
 
@@ -29,11 +31,12 @@ func TestStop(t *testing.T) {
 	check(t, err)
 	serving, stop := context.WithCancel(ctx)
 	served := make(chan error, 1)
-	go func() { served <- s.ServePeers(serving, l) }()
+	admin := func(ctx context.Context, _ net.Conn) context.Context {
+		return context.WithValue(ctx, selfKey{}, &user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}})
+	}
+	go func() { served <- s.serve(serving, l, admin) }()
 	req, err := http.NewRequest("GET", "http://"+l.Addr().String()+"/api/v1/pods?watch=1", nil)
 	check(t, err)
-	req.Header.Set("X-Remote-User", "admin")
-	req.Header.Set("X-Remote-Group", "system:masters")
 	resp, err := http.DefaultTransport.RoundTrip(req)
 	check(t, err)
 	if resp.StatusCode != http.StatusOK {

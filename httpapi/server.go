@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/emicklei/go-restful/v3"
 	"github.com/labstack/echo/v4"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -36,6 +37,7 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
+	"murmur/httpapi/route"
 )
 
 // Kubelet is what this node's running pods can be asked for. Exec, Attach and PortForward answer the address of
@@ -153,7 +155,9 @@ func (c Config) withDefaults() Config {
 type Server struct {
 	cfg Config
 
+	// authn tells who asks; known only of what a caller shows, which may be reviewed.
 	authn     authenticator.Request
+	known     authenticator.Request
 	audiences authenticator.Audiences
 	issuer    serviceaccount.TokenGenerator
 	openid    serviceaccount.OpenIDMetadataProvider
@@ -167,6 +171,7 @@ type Server struct {
 	addresses *addresses
 	ports     *ports
 	registry  *registry
+	table     *route.Table[restful.RouteFunction]
 	customs   *customs
 	shown     discoveries
 	handler   *echo.Echo
@@ -277,11 +282,11 @@ func (s *Server) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// ServePeers serves other nodes, which relay requests that they have authenticated: the identity in their
-// X-Remote-* headers is believed. The listener must accept nobody else.
+// ServePeers serves other nodes, which hand on what callers have shown to them. The listener must accept nobody else,
+// and the address of a connection's other end must be the name of the node, proven by its certificate.
 func (s *Server) ServePeers(ctx context.Context, l net.Listener) error {
-	return s.serve(ctx, l, func(ctx context.Context, _ net.Conn) context.Context {
-		return context.WithValue(ctx, peerKey{}, true)
+	return s.serve(ctx, l, func(ctx context.Context, conn net.Conn) context.Context {
+		return context.WithValue(ctx, peerKey{}, nodeUserPrefix+conn.RemoteAddr().String())
 	})
 }
 
@@ -323,12 +328,6 @@ func (q quiet) Handle(ctx context.Context, r slog.Record) error {
 		return nil
 	}
 	return q.Handler.Handle(ctx, r)
-}
-
-// requestInfo tells from a request's path what it is about.
-var requestInfo = &request.RequestInfoFactory{
-	APIPrefixes:          sets.NewString("api", "apis"),
-	GrouplessAPIPrefixes: sets.NewString("api"),
 }
 
 // Resources lists what is stored, as in crdt.Key.Resource.

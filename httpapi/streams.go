@@ -35,8 +35,8 @@ import (
 )
 
 // The streams of a pod, log, exec, attach and portforward, end at the node that runs it. Asked anywhere else, a
-// request that has been authenticated, allowed and validated is handed to that node's API as it came, with the
-// identity in headers that only peers may send; there it is allowed again and served.
+// request that has been authenticated, allowed and validated is handed to that node's API as it came, with what its
+// caller showed (credential.go); there it is authenticated and allowed again, and served.
 
 // placedOn stands where upstream looks up a kubelet's address. Nothing is dialled by it: the location that comes
 // out tells the pod's container, and who serves it is decided here.
@@ -264,7 +264,7 @@ func (l *logStream) remote(ctx context.Context) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := asRelayed(ctx, req.Header); err != nil {
+	if err := hand(ctx, req.Header); err != nil {
 		return nil, err
 	}
 	resp, err := l.server.peers.RoundTrip(req)
@@ -418,18 +418,13 @@ func (s *Server) relay(ctx context.Context, node string) (http.Handler, error) {
 	if err := s.relayable(ctx, node); err != nil {
 		return nil, err
 	}
-	identity := http.Header{}
-	if err := asRelayed(ctx, identity); err != nil {
-		return nil, err
-	}
-	return &relayed{peers: s.peers, node: node, identity: identity}, nil
+	return &relayed{peers: s.peers, node: node}, nil
 }
 
 // relayed is a request on its way to another node.
 type relayed struct {
-	peers    http.RoundTripper
-	node     string
-	identity http.Header
+	peers http.RoundTripper
+	node  string
 }
 
 func (r *relayed) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -438,14 +433,9 @@ func (r *relayed) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if out.ContentLength == 0 {
 		out.Body = nil // the transport would wait for its end
 	}
-	out.Header.Del("Authorization")
-	for name := range out.Header {
-		if h := strings.ToLower(name); strings.HasPrefix(h, "x-remote-") || strings.HasPrefix(h, "impersonate-") {
-			out.Header.Del(name)
-		}
-	}
-	for name, values := range r.identity {
-		out.Header[name] = values
+	if err := hand(req.Context(), out.Header); err != nil {
+		r.failed(w, req, err)
+		return
 	}
 	resp, err := r.peers.RoundTrip(out)
 	if err != nil {
@@ -528,27 +518,6 @@ func join(near duplex, said io.Reader, far duplex) {
 	_ = near.Close()
 	_ = far.Close()
 	<-heard
-}
-
-// asRelayed writes who asks into the headers that ServePeers believes.
-func asRelayed(ctx context.Context, h http.Header) error {
-	u, ok := request.UserFrom(ctx)
-	if !ok {
-		return apierrors.NewInternalError(fmt.Errorf("a request without a user cannot be relayed"))
-	}
-	h.Set("X-Remote-User", u.GetName())
-	if uid := u.GetUID(); uid != "" {
-		h.Set("X-Remote-Uid", uid)
-	}
-	for _, g := range u.GetGroups() {
-		h.Add("X-Remote-Group", g)
-	}
-	for key, values := range u.GetExtra() {
-		for _, v := range values {
-			h.Add("X-Remote-Extra-"+url.PathEscape(key), v)
-		}
-	}
-	return nil
 }
 
 // peerTransport speaks HTTP/1.1 over the streams that Relay opens; hosts are node names.

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -12,12 +14,15 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -121,7 +126,7 @@ func TestStreams(t *testing.T) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", peers.Addr().String())
 		}
 	})
-	second, err := New(Config{Store: n.store, Node: "n2", Kubelet: kubelet, Log: n.cfg.Log})
+	second, err := New(Config{Store: n.store, Node: "n2", Kubelet: kubelet, Log: n.cfg.Log, TLS: n.cfg.TLS, ServiceAccountKey: n.cfg.ServiceAccountKey})
 	check(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
@@ -186,16 +191,79 @@ func TestStreams(t *testing.T) {
 		}
 	}
 
-	// Identity headers are believed from peers only.
-	req, err := http.NewRequest("GET", n.url+"/api/v1/nodes", nil)
+	// A ServiceAccount's token goes along, whoever it acts as; and what a client says in the headers of nodes counts for nothing.
+	account, err := n.As("admin", "system:masters").Token(ctx, "default", "default", &authenticationv1.TokenRequest{})
 	check(t, err)
-	req.Header.Set("X-Remote-User", "admin")
-	req.Header.Set("X-Remote-Group", "system:masters")
-	resp, err := n.client("").Do(req)
+	ask := func(client *http.Client, pod string, headers http.Header) int {
+		t.Helper()
+		req, err := http.NewRequest("GET", n.url+"/api/v1/namespaces/default/pods/"+pod+"/log?container=main", nil)
+		check(t, err)
+		req.Header = headers
+		resp, err := client.Do(req)
+		check(t, err)
+		readAll(t, resp.Body)
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	bearer := http.Header{"Authorization": {"Bearer " + account.Status.Token}}
+	for _, pod := range []string{"on-n1", "on-n2"} {
+		if got := ask(n.client(""), pod, bearer.Clone()); got != http.StatusForbidden {
+			t.Errorf("logs of %s by an account without a role: %d", pod, got)
+		}
+	}
+	_, err = c.RbacV1().RoleBindings("default").Create(ctx, &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "viewer"},
+		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "view"},
+		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Name: "default", Namespace: "default"}}}, metav1.CreateOptions{})
 	check(t, err)
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusUnauthorized {
-		t.Errorf("identity headers of a client: %s", resp.Status)
+	for _, pod := range []string{"on-n1", "on-n2"} {
+		if got := ask(n.client(""), pod, bearer.Clone()); got != http.StatusOK {
+			t.Errorf("logs of %s by an account that may view: %d", pod, got)
+		}
+		acting := http.Header{"Impersonate-User": {"system:serviceaccount:default:default"}, headerCaller: {callerNode}}
+		if got := ask(n.client("admin", "system:masters"), pod, acting); got != http.StatusOK {
+			t.Errorf("logs of %s by an administrator that acts as the account: %d", pod, got)
+		}
+		made := http.Header{"X-Remote-User": {"admin"}, "X-Remote-Group": {"system:masters"}, headerCaller: {callerNode}}
+		if got := ask(n.client(""), pod, made); got != http.StatusUnauthorized {
+			t.Errorf("logs of %s by nobody with the headers of nodes: %d", pod, got)
+		}
+	}
+}
+
+// TestPeers: a node hands on what callers have shown, and speaks for itself; a name that it makes up is refused, and so is
+// what nodes do not hand on.
+func TestPeers(t *testing.T) {
+	n := newNode(t, nil)
+	admin := n.ca.issue(t, "admin", "system:masters")
+	stranger := newAuthority(t).issue(t, "admin", "system:masters")
+	encoded := func(c tls.Certificate) string { return base64.StdEncoding.EncodeToString(c.Certificate[0]) }
+	peer := func(ctx context.Context) context.Context {
+		return context.WithValue(ctx, peerKey{}, "system:node:n2")
+	}
+	for _, c := range []struct {
+		name, path string
+		headers    http.Header
+		want       int
+	}{
+		{"a certificate", "/api/v1/namespaces/default/pods/none/log", http.Header{headerCaller: {callerClient}, headerCertificate: {encoded(admin)}}, 404},
+		{"one of another CA", "/api/v1/namespaces/default/pods/none/log", http.Header{headerCaller: {callerClient}, headerCertificate: {encoded(stranger)}}, 401},
+		{"a damaged one", "/api/v1/namespaces/default/pods/none/log", http.Header{headerCaller: {callerClient}, headerCertificate: {"AAAA"}}, 401},
+		{"too many", "/api/v1/namespaces/default/pods/none/log", http.Header{headerCaller: {callerClient}, headerCertificate: slices.Repeat([]string{encoded(admin)}, 9)}, 401},
+		{"a name", "/api/v1/namespaces/default/pods/none/log", http.Header{"X-Remote-User": {"admin"}, "X-Remote-Group": {"system:masters"}}, 401},
+		{"nothing", "/api/v1/namespaces/default/pods/none/log", http.Header{headerCaller: {callerClient}}, 401},
+		{"a bad token", "/api/v1/namespaces/default/pods/none/log", http.Header{headerCaller: {callerClient}, "Authorization": {"Bearer x.y.z"}}, 401},
+		{"itself, for logs", "/api/v1/namespaces/default/pods/none/log", http.Header{headerCaller: {callerNode}}, 403},
+		{"itself, for what is used", "/apis/metrics.k8s.io/v1beta1/nodes", http.Header{headerCaller: {callerNode}}, 200},
+		{"a certificate, for Secrets", "/api/v1/secrets", http.Header{headerCaller: {callerClient}, headerCertificate: {encoded(admin)}}, 403},
+		{"a certificate, for what is no resource", "/metrics", http.Header{headerCaller: {callerClient}, headerCertificate: {encoded(admin)}}, 403},
+	} {
+		r := httptest.NewRequest("GET", c.path, nil)
+		r.Header = c.headers
+		w := httptest.NewRecorder()
+		n.handler.ServeHTTP(w, r.WithContext(peer(r.Context())))
+		if w.Code != c.want {
+			t.Errorf("%s: %d %s, want %d", c.name, w.Code, w.Body, c.want)
+		}
 	}
 }
 
@@ -287,7 +355,7 @@ func TestRelayedEnds(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		fmt.Fprintf(conn, "%s heard %d bytes of %s%s", r.Header.Get("X-Remote-User"), len(said), r.URL.Path, strings.Repeat(".", 1<<20))
+		fmt.Fprintf(conn, "%s heard %d bytes of %s%s", callerOf(t, r), len(said), r.URL.Path, strings.Repeat(".", 1<<20))
 	}))
 	defer peers.Close()
 	n := newNode(t, func(c *Config) {
@@ -299,7 +367,7 @@ func TestRelayedEnds(t *testing.T) {
 		Spec: corev1.PodSpec{NodeName: "n2", Containers: []corev1.Container{{Name: "main", Image: "i"}}}}, metav1.CreateOptions{})
 	check(t, err)
 	path := "/api/v1/namespaces/default/pods/p/attach"
-	conn, in := n.upgrade(path+"?stdin=true&stdout=true", "talk", "X-Remote-User: somebody else\r\n")
+	conn, in := n.upgrade(path+"?stdin=true&stdout=true", "talk", "X-Remote-User: somebody else\r\nMurmur-Caller: node\r\n")
 	defer conn.Close()
 	_, err = conn.Write(make([]byte, 1<<20))
 	check(t, err)
@@ -307,6 +375,23 @@ func TestRelayedEnds(t *testing.T) {
 	if got, want := readAll(t, in), "helloadmin heard 1048576 bytes of "+path+strings.Repeat(".", 1<<20); got != want {
 		t.Errorf("heard %d bytes, %.80q..., want %d", len(got), got, len(want))
 	}
+}
+
+// callerOf is whose certificate a relayed request carries.
+func callerOf(t *testing.T, r *http.Request) string {
+	if r.Header.Get(headerCaller) != callerClient {
+		return "no client"
+	}
+	der, err := base64.StdEncoding.DecodeString(r.Header.Get(headerCertificate))
+	if err != nil {
+		t.Error(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	return cert.Subject.CommonName
 }
 
 // end is one end of a connection in memory whose directions end one by one.

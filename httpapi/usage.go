@@ -135,7 +135,7 @@ func (s *Server) askNode(ctx context.Context, node, path string, into runtime.Ob
 	if err != nil {
 		return err
 	}
-	if err := asRelayed(ctx, req.Header); err != nil {
+	if err := hand(ctx, req.Header); err != nil {
 		return err
 	}
 	req.Header.Set("Accept", runtime.ContentTypeJSON)

@@ -56,7 +56,7 @@ func TestUsage(t *testing.T) {
 			return nil, fmt.Errorf("no member %s", node)
 		}
 	})
-	second, err := New(Config{Store: n.store, Node: "n2", Usage: using("n2", "1500m", "on-n2", "unknown"), Log: n.cfg.Log,
+	second, err := New(Config{Store: n.store, Node: "n2", TLS: n.cfg.TLS, Usage: using("n2", "1500m", "on-n2", "unknown"), Log: n.cfg.Log,
 		Relay: func(_ context.Context, node string) (net.Conn, error) {
 			t.Errorf("a node that is asked by another asks %s", node)
 			return nil, fmt.Errorf("no member %s", node)

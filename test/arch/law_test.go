@@ -16,6 +16,7 @@ var rooms = []room{
 	{pkg: "sched", may: []string{"crdt"}},
 	{pkg: "httpapi", may: []string{"crdt", "httpapi/..."}},
 	{pkg: "httpapi/admit"},
+	{pkg: "httpapi/route"},
 
 	{pkg: "node/pod", may: []string{"crdt"}, tests: []string{"node/pod/podtest"}},
 	{pkg: "node/pod/podtest", may: []string{"crdt", "node/pod"}},

@@ -1,0 +1,326 @@
+package httpapi
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/emicklei/go-restful/v3"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"murmur/crdt"
+	"murmur/httpapi/route"
+)
+
+// meant is what a request was taken for, by authorisation or by who serves it.
+type meant struct{ Group, Version, Resource, Subresource, Namespace, Name string }
+
+// recorded is an API whose routes say what they are, and do nothing.
+type recorded struct {
+	*Server
+	// upstream is the same routes in upstream's own router.
+	upstream *restful.Container
+	// routes are "METHOD template".
+	routes []string
+
+	mu      sync.Mutex
+	allowed meant
+}
+
+// Authorize allows everything and keeps what it was asked.
+func (r *recorded) Authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.allowed = meant{}
+	if a.IsResourceRequest() {
+		r.allowed = meant{a.GetAPIGroup(), a.GetAPIVersion(), a.GetResource(), a.GetSubresource(), a.GetNamespace(), a.GetName()}
+	}
+	return authorizer.DecisionAllow, "", nil
+}
+
+func (r *recorded) ConditionsAwareAuthorize(ctx context.Context, a authorizer.Attributes) authorizer.ConditionsAwareDecision {
+	return authorizer.ConditionsAwareDecisionFromParts(r.Authorize(ctx, a))
+}
+
+func (r *recorded) EvaluateConditions(context.Context, authorizer.ConditionsAwareDecision, authorizer.ConditionsData) (authorizer.Decision, string, error) {
+	return authorizer.DecisionDeny, "", authorizer.ErrorConditionEvaluationNotSupported
+}
+
+func newRecorded(t testing.TB) *recorded {
+	t.Helper()
+	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	check(t, err)
+	t.Cleanup(func() { store.Close() })
+	s, err := New(Config{Store: store, Node: "n1"})
+	check(t, err)
+	r := &recorded{Server: s, upstream: restful.NewContainer()}
+	s.authz = r
+	if s.handler, err = s.routes(); err != nil {
+		t.Fatal(err)
+	}
+	r.upstream.Router(restful.CurlyRouter{}) // as upstream's API server has it
+	s.table = &route.Table[restful.RouteFunction]{}
+	for _, gv := range s.registry.order {
+		container := restful.NewContainer()
+		_, _, err := s.version(gv, runtime.NewEquivalentResourceRegistry()).InstallREST(container)
+		check(t, err)
+		for _, ws := range container.RegisteredWebServices() {
+			spoken := new(restful.WebService).Path(ws.RootPath()).Produces("*/*").Consumes("*/*")
+			for _, one := range ws.Routes() {
+				template := strings.TrimSuffix(one.Path, "/")
+				say := func(_ *restful.Request, w *restful.Response) { fmt.Fprint(w, template) }
+				of, err := s.table.Add(one.Method, one.Path, say)
+				check(t, err)
+				if !of {
+					continue
+				}
+				r.routes = append(r.routes, one.Method+" "+template)
+				b := spoken.Method(one.Method).Path(strings.TrimPrefix(one.Path, ws.RootPath()))
+				spoken.Route(b.To(func(q *restful.Request, w *restful.Response) {
+					_ = json.NewEncoder(w).Encode([]string{template, q.PathParameter("namespace"), q.PathParameter("name")})
+				}))
+			}
+			r.upstream.Add(spoken)
+		}
+	}
+	slices.Sort(r.routes)
+	return r
+}
+
+// ask is what a request was allowed as, and the template of the route that served it; none if nothing did.
+func (r *recorded) ask(method, target string, serve func(method, target string) (int, string)) (allowed meant, template string) {
+	r.mu.Lock()
+	r.allowed = meant{}
+	r.mu.Unlock()
+	code, body := serve(method, target)
+	if code != http.StatusOK || !strings.HasPrefix(body, "/api") {
+		return meant{}, ""
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.allowed, body
+}
+
+// inMemory serves a request without a connection, as somebody who may do everything.
+func (r *recorded) inMemory(method, target string) (int, string) {
+	q, err := http.NewRequest(method, "https://here/", nil)
+	if err != nil {
+		return http.StatusBadRequest, ""
+	}
+	if q.URL, err = url.ParseRequestURI(target); err != nil {
+		return http.StatusBadRequest, ""
+	}
+	q.RequestURI = target
+	w := httptest.NewRecorder()
+	r.handler.ServeHTTP(w, q.WithContext(context.WithValue(q.Context(), selfKey{}, &user.DefaultInfo{Name: "x"})))
+	return w.Code, w.Body.String()
+}
+
+// of is what a template with these names is about, read off its text.
+func of(template, namespace, name string) meant {
+	segments := strings.Split(strings.TrimPrefix(template, "/"), "/")
+	m := meant{Version: segments[1]}
+	rest := segments[2:]
+	if segments[0] == "apis" {
+		m.Group, m.Version, rest = segments[1], segments[2], segments[3:]
+	}
+	if rest[0] == "watch" {
+		rest = rest[1:]
+	}
+	if len(rest) > 2 && rest[0] == "namespaces" && rest[1] == "{namespace}" {
+		m.Namespace, rest = namespace, rest[2:]
+	}
+	m.Resource = rest[0]
+	if len(rest) > 1 {
+		m.Name = name
+		if m.Group == "" && m.Resource == "namespaces" {
+			m.Namespace = name // upstream authorises a namespace in itself
+		}
+	}
+	if len(rest) > 2 {
+		m.Subresource = rest[2]
+	}
+	return m
+}
+
+// compare says how what is served differs from what was allowed, or from what upstream's router would have served.
+func (r *recorded) compare(method, target string, serve func(method, target string) (int, string)) error {
+	allowed, template := r.ask(method, target, serve)
+	u, err := url.ParseRequestURI(target)
+	if err != nil {
+		if template != "" {
+			return fmt.Errorf("%s %q is no request and was served as %s", method, target, template)
+		}
+		return nil
+	}
+	u.RawPath = ""
+	q := &http.Request{Method: method, URL: u, Header: http.Header{}, Body: http.NoBody}
+	w := httptest.NewRecorder()
+	r.upstream.Dispatch(w, q)
+	var want []string
+	if w.Code == http.StatusOK {
+		if err := json.Unmarshal(w.Body.Bytes(), &want); err != nil {
+			return err
+		}
+	}
+	if template == "" {
+		if want == nil || !tidy(u.Path) || method == http.MethodHead {
+			return nil
+		}
+		return fmt.Errorf("%s %q is %s to upstream's router, and was not served", method, target, want[0])
+	}
+	if want == nil {
+		return fmt.Errorf("%s %q was served as %s, and upstream's router has nothing", method, target, template)
+	}
+	if want[0] != template {
+		return fmt.Errorf("%s %q was served as %s, and is %s to upstream's router", method, target, template, want[0])
+	}
+	info, err := route.Info.NewRequestInfo(q)
+	if err != nil {
+		return err
+	}
+	served := of(template, want[1], want[2])
+	if served.Name == "" && !strings.Contains(template, "{name}") {
+		served.Name = info.Name // a field selector may name the one that is listed
+	}
+	if served != allowed {
+		return fmt.Errorf("%s %q was allowed as %+v and served as %+v", method, target, allowed, served)
+	}
+	return nil
+}
+
+// tidy tells whether a path is one that a client would write.
+func tidy(path string) bool {
+	for s := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+		if s == "" || s == "." || s == ".." || strings.ContainsFunc(s, func(c rune) bool { return c < '!' || c > '~' || c == '%' }) {
+			return false
+		}
+	}
+	return !strings.HasPrefix(path, "//") && !strings.HasSuffix(path, "//")
+}
+
+// spellings are other ways to write a path, most of which mean something else.
+func spellings(path string) []string {
+	out := []string{path, path + "/", path + "//", "/" + path, path + "/..", path + "/.", path + "/%2e%2e", path + "/x/y/z", path + "%00", path + "/%c0%af", path + "?watch=1", path + "%3Fwatch=1"}
+	for i := 1; i < len(path); i++ {
+		if path[i] == '/' {
+			for _, slash := range []string{"%2F", "%2f", "//", "/./", "/../", "%2F%2F", "/%2e/", "%2E%2E/", "%c0%af", "%00/", "%5c", "%252F"} {
+				out = append(out, path[:i]+slash+path[i+1:])
+			}
+		}
+	}
+	return out
+}
+
+// instance is a path that a template stands for.
+func instance(template string) string {
+	return strings.NewReplacer("{namespace}", "foo", "{name}", "bar", "{path:*}", "a/b").Replace(template)
+}
+
+// TestOneMeaning: what serves a request is what the request was authorised for, for every route and every spelling of its
+// path; most of them are for nothing.
+func TestOneMeaning(t *testing.T) {
+	r := newRecorded(t)
+	if len(r.routes) < 700 {
+		t.Fatalf("only %d routes", len(r.routes))
+	}
+	for _, one := range r.routes {
+		method, template, _ := strings.Cut(one, " ")
+		if _, served := r.ask(method, instance(template), r.inMemory); served != template {
+			t.Errorf("%s was served as %q", one, served)
+		}
+		for _, target := range spellings(instance(template)) {
+			if err := r.compare(method, target, r.inMemory); err != nil {
+				t.Error(err)
+			}
+		}
+		// A list that spells a way from one kind to another.
+		for _, detour := range []string{"configmaps%2F%2F", "configmaps%2Fx%2F", "configmaps", "configmaps//", "configmaps/x/", "configmaps%2f"} {
+			for _, target := range []string{strings.Replace(instance(template), "/foo/", "/foo%2F"+detour+"/", 1), strings.Replace(instance(template), "/bar", "/foo%2F"+detour, 1)} {
+				if err := r.compare(method, target, r.inMemory); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+}
+
+// TestOneMeaningOnTheWire: the same over both protocols, for one route of each shape.
+func TestOneMeaningOnTheWire(t *testing.T) {
+	r := newRecorded(t)
+	// Who asks does not matter; the pipeline is the real one.
+	as := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		r.handler.ServeHTTP(w, q.WithContext(context.WithValue(q.Context(), selfKey{}, &user.DefaultInfo{Name: "x"})))
+	})
+	s := httptest.NewUnstartedServer(as)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	defer s.Close()
+	shapes := map[string]string{}
+	for _, one := range r.routes {
+		method, template, _ := strings.Cut(one, " ")
+		m := of(template, "n", "x")
+		shapes[fmt.Sprint(method, strings.Count(template, "/"), m.Namespace != "", m.Name != "", m.Subresource, strings.Contains(template, "watch"))] = one
+	}
+	for major, client := range map[int]*http.Client{2: s.Client(), 1: {Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}, TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}}}} {
+		serve := func(method, target string) (int, string) {
+			u, err := url.ParseRequestURI(target)
+			if err != nil {
+				return http.StatusBadRequest, ""
+			}
+			base, err := url.Parse(s.URL)
+			check(t, err)
+			u.Scheme, u.Host = base.Scheme, base.Host
+			// Opaque keeps the spelling as it is.
+			u.Opaque = "//" + base.Host + strings.SplitN(target, "?", 2)[0]
+			resp, err := client.Do(&http.Request{Method: method, URL: u, Header: http.Header{}})
+			if err != nil {
+				return http.StatusBadRequest, ""
+			}
+			defer resp.Body.Close()
+			if resp.ProtoMajor != major {
+				t.Fatalf("HTTP/%d, want %d", resp.ProtoMajor, major)
+			}
+			return resp.StatusCode, readAll(t, resp.Body)
+		}
+		for _, one := range shapes {
+			method, template, _ := strings.Cut(one, " ")
+			for _, target := range spellings(instance(template)) {
+				if err := r.compare(method, target, serve); err != nil {
+					t.Errorf("HTTP/%d: %v", major, err)
+				}
+			}
+		}
+		client.CloseIdleConnections()
+	}
+}
+
+// FuzzOneMeaning looks for a path that is allowed as one thing and served as another, or is not what upstream's router
+// takes it for.
+func FuzzOneMeaning(f *testing.F) {
+	r := newRecorded(f)
+	for _, one := range r.routes {
+		method, template, _ := strings.Cut(one, " ")
+		f.Add(method, instance(template))
+	}
+	for _, target := range []string{"/api/v1/namespaces/foo%2Fconfigmaps%2F%2F/secrets", "/api/v1/namespaces/foo%2Fconfigmaps%2Fproduction", "/api/v1//pods", "/apis/apps/v1/watch/deployments?fieldSelector=metadata.name%3Dx"} {
+		f.Add("GET", target)
+		f.Add("DELETE", target)
+	}
+	f.Fuzz(func(t *testing.T, method, target string) {
+		if err := r.compare(method, target, r.inMemory); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
