@@ -81,6 +81,7 @@ FUZZTIME ?= 30s
 fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzDecodeDelta -fuzztime $(FUZZTIME) ./crdt
 	$(GO) test -run '^$$' -fuzz FuzzReceived -fuzztime $(FUZZTIME) ./gossip
+	$(GO) test -run '^$$' -fuzz FuzzOneMeaning -fuzztime $(FUZZTIME) ./httpapi
 
 # sim plays many histories of a cluster in virtual time, each with faults of its own. A failing one prints the line that replays it.
 SEEDS ?= 10000

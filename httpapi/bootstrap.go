@@ -2,7 +2,9 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -12,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/component-helpers/auth/rbac/validation"
 	schedulinghelpers "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
@@ -23,19 +24,28 @@ import (
 
 // Bootstrap makes sure of what every cluster has: its namespaces, upstream's default roles and bindings, the
 // system's priority classes, and the kubernetes Service. Everything in it is a function of the release and the configuration, so nodes that do it at
-// the same time write the same objects. Roles that exist get rules that they lack, unless they say not to.
+// the same time write the same objects. Roles that exist get rules that they lack, unless they say not to. One that
+// cannot be made, for a quota perhaps, keeps none of the others from it; the error is of all that could not.
 func (s *Server) Bootstrap(ctx context.Context) error {
-	c := s.As(user.APIServerUser, user.SystemPrivilegedGroup)
-	for _, name := range []string{"default", "kube-system", "kube-public", "kube-node-lease"} {
-		if err := c.ensure(ctx, "namespaces", &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
-			return err
-		}
-	}
-	group, ctx := errgroup.WithContext(ctx)
+	c := s.System()
+	var mu sync.Mutex
+	var errs []error
+	group := errgroup.Group{}
 	group.SetLimit(32)
 	ensure := func(resource string, obj runtime.Object) {
-		group.Go(func() error { return c.ensure(ctx, resource, obj) })
+		group.Go(func() error {
+			if err := c.ensure(ctx, resource, obj); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+			return nil
+		})
 	}
+	for _, name := range []string{"default", "kube-system", "kube-public", "kube-node-lease"} {
+		ensure("namespaces", &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	}
+	_ = group.Wait() // the errors are in errs
 	for _, r := range append(append(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles()...), usageReader()) {
 		ensure("rbac.authorization.k8s.io/clusterroles", &r)
 	}
@@ -56,7 +66,8 @@ func (s *Server) Bootstrap(ctx context.Context) error {
 		ensure("scheduling.k8s.io/priorityclasses", c)
 	}
 	ensure("services", s.kubernetesService())
-	return group.Wait()
+	_ = group.Wait()
+	return errors.Join(errs...)
 }
 
 // usageReader is the role that metrics-server brings: who may view a namespace may see what its pods use.

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -26,6 +27,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"murmur/crdt"
+	"murmur/httpapi/admit"
 )
 
 // Client writes as one user without leaving the process: the same authorisation, admission, defaulting and
@@ -35,15 +37,28 @@ import (
 type Client struct {
 	server *Server
 	user   user.Info
+	// own: what it writes goes past policies and webhooks.
+	own bool
 }
 
 // As is the client of a user in groups; system:authenticated is added.
 func (s *Server) As(name string, groups ...string) *Client {
-	return &Client{s, &user.DefaultInfo{Name: name, Groups: append(groups[:len(groups):len(groups)], user.AllAuthenticated)}}
+	return &Client{server: s, user: &user.DefaultInfo{Name: name, Groups: append(groups[:len(groups):len(groups)], user.AllAuthenticated)}}
 }
 
+// Own is As for what a daemon writes for itself. Policies and webhooks are not asked: nothing that somebody has stored
+// keeps an API from coming up, or a pod from getting its token.
+func (s *Server) Own(name string, groups ...string) *Client {
+	c := s.As(name, groups...)
+	c.own = true
+	return c
+}
+
+// System is the client of the API itself.
+func (s *Server) System() *Client { return s.Own(user.APIServerUser, user.SystemPrivilegedGroup) }
+
 // RoundTripper answers requests as the client's user, without a connection: for client-go's typed clients.
-func (c *Client) RoundTripper() http.RoundTripper { return inProcess{c.server, c.user} }
+func (c *Client) RoundTripper() http.RoundTripper { return inProcess{c.server, c.user, c.own} }
 
 // call is one write on its way through the pipeline.
 type call struct {
@@ -53,6 +68,7 @@ type call struct {
 	namespace string
 	name      string
 	user      user.Info
+	own       bool
 }
 
 func (c *Client) call(obj runtime.Object, sub string) (*call, runtime.Object, error) {
@@ -89,14 +105,17 @@ func (c *Client) at(k *kind, sub, namespace, name string) *call {
 	if sub != "" {
 		path += "/" + sub
 	}
-	return &call{kind: k, path: path, sub: sub, namespace: namespace, name: name, user: c.user}
+	return &call{kind: k, path: path, sub: sub, namespace: namespace, name: name, user: c.user, own: c.own}
 }
 
 func (s *Server) storage(k *call) rest.Storage { return s.registry.versions[k.kind.storage][k.path] }
 
 // allow prepares the context as the HTTP pipeline does, and asks whether the user may.
 func (s *Server) allow(ctx context.Context, k *call, verb string) (context.Context, error) {
-	ctx = request.WithUser(request.WithNamespace(ctx, k.namespace), k.user)
+	ctx = request.WithUser(request.WithNamespace(context.WithValue(ctx, selfKey{}, k.user), k.namespace), k.user)
+	if k.own {
+		ctx = admit.Own(ctx)
+	}
 	ctx = request.WithRequestInfo(ctx, &request.RequestInfo{
 		IsResourceRequest: true, Verb: verb, APIPrefix: "apis", APIGroup: k.kind.storage.Group, APIVersion: k.kind.storage.Version,
 		Namespace: k.namespace, Resource: k.kind.resource.Resource, Subresource: k.sub, Name: k.name,
@@ -115,8 +134,17 @@ func (s *Server) allow(ctx context.Context, k *call, verb string) (context.Conte
 	return nil, responsewriters.ForbiddenStatusError(attrs, reason)
 }
 
-func (k *call) attributes(obj, old runtime.Object, op admission.Operation, opts runtime.Object) admission.Attributes {
-	return admission.NewAttributesRecord(obj, old, k.kind.gvk, k.namespace, k.name,
+// attributes are what admission sees of a call: the kind is that of what is written, which for a subresource may be
+// another than the resource's.
+func (s *Server) attributes(k *call, obj, old runtime.Object, op admission.Operation, opts runtime.Object) admission.Attributes {
+	gvk := k.kind.gvk
+	if k.sub != "" {
+		// The installer has found the kinds of all subresources, or the server would not have started.
+		if of, err := endpoints.GetResourceKind(k.kind.storage, s.storage(k), legacyscheme.Scheme); err == nil {
+			gvk = of
+		}
+	}
+	return admission.NewAttributesRecord(obj, old, gvk, k.namespace, k.name,
 		k.kind.storage.WithResource(k.kind.resource.Resource), k.sub, op, opts, false, k.user)
 }
 
@@ -132,6 +160,12 @@ func (s *Server) mutate(ctx context.Context, a admission.Attributes) error {
 // external gives the typed object of the storage version.
 func (k *call) external(internal runtime.Object) (runtime.Object, error) {
 	return legacyscheme.Scheme.ConvertToVersion(internal, k.kind.storage)
+}
+
+// Cover creates a pod that stands in for one out of sight. Webhooks that cannot be called are not waited for: the pod
+// out of sight may be what answers them.
+func (c *Client) Cover(ctx context.Context, pod *corev1.Pod) (runtime.Object, error) {
+	return c.Create(admit.Cover(ctx), pod)
 }
 
 // Create makes an object. With a generateName and no name it gets one.
@@ -161,7 +195,7 @@ func (c *Client) Create(ctx context.Context, obj runtime.Object) (runtime.Object
 	if internal, err = c.server.manage(k, live, internal); err != nil {
 		return nil, err
 	}
-	a := k.attributes(internal, nil, admission.Create, opts)
+	a := c.server.attributes(k, internal, nil, admission.Create, opts)
 	if err := c.server.mutate(ctx, a); err != nil {
 		return nil, err
 	}
@@ -209,7 +243,7 @@ func (c *Client) Token(ctx context.Context, namespace, account string, want *aut
 		return nil, err
 	}
 	opts := &metav1.CreateOptions{}
-	a := k.attributes(internal, nil, admission.Create, opts)
+	a := c.server.attributes(k, internal, nil, admission.Create, opts)
 	if err := c.server.mutate(ctx, a); err != nil {
 		return nil, err
 	}
@@ -240,11 +274,11 @@ func (c *Client) update(ctx context.Context, obj runtime.Object, sub string) (ru
 			return c.server.manage(k, old, now)
 		},
 		func(ctx context.Context, now, old runtime.Object) (runtime.Object, error) {
-			return now, c.server.mutate(ctx, k.attributes(now, old, admission.Update, opts))
+			return now, c.server.mutate(ctx, c.server.attributes(k, now, old, admission.Update, opts))
 		})
 	out, _, err := updater.Update(ctx, k.name, info,
-		rest.AdmissionToValidateObjectFunc(c.server.admit, k.attributes(nil, nil, admission.Create, opts), objectInterfaces),
-		rest.AdmissionToValidateObjectUpdateFunc(c.server.admit, k.attributes(nil, nil, admission.Update, opts), objectInterfaces),
+		rest.AdmissionToValidateObjectFunc(c.server.admit, c.server.attributes(k, nil, nil, admission.Create, opts), objectInterfaces),
+		rest.AdmissionToValidateObjectUpdateFunc(c.server.admit, c.server.attributes(k, nil, nil, admission.Update, opts), objectInterfaces),
 		false, opts)
 	if err != nil {
 		return nil, err
@@ -281,7 +315,7 @@ func (c *Client) Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOpt
 	if !ok {
 		return apierrors.NewMethodNotSupported(row.resource, "delete")
 	}
-	a := k.attributes(nil, nil, admission.Delete, &opts)
+	a := c.server.attributes(k, nil, nil, admission.Delete, &opts)
 	if err := c.server.mutate(ctx, a); err != nil {
 		return err
 	}
@@ -336,10 +370,14 @@ type selfKey struct{}
 type inProcess struct {
 	server *Server
 	user   user.Info
+	own    bool
 }
 
 func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx := context.WithValue(r.Context(), selfKey{}, t.user)
+	if t.own {
+		ctx = admit.Own(ctx)
+	}
 	in := r.Clone(ctx)
 	in.RequestURI, in.RemoteAddr, in.Host = r.URL.RequestURI(), "127.0.0.1:0", r.URL.Host
 	if in.Body == nil {

@@ -19,7 +19,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 
@@ -326,7 +325,7 @@ func (s *Server) tend(ctx context.Context, due turns, now time.Time) (next time.
 		var err error
 		if ending {
 			err = s.cleanUp(ctx, copied)
-		} else if _, err = s.system().UpdateStatus(ctx, copied); apierrors.IsConflict(err) {
+		} else if _, err = s.System().UpdateStatus(ctx, copied); apierrors.IsConflict(err) {
 			err = nil
 		}
 		if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
@@ -346,7 +345,6 @@ func sooner(a, b time.Time) time.Time {
 }
 
 // system is this process itself as a user.
-func (s *Server) system() *Client { return s.As(user.APIServerUser, user.SystemPrivilegedGroup) }
 
 // cleanUp deletes the objects of a definition that is being deleted, and when there are none left lets it go.
 func (s *Server) cleanUp(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) error {
@@ -381,10 +379,10 @@ func (s *Server) cleanUp(ctx context.Context, crd *apiextensionsv1.CustomResourc
 		condition(crd, c, metav1.Now())
 		crd.Finalizers = slices.DeleteFunc(crd.Finalizers, func(f string) bool { return f == apiextensionsv1.CustomResourceCleanupFinalizer })
 		// The condition is for who watches; the finalizer is what lets it go.
-		if now, err := s.system().UpdateStatus(ctx, crd); err == nil {
+		if now, err := s.System().UpdateStatus(ctx, crd); err == nil {
 			crd.ResourceVersion = now.(*apiextensionsv1.CustomResourceDefinition).ResourceVersion
 		}
-		_, err := s.system().Update(ctx, crd)
+		_, err := s.System().Update(ctx, crd)
 		if apierrors.IsConflict(err) {
 			err = nil
 		}
@@ -395,7 +393,7 @@ func (s *Server) cleanUp(ctx context.Context, crd *apiextensionsv1.CustomResourc
 		return nil
 	}
 	condition(crd, c, metav1.Now())
-	if _, err := s.system().UpdateStatus(ctx, crd); err != nil && !apierrors.IsConflict(err) {
+	if _, err := s.System().UpdateStatus(ctx, crd); err != nil && !apierrors.IsConflict(err) {
 		return err
 	}
 	return failed

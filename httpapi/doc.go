@@ -6,8 +6,10 @@
 //
 // # How a request goes
 //
-// Echo routes it through one pipeline (routes.go): recovery, timeout, authentication (identity.go), impersonation,
-// authorisation (authorize.go), limits in flight; then upstream's request handlers, which decode, admit (httpapi/admit),
+// It goes through one pipeline (routes.go): recovery, timeout, authentication (identity.go), impersonation,
+// authorisation (authorize.go), limits in flight. Its handler is found by the attributes that authorisation saw
+// (httpapi/route), so what is served is what was allowed; Echo routes only what is no resource. Then upstream's
+// request handlers, which decode, admit (httpapi/admit),
 // validate and encode; then upstream's registry of the kind, with its strategies; and at the bottom, where upstream
 // has etcd, storage.Interface over crdt.Store (storage.go, watch.go).
 //
@@ -29,7 +31,7 @@
 // Versions: a resourceVersion is this node's apply sequence. To list or watch from, one of another node, or one too old,
 // gets 410 and the client lists again; as a precondition, the other node is asked what it stood for. UIDs are derived by the store. Cluster addresses and node ports (allocate.go) are drawn by the hash of
 // the Service's name and claimed (claim.go). Streams (streams.go) of a pod on another node
-// are relayed to that node's API.
+// are relayed to that node's API, with what the caller showed (credential.go), which is proven there again.
 //
 // # What it does not do
 //

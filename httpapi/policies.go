@@ -248,7 +248,7 @@ func (s *Server) checkTypes(ctx context.Context, due turns, now time.Time) (next
 			checked.Status.TypeChecking.ExpressionWarnings = append(checked.Status.TypeChecking.ExpressionWarnings,
 				admissionregistrationv1.ExpressionWarning{FieldRef: w.FieldRef, Warning: w.Warning})
 		}
-		if _, err := s.system().UpdateStatus(ctx, checked); err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+		if _, err := s.System().UpdateStatus(ctx, checked); err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 			s.cfg.Log.Warn("types of an admission policy", "name", policy.Name, "err", err)
 		}
 	}

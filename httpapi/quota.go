@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/plugin/resourcequota"
-	"k8s.io/apiserver/pkg/authentication/user"
 	quota "k8s.io/apiserver/pkg/quota/v1"
 	"k8s.io/apiserver/pkg/quota/v1/generic"
 	"k8s.io/client-go/tools/cache"
@@ -60,7 +59,7 @@ func (q *quotas) Validate(ctx context.Context, a admission.Attributes, _ admissi
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	api := q.server.As(user.APIServerUser, user.SystemPrivilegedGroup)
+	api := q.server.System()
 	charged := map[string]bool{}
 	var last error
 attempts:

@@ -113,7 +113,7 @@ func (r *recorded) ask(method, target string, serve func(method, target string) 
 
 // inMemory serves a request without a connection, as somebody who may do everything.
 func (r *recorded) inMemory(method, target string) (int, string) {
-	q, err := http.NewRequest(method, "https://here/", nil)
+	q, err := http.NewRequest(method, "https://here/", http.NoBody)
 	if err != nil {
 		return http.StatusBadRequest, ""
 	}

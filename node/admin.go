@@ -14,7 +14,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apiserver/pkg/authentication/user"
 )
 
 // MemberStatus is one member as `murmur members` lists it.
@@ -43,7 +42,9 @@ type Status struct {
 	Cluster string    `json:"cluster"`
 	Started time.Time `json:"started"`
 	// Joining names the member that invited this node, while it waits for the state of the cluster.
-	Joining  string         `json:"joining,omitempty"`
+	Joining string `json:"joining,omitempty"`
+	// Missing says why something that every cluster has is not there yet.
+	Missing  string         `json:"missing,omitempty"`
 	Digest   string         `json:"digest"`
 	Members  []MemberStatus `json:"members"`
 	Peers    []PeerStatus   `json:"peers"`
@@ -96,6 +97,9 @@ func (n *Node) status() Status {
 	if inv := n.joining.Load(); inv != nil {
 		out.Joining = inv.NodeName
 	}
+	if err := n.basics.missing(); err != nil {
+		out.Missing = err.Error()
+	}
 	for k, s := range st.Held {
 		if out.Store.Held == nil {
 			out.Store.Held = map[string]time.Time{}
@@ -141,7 +145,7 @@ func (n *Node) createToken(ctx context.Context, req TokenRequest) (TokenReply, e
 	if req.TTL > 0 {
 		id, rest := newSecret(3), newSecret(8)
 		key := bootstrapKey(id)
-		_, err := n.api.As(user.APIServerUser, user.SystemPrivilegedGroup).Create(ctx, &corev1.Secret{
+		_, err := n.api.System().Create(ctx, &corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{Name: key.Name, Namespace: key.Namespace},
 			Type:       corev1.SecretTypeBootstrapToken,
 			Data: map[string][]byte{

@@ -24,7 +24,7 @@ func (n *Node) podToken(ctx context.Context, namespace, serviceAccount, audience
 	if audience != "" {
 		req.Spec.Audiences = []string{audience}
 	}
-	got, err := n.api.As(gossip.NodeUser(n.id.NodeName), "system:nodes").Token(ctx, namespace, serviceAccount, req)
+	got, err := n.api.Own(gossip.NodeUser(n.id.NodeName), "system:nodes").Token(ctx, namespace, serviceAccount, req)
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("token of ServiceAccount %s/%s: %w", namespace, serviceAccount, err)
 	}

@@ -69,6 +69,7 @@ type Node struct {
 	control  *control.Controllers
 	kubelet  *pod.Kubelet
 	register *registration
+	basics   *bootstrap
 	door     *door
 	volumes  *volume.Volumes
 	leaving  chan struct{}
@@ -272,6 +273,7 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	if len(n.id.Inviters) > 0 {
 		n.joining.Store(&n.id.Inviters[0])
 	}
+	n.basics = newBootstrap(n.ensureBasics, n.log.With("part", "bootstrap"))
 	if n.api, err = httpapi.New(httpapi.Config{
 		Store: n.store, Homes: n.homes, Node: name, Address: net.JoinHostPort("", strconv.Itoa(int(cfg.HTTPSPort))),
 		TLS: &tls.Config{
@@ -284,6 +286,7 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 		ExternalIPs: cfg.ExternalIPs,
 		Relay:       func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceAPI) },
 		Join:        n.door,
+		Ready:       n.basics.missing,
 		Log:         n.log.With("part", "httpapi"),
 	}); err != nil {
 		return err
@@ -534,9 +537,8 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	serving.run("members", n.servePeers, failed)
 	serving.run("api", n.api.Run, failed)
 	serving.run("api of peers", func(ctx context.Context) error { return n.api.ServePeers(ctx, n.agent.Listen(serviceAPI)) }, failed)
-	if err := n.bootstrap(ctx); err != nil && ctx.Err() == nil {
-		return err
-	}
+	acting.run("bootstrap", n.basics.Run, failed)
+	n.basics.wait(ctx)
 	acting.run("sched", n.sched.Run, failed)
 	acting.run("control", n.control.Run, failed)
 	acting.run("kubelet", n.runPods, failed)
@@ -621,10 +623,10 @@ func (n *Node) renew(ctx context.Context) error {
 	}
 }
 
-// bootstrap makes what every cluster has. Nodes that do it at the same time write the same.
-func (n *Node) bootstrap(ctx context.Context) error {
+// ensureBasics makes what every cluster has. Nodes that do it at the same time write the same.
+func (n *Node) ensureBasics(ctx context.Context) error {
 	if err := n.api.Bootstrap(ctx); err != nil {
 		return fmt.Errorf("bootstrap the cluster's own objects: %w", err)
 	}
-	return n.ensureDNSService(ctx, n.api.As(user.APIServerUser, user.SystemPrivilegedGroup))
+	return n.ensureDNSService(ctx, n.api.System())
 }

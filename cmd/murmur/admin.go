@@ -108,6 +108,9 @@ func printStatus(out io.Writer, s node.Status) error {
 	if s.Joining != "" {
 		row("Joining", "invited by %s, waiting for the state of a member", s.Joining)
 	}
+	if s.Missing != "" {
+		row("Missing", "%s; it is tried again", s.Missing)
+	}
 	row("Store", "%d objects, %d tombstones, %.1f MiB on disk, digest %s", s.Store.Objects, s.Store.Tombstones, float64(s.Store.DiskBytes)/(1<<20), s.Digest)
 	row("Conflicts", "%d fields in which a concurrent write lost", s.Store.Conflicts)
 	for key, at := range s.Store.Held {

@@ -136,7 +136,7 @@ func New(cfg Config) (admission.Interface, error) {
 		p.register(plugins)
 		names = append(names, p.name)
 	}
-	out, err := plugins.NewFromPlugins(names, unconfigured{}, cfg.Initializers, nil)
+	out, err := plugins.NewFromPlugins(names, unconfigured{}, cfg.Initializers, admission.DecoratorFunc(exempt))
 	if err != nil {
 		return nil, fmt.Errorf("admission: %w", err)
 	}

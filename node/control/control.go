@@ -23,6 +23,8 @@ import (
 // back as stored. Errors are upstream's Status errors.
 type API interface {
 	Create(ctx context.Context, obj runtime.Object) (runtime.Object, error)
+	// Cover creates a pod that stands in for one out of sight, whether or not the cluster's webhooks can be called.
+	Cover(ctx context.Context, pod *corev1.Pod) (runtime.Object, error)
 	Update(ctx context.Context, obj runtime.Object) (runtime.Object, error)
 	UpdateStatus(ctx context.Context, obj runtime.Object) (runtime.Object, error)
 	Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOptions) error

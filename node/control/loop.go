@@ -429,7 +429,11 @@ func (c *Controllers) write(ctx context.Context, api API, w write) error {
 	var err error
 	switch w.verb {
 	case create:
-		_, err = api.Create(ctx, w.obj)
+		if pod, ok := w.obj.(*corev1.Pod); ok && pod.Annotations[CoversAnnotation] != "" {
+			_, err = api.Cover(ctx, pod)
+		} else {
+			_, err = api.Create(ctx, w.obj)
+		}
 	case update:
 		_, err = api.Update(ctx, w.obj)
 	case status:
