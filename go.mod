@@ -118,6 +118,8 @@ require (
 	sigs.k8s.io/yaml v1.6.0
 )
 
+require github.com/goccy/go-yaml v1.19.2 // indirect
+
 require (
 	cel.dev/expr v0.25.2 // indirect
 	cyphar.com/go-pathrs v0.2.5 // indirect

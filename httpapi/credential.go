@@ -13,6 +13,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	auditinternal "k8s.io/apiserver/pkg/apis/audit"
 	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -45,6 +46,8 @@ const maxChain = 8
 type credential struct {
 	headers      http.Header
 	certificates []*x509.Certificate
+	// from is where the request came from, for the record of the other node.
+	from string
 }
 
 type credentialKey struct{}
@@ -67,6 +70,9 @@ func withCredential(h http.Handler) http.Handler {
 			if credentialHeader(name) {
 				c.headers[name] = slices.Clone(values)
 			}
+		}
+		for _, ip := range utilnet.SourceIPs(r) {
+			c.from = strings.TrimPrefix(c.from+", "+ip.String(), ", ")
 		}
 		if r.TLS != nil {
 			c.certificates = r.TLS.PeerCertificates
@@ -94,6 +100,7 @@ func hand(ctx context.Context, to http.Header) error {
 		return apierrors.NewInternalError(errors.New("a request that shows nothing cannot be handed to another node"))
 	}
 	to.Set(headerCaller, callerClient)
+	to.Set("X-Forwarded-For", c.from)
 	for name, values := range c.headers {
 		to[name] = values
 	}

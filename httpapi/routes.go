@@ -47,6 +47,11 @@ func (s *Server) routes() (*echo.Echo, error) {
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = s.statusError
 	e.Pre(decoded)
+	refused := filters.Unauthorized(legacyscheme.Codecs)
+	recorded := func(h http.Handler) http.Handler { return h }
+	if s.cfg.Audit != nil {
+		refused, recorded = s.cfg.Audit.Failed(refused), s.cfg.Audit.Filter(longRunning)
+	}
 	e.Use(pipeline(
 		s.recovery,
 		filters.WithAuditInit,
@@ -62,8 +67,9 @@ func (s *Server) routes() (*echo.Echo, error) {
 		withPeers,
 		unlessJoin(withCredential),
 		unlessJoin(func(h http.Handler) http.Handler {
-			return filters.WithAuthentication(h, s.authn, filters.Unauthorized(legacyscheme.Codecs), s.audiences, nil)
+			return filters.WithAuthentication(h, s.authn, refused, s.audiences, nil)
 		}),
+		unlessJoin(recorded),
 		unlessJoin(func(h http.Handler) http.Handler {
 			return impersonation.WithImpersonation(h, s.authz, legacyscheme.Codecs)
 		}),

@@ -34,6 +34,7 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
+	"murmur/httpapi/audit"
 	"murmur/httpapi/route"
 )
 
@@ -92,6 +93,8 @@ type Config struct {
 	// be reached.
 	Relay func(ctx context.Context, node string) (net.Conn, error)
 
+	// Audit records requests. May be nil.
+	Audit *audit.Recorder
 	// Join answers /murmur/v1/, without authentication. Metrics answers /metrics. Both may be nil.
 	Join, Metrics http.Handler
 	// Ready is asked by /readyz; nil means ready.

@@ -14,6 +14,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"murmur/httpapi/audit"
 )
 
 // Config is what one daemon is told. Zero values mean the defaults that the comments name.
@@ -50,7 +52,9 @@ type Config struct {
 	// Containerd is the socket of an existing containerd to use instead of our own.
 	Containerd string
 	Disable    []string
-	Log        *slog.Logger
+	// Audit is the record of requests. Its log is audit/audit.log in DataDir; "none" is none.
+	Audit audit.Config
+	Log   *slog.Logger
 }
 
 // Settings are the same on all nodes of a cluster.
@@ -166,6 +170,12 @@ func (c Config) complete() (Config, error) {
 			return c, err
 		}
 		*d = abs
+	}
+	switch c.Audit.LogPath {
+	case "":
+		c.Audit.LogPath = filepath.Join(c.DataDir, "audit", "audit.log")
+	case "none":
+		c.Audit.LogPath = ""
 	}
 	if c.BinDir == "" {
 		exe, err := os.Executable()

@@ -29,6 +29,7 @@ import (
 	"murmur/crdt"
 	"murmur/gossip"
 	"murmur/httpapi"
+	"murmur/httpapi/audit"
 	"murmur/node/containerd"
 	"murmur/node/control"
 	"murmur/node/dns"
@@ -70,6 +71,7 @@ type Node struct {
 	kubelet  *pod.Kubelet
 	register *registration
 	basics   *bootstrap
+	audit    *audit.Recorder // nil: nothing is recorded
 	door     *door
 	volumes  *volume.Volumes
 	leaving  chan struct{}
@@ -273,6 +275,10 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	if len(n.id.Inviters) > 0 {
 		n.joining.Store(&n.id.Inviters[0])
 	}
+	cfg.Audit.Log = n.log.With("part", "audit")
+	if n.audit, err = audit.New(cfg.Audit); err != nil {
+		return err
+	}
 	n.basics = newBootstrap(n.ensureBasics, n.log.With("part", "bootstrap"))
 	if n.api, err = httpapi.New(httpapi.Config{
 		Store: n.store, Homes: n.homes, Node: name, Address: net.JoinHostPort("", strconv.Itoa(int(cfg.HTTPSPort))),
@@ -287,6 +293,7 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 		Relay:       func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceAPI) },
 		Join:        n.door,
 		Ready:       n.basics.missing,
+		Audit:       n.audit,
 		Log:         n.log.With("part", "httpapi"),
 	}); err != nil {
 		return err
@@ -533,6 +540,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	acting.run("view to iptables", n.pokeRules, failed)
 	if !slices.Contains(n.cfg.Disable, "dns") {
 		acting.run("dns", n.names.Run, failed)
+	}
+	if n.audit != nil {
+		serving.run("audit", n.audit.Run, failed)
 	}
 	serving.run("members", n.servePeers, failed)
 	serving.run("api", n.api.Run, failed)

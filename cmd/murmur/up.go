@@ -154,6 +154,12 @@ func nodeFlags(fs *pflag.FlagSet) *flags {
 	fs.StringVar(&f.Cluster.ClusterDomain, "cluster-domain", "", "domain of cluster DNS (default cluster.local)")
 	fs.StringVar(&f.CgroupRoot, "cgroup-root", "/murmur", "parent of the pods' cgroups")
 	fs.StringVar(&f.Containerd, "container-runtime-endpoint", "", "`socket` of a containerd to use instead of our own")
+	fs.StringVar(&f.Audit.LogPath, "audit-log-path", "", `file that records who did what through this node's API; "-" for standard output, "none" for no record (default: audit/audit.log in the data directory)`)
+	fs.IntVar(&f.Audit.MaxAge, "audit-log-maxage", 30, "days for which a rotated audit log is kept; 0: for ever")
+	fs.IntVar(&f.Audit.MaxBackups, "audit-log-maxbackup", 4, "how many rotated audit logs are kept; 0: all")
+	fs.IntVar(&f.Audit.MaxSize, "audit-log-maxsize", 20, "megabytes after which the audit log is rotated")
+	fs.StringVar(&f.Audit.PolicyFile, "audit-policy-file", "", "what is recorded, an audit.k8s.io/v1 Policy; read again when it changes (default: the metadata of writes, of reads of Secrets and of streams into pods)")
+	fs.StringVar(&f.Audit.WebhookFile, "audit-webhook-config-file", "", "kubeconfig that says where audit events are sent too")
 	fs.StringSliceVar(&f.Disable, "disable", nil, "bundled part not to run: dns; may be repeated")
 	fs.BoolVar(&f.debug, "debug", false, "log more")
 	return f

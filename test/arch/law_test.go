@@ -16,6 +16,8 @@ var rooms = []room{
 	{pkg: "sched", may: []string{"crdt"}},
 	{pkg: "httpapi", may: []string{"crdt", "httpapi/..."}},
 	{pkg: "httpapi/admit"},
+	{pkg: "httpapi/audit", may: []string{"httpapi/configfile"}},
+	{pkg: "httpapi/configfile"},
 	{pkg: "httpapi/route"},
 
 	{pkg: "node/pod", may: []string{"crdt"}, tests: []string{"node/pod/podtest"}},
@@ -28,7 +30,7 @@ var rooms = []room{
 	{pkg: "node/dns", may: []string{"crdt"}},
 	{pkg: "node/control", may: []string{"crdt"}, tests: []string{"httpapi"}},
 	{pkg: "node", may: []string{
-		"crdt", "gossip", "sched", "httpapi", "node/pod", "node/volume", "node/containerd", "node/network", "node/proxy",
+		"crdt", "gossip", "sched", "httpapi", "httpapi/audit", "node/pod", "node/volume", "node/containerd", "node/network", "node/proxy",
 		"node/iptables", "node/dns", "node/control",
 	}},
 
@@ -59,6 +61,8 @@ var modules = []module{
 	{"github.com/hashicorp/serf", []string{"gossip"}},
 	{"github.com/hashicorp/yamux", []string{"gossip"}},
 	{"github.com/klauspost/compress", []string{"crdt", "gossip"}},
+	{"github.com/goccy/go-yaml", []string{"httpapi"}}, // where in a configuration file something is
+	{"gopkg.in/natefinch/lumberjack.v2", []string{"httpapi"}},
 	{"github.com/labstack/echo/v4", []string{"httpapi"}},
 	{"github.com/emicklei/go-restful/v3", []string{"httpapi"}}, // upstream's route descriptions, not a router
 	{"github.com/containerd/containerd/v2", []string{"node/containerd"}},

@@ -1,0 +1,208 @@
+// Package audit records who did what through the API of this node.
+//
+// Its one law: the record is upstream's, by upstream's policy, evaluation and backends, so that what reads a Kubernetes
+// audit log reads this one. Each node records the requests that it serves. One that is handed to the node of a pod is
+// recorded on both, under one audit ID.
+//
+// # Backends
+//
+// A log file of one JSON event a line, rotated by size and age, and a webhook. Either may be absent, both may be there.
+// The log is written with the request. A webhook gets events in batches, beside the requests; what it does not take in
+// time is dropped and counted, as in upstream. A disk that does not take the log refuses no request: the error is logged
+// and counted.
+//
+// # The policy
+//
+// Without a file, the metadata of writes, of reads of Secrets, and of streams into pods is recorded; never a body. The
+// file is read again when it changes. One that cannot be read stops a start; later, the old one stays, and the log says
+// so.
+//
+// # What it does not do
+//
+// It does not see what the node's own parts write without a request.
+package audit
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"gopkg.in/natefinch/lumberjack.v2"
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+	"k8s.io/apiserver/pkg/audit"
+	"k8s.io/apiserver/pkg/audit/policy"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints/filters"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/util/webhook"
+	"k8s.io/apiserver/plugin/pkg/audit/buffered"
+	auditlog "k8s.io/apiserver/plugin/pkg/audit/log"
+	"k8s.io/apiserver/plugin/pkg/audit/truncate"
+	auditwebhook "k8s.io/apiserver/plugin/pkg/audit/webhook"
+
+)
+
+// Config is what is recorded, and where. The zero value records nothing.
+type Config struct {
+	// PolicyFile is a policy in upstream's format. Empty: the default one.
+	PolicyFile string
+	// LogPath is the log file; "-" is standard output; empty: none.
+	LogPath string
+	// MaxAge is how many days a rotated file is kept, MaxBackups how many are, MaxSize how many megabytes one has. 0
+	// keeps them for ever, keeps all, and is 100.
+	MaxAge, MaxBackups, MaxSize int
+	// WebhookFile is a kubeconfig that says where events are sent; empty: nowhere.
+	WebhookFile string
+	Log         *slog.Logger
+}
+
+// Recorder records requests.
+type Recorder struct {
+	cfg    Config
+	sink   audit.Backend
+	out    io.Closer
+	policy atomic.Pointer[evaluator]
+	// file is the policy's file as it was read last, wrong what was said of it.
+	file  []byte
+	wrong string
+}
+
+type evaluator struct{ audit.PolicyRuleEvaluator }
+
+// The buffer of the webhook, upstream's defaults.
+const (
+	bufferSize    = 10000
+	batchSize     = 400
+	batchWait     = 30 * time.Second
+	throttleQPS   = 10
+	throttleBurst = 15
+	// An event is cut at maxEvent bytes, a batch at maxBatch.
+	maxEvent = 100 << 10
+	maxBatch = 10 << 20
+)
+
+// New makes a recorder. It opens the log, and starts nothing. Nil, without an error: nothing is to be recorded.
+func New(cfg Config) (*Recorder, error) {
+	if cfg.LogPath == "" && cfg.WebhookFile == "" {
+		if cfg.PolicyFile != "" {
+			return nil, errors.New("an audit policy without a log file or a webhook records nothing: give one, or leave the policy out")
+		}
+		return nil, nil
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	r := &Recorder{cfg: cfg}
+	wanted := defaultPolicy()
+	if cfg.PolicyFile != "" {
+		f, p, err := read(cfg.PolicyFile)
+		if err != nil {
+			return nil, err
+		}
+		r.file, wanted = f.Bytes, p
+	}
+	r.policy.Store(&evaluator{policy.NewPolicyRuleEvaluator(wanted)})
+	gv := auditv1.SchemeGroupVersion
+	var backends []audit.Backend
+	if cfg.WebhookFile != "" {
+		b, err := auditwebhook.NewBackend(cfg.WebhookFile, gv, webhook.DefaultRetryBackoffWithInitialDelay(auditwebhook.DefaultInitialBackoffDelay), nil)
+		if err != nil {
+			return nil, fmt.Errorf("audit webhook %s: %w", cfg.WebhookFile, err)
+		}
+		b = truncate.NewBackend(b, truncate.Config{MaxEventSize: maxEvent, MaxBatchSize: maxBatch}, gv)
+		backends = append(backends, buffered.NewBackend(b, buffered.BatchConfig{BufferSize: bufferSize, MaxBatchSize: batchSize, MaxBatchWait: batchWait,
+			ThrottleEnable: true, ThrottleQPS: throttleQPS, ThrottleBurst: throttleBurst, AsyncDelegate: true}))
+	}
+	switch cfg.LogPath {
+	case "":
+	case "-":
+		backends = append(backends, auditlog.NewBackend(os.Stdout, auditlog.FormatJson, gv))
+	default:
+		if err := writable(cfg.LogPath); err != nil {
+			return nil, fmt.Errorf("audit log: %w", err)
+		}
+		out := &lumberjack.Logger{Filename: cfg.LogPath, MaxAge: cfg.MaxAge, MaxBackups: cfg.MaxBackups, MaxSize: cfg.MaxSize}
+		r.out = out
+		backends = append(backends, auditlog.NewBackend(out, auditlog.FormatJson, gv))
+	}
+	r.sink = audit.Union(backends...)
+	return r, nil
+}
+
+// writable makes a file that only its owner reads, if it is not there.
+func writable(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// reloadEvery is how often the policy's file is looked at.
+const reloadEvery = 10 * time.Second
+
+// Run sends what is recorded until ctx ends, then what is left.
+func (r *Recorder) Run(ctx context.Context) error {
+	if err := r.sink.Run(ctx.Done()); err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	tick := time.NewTicker(reloadEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			r.sink.Shutdown()
+			if r.out != nil {
+				return r.out.Close()
+			}
+			return nil
+		case <-tick.C:
+			if r.cfg.PolicyFile != "" {
+				r.reload()
+			}
+		}
+	}
+}
+
+// reload takes a policy that has changed, if it is one.
+func (r *Recorder) reload() {
+	f, p, err := read(r.cfg.PolicyFile)
+	switch {
+	case err != nil:
+		if r.wrong != err.Error() {
+			r.wrong = err.Error()
+			r.cfg.Log.Error("the audit policy cannot be read; the old one stays", "err", err)
+		}
+	case r.wrong != "" || !bytes.Equal(f.Bytes, r.file):
+		r.file, r.wrong = f.Bytes, ""
+		r.policy.Store(&evaluator{policy.NewPolicyRuleEvaluator(p)})
+		r.cfg.Log.Info("the audit policy has changed", "file", r.cfg.PolicyFile)
+	}
+}
+
+// EvaluatePolicyRule asks the policy as it is now.
+func (r *Recorder) EvaluatePolicyRule(a authorizer.Attributes) audit.RequestAuditConfig {
+	return r.policy.Load().EvaluatePolicyRule(a)
+}
+
+// Filter records the requests that an authenticated caller makes.
+func (r *Recorder) Filter(longRunning request.LongRunningRequestCheck) func(http.Handler) http.Handler {
+	return func(h http.Handler) http.Handler { return filters.WithAudit(h, r.sink, r, longRunning) }
+}
+
+// Failed records the requests of those who could not say who they are.
+func (r *Recorder) Failed(refuse http.Handler) http.Handler {
+	return filters.WithFailedAuthenticationAudit(refuse, r.sink, r)
+}
+
