@@ -47,7 +47,6 @@ import (
 	auditlog "k8s.io/apiserver/plugin/pkg/audit/log"
 	"k8s.io/apiserver/plugin/pkg/audit/truncate"
 	auditwebhook "k8s.io/apiserver/plugin/pkg/audit/webhook"
-
 )
 
 // Config is what is recorded, and where. The zero value records nothing.
@@ -205,4 +204,3 @@ func (r *Recorder) Filter(longRunning request.LongRunningRequestCheck) func(http
 func (r *Recorder) Failed(refuse http.Handler) http.Handler {
 	return filters.WithFailedAuthenticationAudit(refuse, r.sink, r)
 }
-
