@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"murmur/httpapi/audit"
+	"murmur/node/pod"
 )
 
 // Config is what one daemon is told. Zero values mean the defaults that the comments name.
@@ -54,7 +55,11 @@ type Config struct {
 	Disable    []string
 	// Audit is the record of requests. Its log is audit/audit.log in DataDir; "none" is none.
 	Audit audit.Config
-	Log   *slog.Logger
+	// SeccompDefault gives containers that name no seccomp profile the runtime's default one.
+	SeccompDefault bool
+	// AllowedUnsafeSysctls are kernel parameters that pods may set beside the safe ones, by name or as NAME.*.
+	AllowedUnsafeSysctls []string
+	Log                  *slog.Logger
 }
 
 // Settings are the same on all nodes of a cluster.
@@ -213,6 +218,9 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.Join != "" && c.Token == "" {
 		return c, errors.New("--token is required to join; `murmur token create` on a member prints one")
+	}
+	if _, err := pod.NewSysctls(c.AllowedUnsafeSysctls); err != nil {
+		return c, err
 	}
 	return c, c.Cluster.over(DefaultSettings()).check()
 }

@@ -247,7 +247,8 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	if n.runtime, err = containerd.New(containerd.Config{
 		BinDir: cfg.BinDir, Root: dir("containerd"), State: filepath.Join(cfg.RunDir, "c"), CNIConfDir: dir("cni", "net.d"),
 		Socket: cfg.Containerd, External: cfg.Containerd != "", CgroupRoot: cfg.CgroupRoot,
-		RegistryDir: filepath.Join(cfg.ConfigDir, "certs.d"), ImagesDir: dir("images"), Log: n.log.With("part", "containerd"),
+		RegistryDir: filepath.Join(cfg.ConfigDir, "certs.d"), ImagesDir: dir("images"),
+		PodsDir: dir("pods"), SeccompDefault: cfg.SeccompDefault, Log: n.log.With("part", "containerd"),
 	}); err != nil {
 		return err
 	}
@@ -255,10 +256,14 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	if err != nil {
 		return err
 	}
+	sysctls, err := pod.NewSysctls(cfg.AllowedUnsafeSysctls)
+	if err != nil {
+		return err
+	}
 	n.volumes = volume.New(volume.Config{Dir: dir("pods"), Node: name, Tokens: n.podToken})
 	n.kubelet = pod.New(pod.Config{
 		Store: n.store, Node: name, MayStart: n.sched.MayStart,
-		Holds: func(p *corev1.Pod) bool { return sched.Holds(p, name) }, Admit: n.admit, Resize: n.resize,
+		Holds: func(p *corev1.Pod) bool { return sched.Holds(p, name) }, Admit: n.admit, Resize: n.resize, Sysctls: sysctls,
 		Runtime: n.runtime, Volumes: n.volumes, Recorder: n.recorder("kubelet"),
 		HostIPs: []string{cfg.NodeIP.String()}, ClusterDNS: []string{settings.ClusterDNS.String()},
 		ClusterDomain: settings.ClusterDomain, LogDir: dir("logs"), DataDir: cfg.DataDir, Log: n.log.With("part", "pod"),

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"murmur/node/containerd"
 	"murmur/node/network"
 )
 
@@ -22,7 +23,6 @@ type need struct{ program, install string }
 
 // needs lists the programs of the host that a node uses, in the order of first use.
 var needs = []need{
-	{"runc", "apt-get install runc"},
 	{"iptables", "apt-get install iptables"},
 	{"iptables-restore", "apt-get install iptables"},
 }
@@ -50,6 +50,8 @@ func Checks(ctx context.Context, c Config) ([]Check, error) {
 		for _, p := range release {
 			out = append(out, Check{"release has " + p, released(c.BinDir, p)})
 		}
+		_, err := containerd.Runc(c.BinDir)
+		out = append(out, Check{"program runc", err})
 	}
 	if s, err := NewAdmin(c.RunDir).Status(ctx); err == nil {
 		return append(out, Check{fmt.Sprintf("the daemon of %s runs here", s.Node), nil}), nil
@@ -75,6 +77,9 @@ func preflight(c Config) error {
 			if err := released(c.BinDir, p); err != nil {
 				return err
 			}
+		}
+		if _, err := containerd.Runc(c.BinDir); err != nil {
+			return err
 		}
 	}
 	return nil

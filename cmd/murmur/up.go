@@ -160,6 +160,8 @@ func nodeFlags(fs *pflag.FlagSet) *flags {
 	fs.IntVar(&f.Audit.MaxSize, "audit-log-maxsize", 20, "megabytes after which the audit log is rotated")
 	fs.StringVar(&f.Audit.PolicyFile, "audit-policy-file", "", "what is recorded, an audit.k8s.io/v1 Policy; read again when it changes (default: the metadata of writes, of reads of Secrets and of streams into pods)")
 	fs.StringVar(&f.Audit.WebhookFile, "audit-webhook-config-file", "", "kubeconfig that says where audit events are sent too")
+	fs.BoolVar(&f.SeccompDefault, "seccomp-default", false, "give containers that name no seccomp profile the runtime's default one")
+	fs.StringSliceVar(&f.AllowedUnsafeSysctls, "allowed-unsafe-sysctls", nil, "`name` of a kernel parameter that pods may set beside the safe ones, or its beginning with a star; may be repeated")
 	fs.StringSliceVar(&f.Disable, "disable", nil, "bundled part not to run: dns; may be repeated")
 	fs.BoolVar(&f.debug, "debug", false, "log more")
 	return f

@@ -25,9 +25,16 @@ type Config struct {
 	RegistryDir string
 	// StreamAddress is where the streaming server listens, default 127.0.0.1.
 	StreamAddress string
-	Runc          string // path of runc; default: found on PATH
-	ImagesDir     string // image archives (*.tar) to import, now and when more appear
-	Log           *slog.Logger
+	Runc          string // path of runc; default: that of BinDir, or found on PATH
+	// PodsDir has the pods' directories, in which their ids are kept; without one no pod has users of its own.
+	PodsDir string
+	MaxPods int // default 110; so many must find ids
+	// SeccompDefault gives the runtime's default profile to containers that name none; they have none otherwise.
+	SeccompDefault bool
+	// SeccompDir has the profiles of type Localhost; default upstream's, /var/lib/kubelet/seccomp.
+	SeccompDir string
+	ImagesDir  string // image archives (*.tar) to import, now and when more appear
+	Log        *slog.Logger
 }
 
 func (c Config) withDefaults() Config {
@@ -39,6 +46,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Socket == "" {
 		c.Socket = filepath.Join(c.State, "containerd.sock")
+	}
+	if c.MaxPods == 0 {
+		c.MaxPods = 110
+	}
+	if c.SeccompDir == "" {
+		c.SeccompDir = "/var/lib/kubelet/seccomp"
 	}
 	if c.CgroupRoot == "" {
 		c.CgroupRoot = "/murmur"

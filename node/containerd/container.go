@@ -2,9 +2,11 @@ package containerd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -12,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/kubernetes/pkg/security/apparmor"
 	"k8s.io/kubernetes/pkg/securitycontext"
 
 	"murmur/node/pod"
@@ -23,8 +26,11 @@ func (d *Driver) CreateContainer(ctx context.Context, s *pod.ContainerSpec) (str
 	if err != nil {
 		return "", err
 	}
-	r, err := d.runtime.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: s.SandboxID, Config: config,
-		SandboxConfig: d.sandboxConfig(s.Sandbox)})
+	sandbox, err := d.sandboxConfig(s.Sandbox)
+	if err != nil {
+		return "", err
+	}
+	r, err := d.runtime.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: s.SandboxID, Config: config, SandboxConfig: sandbox})
 	if err != nil {
 		return "", plain(err)
 	}
@@ -81,25 +87,44 @@ func (d *Driver) containerConfig(s *pod.ContainerSpec) (*cri.ContainerConfig, er
 		config.Mounts = append(config.Mounts, mount)
 	}
 	security, err := d.securityContext(s)
+	if err != nil {
+		return nil, err
+	}
 	config.Linux.SecurityContext = security
-	return config, err
+	// What the pod's users own on the node's disks has the ids that they have in the pod.
+	users := security.NamespaceOptions.UsernsOptions
+	for _, m := range config.Mounts {
+		m.UidMappings, m.GidMappings = users.GetUids(), users.GetGids()
+	}
+	return config, nil
 }
 
 func (d *Driver) securityContext(s *pod.ContainerSpec) (*cri.LinuxContainerSecurityContext, error) {
 	effective := securitycontext.DetermineEffectiveSecurityContext(s.Pod, s.Container)
+	spaces, err := d.namespaces(s.Sandbox)
+	if err != nil {
+		return nil, err
+	}
 	sc := &cri.LinuxContainerSecurityContext{
-		NamespaceOptions:   namespaces(s.Pod),
+		NamespaceOptions:   spaces,
 		SupplementalGroups: supplementalGroups(s.Pod),
 		NoNewPrivs:         securitycontext.AddNoNewPrivileges(effective),
 		MaskedPaths:        securitycontext.ConvertToRuntimeMaskedPaths(effective.ProcMount),
 		ReadonlyPaths:      securitycontext.ConvertToRuntimeReadonlyPaths(effective.ProcMount),
 		Seccomp:            &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Unconfined},
 	}
+	if d.cfg.SeccompDefault {
+		sc.Seccomp.ProfileType = cri.SecurityProfile_RuntimeDefault
+	}
 	if s.Target != "" {
 		sc.NamespaceOptions.Pid, sc.NamespaceOptions.TargetId = cri.NamespaceMode_TARGET, s.Target
 	}
 	if p := s.Pod.Spec.SecurityContext; p != nil && p.SupplementalGroupsPolicy != nil {
-		sc.SupplementalGroupsPolicy = cri.SupplementalGroupsPolicy(cri.SupplementalGroupsPolicy_value[string(*p.SupplementalGroupsPolicy)])
+		policy, ok := cri.SupplementalGroupsPolicy_value[string(*p.SupplementalGroupsPolicy)]
+		if !ok {
+			return nil, fmt.Errorf("unsupported supplementalGroupsPolicy: %s", *p.SupplementalGroupsPolicy)
+		}
+		sc.SupplementalGroupsPolicy = cri.SupplementalGroupsPolicy(policy)
 	}
 	if c := effective.Capabilities; c != nil {
 		sc.Capabilities = &cri.Capability{}
@@ -138,16 +163,43 @@ func (d *Driver) securityContext(s *pod.ContainerSpec) (*cri.LinuxContainerSecur
 	}
 	if profile != nil {
 		switch profile.Type {
+		case corev1.SeccompProfileTypeUnconfined:
+			sc.Seccomp.ProfileType = cri.SecurityProfile_Unconfined
 		case corev1.SeccompProfileTypeRuntimeDefault:
 			sc.Seccomp.ProfileType = cri.SecurityProfile_RuntimeDefault
 		case corev1.SeccompProfileTypeLocalhost:
 			if profile.LocalhostProfile == nil || *profile.LocalhostProfile == "" {
 				return nil, fmt.Errorf("localhostProfile must be set if seccompProfile type is Localhost")
 			}
-			sc.Seccomp.ProfileType, sc.Seccomp.LocalhostRef = cri.SecurityProfile_Localhost, "/var/lib/kubelet/seccomp/"+*profile.LocalhostProfile
+			sc.Seccomp.ProfileType, sc.Seccomp.LocalhostRef = cri.SecurityProfile_Localhost, filepath.Join(d.cfg.SeccompDir, *profile.LocalhostProfile)
+		default:
+			return nil, fmt.Errorf("seccompProfile type %q is not known", profile.Type)
 		}
 	}
+	if sc.Apparmor, err = appArmorProfile(s.Pod, s.Container); err != nil {
+		return nil, err
+	}
 	return sc, nil
+}
+
+// appArmorProfile is nil where the runtime's own choice is to stand: its default profile where the kernel has AppArmor.
+func appArmorProfile(p *corev1.Pod, c *corev1.Container) (*cri.SecurityProfile, error) {
+	profile := apparmor.GetProfile(p, c)
+	if profile == nil {
+		return nil, nil
+	}
+	switch profile.Type {
+	case corev1.AppArmorProfileTypeUnconfined:
+		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Unconfined}, nil
+	case corev1.AppArmorProfileTypeRuntimeDefault:
+		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}, nil
+	case corev1.AppArmorProfileTypeLocalhost:
+		if profile.LocalhostProfile == nil || *profile.LocalhostProfile == "" {
+			return nil, errors.New("missing localhost apparmor profile name")
+		}
+		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: *profile.LocalhostProfile}, nil
+	}
+	return nil, fmt.Errorf("unknown apparmor profile type: %q", profile.Type)
 }
 
 func selinux(o *corev1.SELinuxOptions) *cri.SELinuxOption {

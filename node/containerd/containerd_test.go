@@ -64,8 +64,8 @@ func real(t *testing.T) (*Driver, Config) {
 			t.Skipf("%s is missing: `make build` makes the binaries, the package busybox-static brings /bin/busybox", path)
 		}
 	}
-	if _, err := exec.LookPath("runc"); err != nil {
-		t.Skip("runc is not installed")
+	if _, err := Runc(abs); err != nil {
+		t.Skip(err)
 	}
 	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
 		t.Fatalf("bring up lo: %v: %s", err, out)
@@ -74,7 +74,11 @@ func real(t *testing.T) (*Driver, Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{BinDir: abs, Root: dir + "/root", State: dir + "/state", CgroupRoot: "/" + filepath.Base(dir),
+	// As the daemon's directories are: the users of a pod that has its own pass through.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{BinDir: abs, Root: dir + "/root", State: dir + "/state", CgroupRoot: "/" + filepath.Base(dir), PodsDir: dir + "/pods", SeccompDir: dir + "/seccomp",
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, nil))}
 	writeCNI(t, dir+"/root/net.d", "mct0", "10.99.0.0/24")
 	d, err := New(cfg)

@@ -24,6 +24,8 @@ import (
 	internalapi "k8s.io/cri-api/pkg/apis"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-client/pkg/logs"
+	"k8s.io/klog/v2"
+	"k8s.io/kubernetes/pkg/kubelet/userns"
 
 	"murmur/node/pod"
 )
@@ -46,6 +48,10 @@ type Driver struct {
 	sandboxes  map[string]pod.Sandbox
 
 	cgroups cgroups
+
+	// users allots ids to pods that have users of their own; nil for the reason noUsers.
+	users   *userns.UsernsManager
+	noUsers error
 }
 
 var _ pod.Runtime = (*Driver)(nil)
@@ -57,13 +63,11 @@ func New(cfg Config) (*Driver, error) {
 		return nil, err
 	}
 	if cfg.Runc == "" && !cfg.External {
-		path, err := exec.LookPath("runc")
+		path, err := Runc(cfg.BinDir)
 		if err != nil {
-			return nil, fmt.Errorf("containerd: runc is not installed: install it, for example with `apt-get install runc`")
-		}
-		if cfg.Runc, err = filepath.Abs(path); err != nil {
 			return nil, err
 		}
+		cfg.Runc = path
 	}
 	const maxMessage = 16 << 20
 	conn, err := grpc.NewClient("passthrough:///unix://"+cfg.Socket,
@@ -81,11 +85,47 @@ func New(cfg Config) (*Driver, error) {
 		conn.Close()
 		return nil, fmt.Errorf("containerd: connect to %s: %w", cfg.Socket, err)
 	}
-	return &Driver{cfg: cfg, conn: conn, client: c,
+	d := &Driver{cfg: cfg, conn: conn, client: c,
 		runtime: cri.NewRuntimeServiceClient(conn), images: cri.NewImageServiceClient(conn),
 		ready:      make(chan struct{}),
 		containers: map[string]pod.Container{}, sandboxes: map[string]pod.Sandbox{},
-		cgroups: cgroups{fs: "/sys/fs/cgroup", root: cfg.CgroupRoot}}, nil
+		cgroups: cgroups{fs: "/sys/fs/cgroup", root: cfg.CgroupRoot}}
+	d.readUsers()
+	return d, nil
+}
+
+// statusPatience is how long a pod that is about to start waits for what containerd says of itself.
+const statusPatience = 10 * time.Second
+
+// readUsers reads back which ids pods have. What cannot be read must not keep a node from starting: its pods that have users of
+// their own are refused, and say why.
+func (d *Driver) readUsers() {
+	if d.cfg.PodsDir == "" {
+		d.noUsers = pod.ErrNotSupported
+		return
+	}
+	dirs := &podDirs{dir: d.cfg.PodsDir, maxPods: d.cfg.MaxPods, check: d.userNamespaces, status: func() (*cri.StatusResponse, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), statusPatience)
+		defer cancel()
+		return d.runtime.Status(ctx, &cri.StatusRequest{})
+	}}
+	if d.users, d.noUsers = userns.MakeUserNsManager(klog.Background(), dirs, nil); d.noUsers != nil {
+		d.users = nil
+		d.cfg.Log.Error("cannot read which ids pods have: none gets users of its own", "err", d.noUsers)
+	}
+}
+
+// Runc is the path of the runc that containers are started with: that which comes with us, or else the machine's.
+func Runc(binDir string) (string, error) {
+	own := filepath.Join(binDir, "runc")
+	if _, err := os.Stat(own); err == nil {
+		return filepath.Abs(own)
+	}
+	path, err := exec.LookPath("runc")
+	if err != nil {
+		return "", fmt.Errorf("runc is neither in %s, which it comes with, nor installed: install the whole release, or `make build`", binDir)
+	}
+	return filepath.Abs(path)
 }
 
 // Up is closed once containerd has answered and the pause image is there.

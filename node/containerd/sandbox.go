@@ -13,7 +13,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	utilsysctl "k8s.io/component-helpers/node/util/sysctl"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 
 	"murmur/node/pod"
 )
@@ -56,9 +58,13 @@ func podLabels(p *corev1.Pod) map[string]string {
 	return labels
 }
 
-// sandboxConfig translates. It is a function of the spec alone: CRI wants it again with every container.
-func (d *Driver) sandboxConfig(s *pod.SandboxSpec) *cri.PodSandboxConfig {
+// sandboxConfig translates. It is a function of the spec and of the ids that the pod has: CRI wants it again with every container.
+func (d *Driver) sandboxConfig(s *pod.SandboxSpec) (*cri.PodSandboxConfig, error) {
 	p := s.Pod
+	spaces, err := d.namespaces(s)
+	if err != nil {
+		return nil, err
+	}
 	config := &cri.PodSandboxConfig{
 		Metadata:     &cri.PodSandboxMetadata{Name: p.Name, Namespace: p.Namespace, Uid: string(p.UID), Attempt: s.Attempt},
 		Hostname:     s.Hostname,
@@ -71,7 +77,7 @@ func (d *Driver) sandboxConfig(s *pod.SandboxSpec) *cri.PodSandboxConfig {
 			Sysctls:      map[string]string{},
 			Resources:    resourcesOf(s.Resources),
 			SecurityContext: &cri.LinuxSandboxSecurityContext{
-				NamespaceOptions: namespaces(p),
+				NamespaceOptions: spaces,
 				Privileged:       privileged(p),
 				Seccomp:          &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault},
 			},
@@ -91,7 +97,7 @@ func (d *Driver) sandboxConfig(s *pod.SandboxSpec) *cri.PodSandboxConfig {
 	}
 	if sc := p.Spec.SecurityContext; sc != nil {
 		for _, s := range sc.Sysctls {
-			config.Linux.Sysctls[s.Name] = s.Value
+			config.Linux.Sysctls[utilsysctl.NormalizeName(s.Name)] = s.Value
 		}
 		security := config.Linux.SecurityContext
 		if sc.RunAsUser != nil {
@@ -105,7 +111,7 @@ func (d *Driver) sandboxConfig(s *pod.SandboxSpec) *cri.PodSandboxConfig {
 			security.SelinuxOptions = selinux(sc.SELinuxOptions)
 		}
 	}
-	return config
+	return config, nil
 }
 
 func privileged(p *corev1.Pod) bool {
@@ -117,8 +123,13 @@ func privileged(p *corev1.Pod) bool {
 	return false
 }
 
-func namespaces(p *corev1.Pod) *cri.NamespaceOption {
-	o := &cri.NamespaceOption{Network: cri.NamespaceMode_POD, Ipc: cri.NamespaceMode_POD, Pid: cri.NamespaceMode_CONTAINER}
+func (d *Driver) namespaces(s *pod.SandboxSpec) (*cri.NamespaceOption, error) {
+	p := s.Pod
+	users, err := d.usersOf(p, s.Handler)
+	if err != nil {
+		return nil, err
+	}
+	o := &cri.NamespaceOption{Network: cri.NamespaceMode_POD, Ipc: cri.NamespaceMode_POD, Pid: cri.NamespaceMode_CONTAINER, UsernsOptions: users}
 	if p.Spec.HostNetwork {
 		o.Network = cri.NamespaceMode_NODE
 	}
@@ -130,7 +141,7 @@ func namespaces(p *corev1.Pod) *cri.NamespaceOption {
 	} else if p.Spec.ShareProcessNamespace != nil && *p.Spec.ShareProcessNamespace {
 		o.Pid = cri.NamespaceMode_POD
 	}
-	return o
+	return o, nil
 }
 
 func supplementalGroups(p *corev1.Pod) []int64 {
@@ -183,7 +194,11 @@ func (d *Driver) RunSandbox(ctx context.Context, s *pod.SandboxSpec) (string, er
 	if err := d.cgroups.make(s.QOS, s.Pod.UID, s.Resources); err != nil {
 		return "", err
 	}
-	r, err := d.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: d.sandboxConfig(s)})
+	config, err := d.sandboxConfig(s)
+	if err != nil {
+		return "", err
+	}
+	r, err := d.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: s.Handler})
 	if err != nil {
 		return "", plain(err)
 	}
@@ -209,8 +224,16 @@ func (d *Driver) RemoveSandbox(ctx context.Context, id string) error {
 	return nil
 }
 
-// Forget removes the pod's cgroups.
-func (d *Driver) Forget(_ context.Context, uid types.UID) error { return d.cgroups.remove(uid) }
+// Forget removes the pod's cgroups and lets go of its ids.
+func (d *Driver) Forget(_ context.Context, uid types.UID) error {
+	if err := d.cgroups.remove(uid); err != nil {
+		return err
+	}
+	if d.users != nil {
+		d.users.Release(klog.Background(), uid)
+	}
+	return nil
+}
 
 // List reads sandboxes and containers, asking for details only of those that changed since the last call.
 func (d *Driver) List(ctx context.Context, uid types.UID) ([]pod.Sandbox, []pod.Container, error) {

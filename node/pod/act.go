@@ -184,7 +184,15 @@ func (t *turn) sandboxSpec(attempt uint32) (*SandboxSpec, error) {
 			return nil, err
 		}
 	}
-	return &SandboxSpec{Pod: t.pod, Attempt: attempt, Hostname: host, LogDir: t.k.logDir(t.w.ref),
+	handler := ""
+	if name := t.pod.Spec.RuntimeClassName; name != nil && *name != "" {
+		class, ok := t.objects.RuntimeClass(*name)
+		if !ok {
+			return nil, fmt.Errorf("failed to get sandbox runtime: RuntimeClass %q not found", *name)
+		}
+		handler = class.Handler
+	}
+	return &SandboxSpec{Pod: t.pod, Attempt: attempt, Handler: handler, Hostname: host, LogDir: t.k.logDir(t.w.ref),
 		DNS: resolver(t.pod, nodeResolver(t.k.cfg.ResolvConf), t.k.cfg.ClusterDNS, t.k.cfg.ClusterDomain),
 		QOS: qos.GetPodQOS(t.pod), Resources: podResources(t.pod)}, nil
 }
@@ -318,6 +326,14 @@ func (t *turn) containerSpec(ctx context.Context, c *corev1.Container, target st
 	if err := verifyNonRoot(p, c, image); err != nil {
 		return nil, nil, err
 	}
+	features, err := t.k.cfg.Runtime.Features(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	// One that was added to the pod as it ran was not there when the node admitted it.
+	if _, message := unenforceable(p, c, features); message != "" {
+		return nil, nil, errors.New(message)
+	}
 	sandbox, err := t.sandboxSpec(t.sandboxes[0].Attempt)
 	if err != nil {
 		return nil, nil, err
@@ -327,6 +343,12 @@ func (t *turn) containerSpec(ctx context.Context, c *corev1.Container, target st
 		return nil, done, err
 	}
 	for i := range mounts {
+		if mounts[i].Recursive && !features.RecursiveReadOnly {
+			if err := fallBack(c, mounts[i].Target); err != nil {
+				return nil, done, err
+			}
+			mounts[i].Recursive = false
+		}
 		if got := volumes[mounts[i].Image]; got != nil {
 			mounts[i].Image = got.ID
 		}
@@ -349,6 +371,16 @@ func (t *turn) containerSpec(ctx context.Context, c *corev1.Container, target st
 		spec.Target = t.containers[i].ID
 	}
 	return spec, done, nil
+}
+
+// fallBack tells whether a mount that cannot be read-only recursively may be so at its top only.
+func fallBack(c *corev1.Container, target string) error {
+	for _, m := range c.VolumeMounts {
+		if filepath.Join("/", m.MountPath) == target && m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled {
+			return fmt.Errorf("failed to resolve recursive read-only mode of volume %q: runtime does not support recursive read-only mounts", m.Name)
+		}
+	}
+	return nil
 }
 
 // ownMounts are /etc/hosts and the termination message, files in the pod's directory.

@@ -15,9 +15,14 @@
 // on with them; restarting the daemon restarts no container. Nothing is done before Config.Ready is closed: an
 // empty world is never a reason to kill.
 //
+// # What it refuses
+//
+// A pod that asks for a protection which this node cannot give ends before it begins (admit.go): with less than it asks for it
+// never runs. What each security field comes to is in a table that a test holds against the API's types (security_test.go).
+//
 // # What it does not do
 //
-// It does not admit or refuse pods (sched has, before it bound them), reach the network of pods (node/network), or know CRI
+// It does not look for room (sched has, before it bound a pod), reach the network of pods (node/network), or know CRI
 // (node/containerd) or mounts (node/volume). It writes no heartbeat: a Node's status is written when it changed (nodestatus.go).
 //
 // # How to look inside
@@ -75,6 +80,8 @@ type Config struct {
 	// Admit is asked before a pod is started for the first time; a reason refuses it, and the pod fails with it. By
 	// default every pod that is bound here is admitted.
 	Admit func(*corev1.Pod) (reason, message string)
+	// Sysctls are the kernel parameters that pods may set; by default none.
+	Sysctls Sysctls
 	// Resize is asked before a pod that runs is given more than it has; a reason refuses it for now. By default there is room.
 	Resize func(*corev1.Pod) (reason, message string)
 

@@ -49,6 +49,7 @@ type Reading struct {
 	Disk, ImageDisk disk
 	PIDs, MaxPIDs   int64
 	Images          []Image
+	Features        *Features // nil: not known now
 }
 
 func readFile(path string) string {
@@ -139,6 +140,9 @@ func (k *Kubelet) read(ctx context.Context) Reading {
 	if v, err := k.cfg.Runtime.Version(ctx); err == nil {
 		r.RuntimeVersion = v
 	}
+	if f, err := k.cfg.Runtime.Features(ctx); err == nil {
+		r.Features = &f
+	}
 	if images, err := k.cfg.Runtime.Images(ctx); err == nil {
 		r.Images = images
 	}
@@ -162,6 +166,12 @@ func nodeStatus(old corev1.NodeStatus, f facts, addresses []corev1.NodeAddress, 
 	}
 	if r.Images != nil {
 		st.Images = nodeImages(r.Images)
+	}
+	if f := r.Features; f != nil {
+		handler := corev1.NodeRuntimeHandler{Features: &corev1.NodeRuntimeHandlerFeatures{
+			RecursiveReadOnlyMounts: new(f.RecursiveReadOnly), UserNamespaces: new(f.UserNamespaces == nil)}}
+		st.RuntimeHandlers = []corev1.NodeRuntimeHandler{handler}
+		st.Features = &corev1.NodeFeatures{SupplementalGroupsPolicy: new(f.StrictGroups)}
 	}
 	set := func(kind corev1.NodeConditionType, on bool, yes, no [2]string) {
 		c := corev1.NodeCondition{Type: kind, Status: corev1.ConditionFalse, Reason: no[0], Message: no[1], LastTransitionTime: metav1.NewTime(now.Truncate(time.Second))}

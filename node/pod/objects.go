@@ -7,6 +7,7 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
 	"murmur/crdt"
@@ -19,6 +20,7 @@ type Objects interface {
 	PersistentVolumeClaim(namespace, name string) (*corev1.PersistentVolumeClaim, bool)
 	PersistentVolume(name string) (*corev1.PersistentVolume, bool)
 	Node(name string) (*corev1.Node, bool)
+	RuntimeClass(name string) (*nodev1.RuntimeClass, bool)
 	Services(namespace string) []*corev1.Service
 	ClusterTrustBundles() []*certificatesv1.ClusterTrustBundle
 }
@@ -46,6 +48,10 @@ func (s snapshot) PersistentVolume(name string) (*corev1.PersistentVolume, bool)
 
 func (s snapshot) Node(name string) (*corev1.Node, bool) {
 	return crdt.Get[corev1.Node](s.Snapshot, crdt.Key{Resource: "nodes", Name: name})
+}
+
+func (s snapshot) RuntimeClass(name string) (*nodev1.RuntimeClass, bool) {
+	return crdt.Get[nodev1.RuntimeClass](s.Snapshot, crdt.Key{Resource: "node.k8s.io/runtimeclasses", Name: name})
 }
 
 func (s snapshot) Services(namespace string) []*corev1.Service {

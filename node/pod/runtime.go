@@ -18,6 +18,8 @@ type Runtime interface {
 	Version(ctx context.Context) (string, error)
 	// Ready is nil when pods can be started; the error says what is missing (the runtime, or its network).
 	Ready(ctx context.Context) error
+	// Features are what pods can ask of the runtime and the kernel below it.
+	Features(ctx context.Context) (Features, error)
 	// Watch calls changed with a pod's UID whenever one of its containers changed state, until the stream breaks or ctx ends.
 	Watch(ctx context.Context, changed func(types.UID)) error
 	// List reads the sandboxes and containers of one pod, or of all pods when uid is empty. Newest first.
@@ -150,6 +152,7 @@ type ContainerStats struct {
 type SandboxSpec struct {
 	Pod       *corev1.Pod
 	Attempt   uint32
+	Handler   string // of the pod's RuntimeClass; "" is the runtime's default
 	Hostname  string
 	LogDir    string // absolute, of the pod
 	DNS       DNS

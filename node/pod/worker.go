@@ -235,8 +235,16 @@ func (w *worker) turn(ctx context.Context) time.Time {
 		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 	})
 	w.mu.Unlock()
-	if p != nil && !w.admitted && len(sandboxes) == 0 && p.Status.Phase == corev1.PodPending && p.DeletionTimestamp == nil {
-		if reason, message := w.k.cfg.Admit(p); reason != "" {
+	if p != nil && !w.admitted && len(sandboxes) == 0 && (p.Status.Phase == corev1.PodPending || p.Status.Phase == "") && p.DeletionTimestamp == nil {
+		features, err := w.k.cfg.Runtime.Features(ctx)
+		if err != nil {
+			return now.Add(time.Second)
+		}
+		reason, message := Unenforceable(p, features, w.k.cfg.Sysctls)
+		if reason == "" {
+			reason, message = w.k.cfg.Admit(p)
+		}
+		if reason != "" {
 			w.refuse(ctx, entry, p, reason, message)
 			return now.Add(relist)
 		}

@@ -3,9 +3,12 @@ package volume
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
+	"strings"
+	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -49,37 +52,44 @@ func boundVolume(claim *corev1.PersistentVolumeClaim, objects pod.Objects) (*cor
 	return pv, nil
 }
 
-// claimed is the path of the volume that a pod's claim is bound to.
-func (v *Volumes) claimed(p *corev1.Pod, vol *corev1.Volume, objects pod.Objects) (string, bool, error) {
+// claimed is a volume on this machine that a claim has.
+type claimed struct {
+	path     string
+	readOnly bool
+	local    bool // of type local: it takes its pod's fsGroup, which a hostPath does not
+}
+
+// claimed finds the volume that a pod's claim is bound to.
+func (v *Volumes) claimed(p *corev1.Pod, vol *corev1.Volume, objects pod.Objects) (claimed, error) {
 	name := vol.PersistentVolumeClaim.ClaimName
 	claim, ok := objects.PersistentVolumeClaim(p.Namespace, name)
 	if !ok {
-		return "", false, fmt.Errorf("persistentvolumeclaim %q not found", name)
+		return claimed{}, fmt.Errorf("persistentvolumeclaim %q not found", name)
 	}
 	pv, err := boundVolume(claim, objects)
 	if err != nil {
-		return "", false, err
+		return claimed{}, err
 	}
 	if err := v.reaches(pv, objects); err != nil {
-		return "", false, err
+		return claimed{}, err
 	}
 	readOnly := vol.PersistentVolumeClaim.ReadOnly || onlyReads(claim.Spec.AccessModes)
 	switch {
 	case pv.Spec.Local != nil:
 		if pv.Spec.NodeAffinity == nil || pv.Spec.NodeAffinity.Required == nil {
-			return "", false, fmt.Errorf("local volume %q names no node", pv.Name) // validation wants it
+			return claimed{}, fmt.Errorf("local volume %q names no node", pv.Name) // validation wants it
 		}
 		if _, err := os.Stat(pv.Spec.Local.Path); err != nil {
-			return "", false, fmt.Errorf("path of local volume %q: %w", pv.Name, err)
+			return claimed{}, fmt.Errorf("path of local volume %q: %w", pv.Name, err)
 		}
-		return pv.Spec.Local.Path, readOnly, v.take(claim, p)
+		return claimed{pv.Spec.Local.Path, readOnly, true}, v.take(claim, p)
 	case pv.Spec.HostPath != nil:
 		if err := v.checkHostPath(pv.Spec.HostPath); err != nil {
-			return "", false, err
+			return claimed{}, err
 		}
-		return pv.Spec.HostPath.Path, readOnly, v.take(claim, p)
+		return claimed{pv.Spec.HostPath.Path, readOnly, false}, v.take(claim, p)
 	}
-	return "", false, fmt.Errorf("persistentvolume %q has a type that is not supported", pv.Name)
+	return claimed{}, fmt.Errorf("persistentvolume %q has a type that is not supported", pv.Name)
 }
 
 // reaches tells whether a volume can be used on this node.
@@ -123,4 +133,37 @@ func (v *Volumes) release(uid types.UID) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	maps.DeleteFunc(v.sole, func(_, pod types.UID) bool { return pod == uid })
+	maps.DeleteFunc(v.grouped, func(key string, _ bool) bool { return strings.HasPrefix(key, string(uid)+"/") })
+}
+
+// setLocalGroup gives a local volume to its pod's fsGroup, once for each pod: all of it, or where fsGroupChangePolicy is OnRootMismatch
+// only if its top is not the group's already.
+func (v *Volumes) setLocalGroup(p *corev1.Pod, name, dir string) error {
+	group := fsGroup(p)
+	if group == nil {
+		return nil
+	}
+	key := string(p.UID) + "/" + name
+	v.mu.Lock()
+	done := v.grouped[key]
+	v.mu.Unlock()
+	if done {
+		return nil
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	const want = fs.ModeSetgid | 0o770
+	st, ok := info.Sys().(*syscall.Stat_t)
+	has := ok && int64(st.Gid) == *group && info.Mode()&want == want
+	if policy := p.Spec.SecurityContext.FSGroupChangePolicy; !has || policy == nil || *policy != corev1.FSGroupChangeOnRootMismatch {
+		if err := setGroup(dir, group, false); err != nil {
+			return fmt.Errorf("set the group of a local volume: %w", err)
+		}
+	}
+	v.mu.Lock()
+	v.grouped[key] = true
+	v.mu.Unlock()
+	return nil
 }

@@ -2,9 +2,11 @@ package volume
 
 import (
 	"context"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -177,5 +179,69 @@ func TestSubPathStays(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(secret, "new")); err == nil {
 		t.Error("a directory was made outside of the volume")
+	}
+}
+
+// TestGroupOfALocalVolume: a local volume is its pod's fsGroup's, all of it or as fsGroupChangePolicy says, and nothing that it links to is.
+func TestGroupOfALocalVolume(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: groups are given away")
+	}
+	s, outside := bound(t), t.TempDir()
+	s.pv.Spec.Local, s.pv.Spec.HostPath = &corev1.LocalVolumeSource{Path: s.pv.Spec.HostPath.Path}, nil
+	s.pv.Spec.NodeAffinity = inZone("a")
+	dir := s.pv.Spec.Local.Path
+	for path, text := range map[string]string{dir + "/file": "x", outside + "/file": "x"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(outside+"/file", dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	group := func(path string) uint32 {
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Sys().(*syscall.Stat_t).Gid
+	}
+	v := New(Config{Dir: t.TempDir(), Node: "n1"})
+	prepare := func(uid types.UID, gid int64, policy corev1.PodFSGroupChangePolicy) {
+		p := claimPod(uid)
+		p.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: &gid, FSGroupChangePolicy: &policy}
+		for range 2 {
+			if _, err := v.Prepare(context.Background(), p, s); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	prepare("p1", 4242, corev1.FSGroupChangeAlways)
+	if g := group(dir + "/file"); g != 4242 {
+		t.Errorf("group %d of a file", g)
+	}
+	if info, err := os.Stat(dir); err != nil || info.Mode()&fs.ModeSetgid == 0 || group(dir) != 4242 {
+		t.Errorf("mode %v, group %d of the volume", info.Mode(), group(dir))
+	}
+	if info, err := os.Stat(outside + "/file"); err != nil || info.Mode().Perm() != 0o600 || group(outside+"/file") == 4242 {
+		t.Errorf("mode %v, group %d of a file outside", info.Mode(), group(outside+"/file"))
+	}
+	if err := os.Lchown(dir+"/file", -1, 0); err != nil {
+		t.Fatal(err)
+	}
+	prepare("p2", 4242, corev1.FSGroupChangeOnRootMismatch)
+	if g := group(dir + "/file"); g != 0 {
+		t.Errorf("group %d of a file although the top matches", g)
+	}
+	prepare("p3", 4242, corev1.FSGroupChangeAlways)
+	if g := group(dir + "/file"); g != 4242 {
+		t.Errorf("group %d of a file that is to change always", g)
+	}
+	if err := os.Lchown(dir+"/file", -1, 0); err != nil {
+		t.Fatal(err)
+	}
+	prepare("p3", 4242, corev1.FSGroupChangeAlways) // while it runs nothing is walked again
+	if g := group(dir + "/file"); g != 0 {
+		t.Errorf("group %d of a file of a pod that has the volume already", g)
 	}
 }

@@ -73,6 +73,8 @@ type Volumes struct {
 	mu     sync.Mutex // guards what follows
 	tokens map[tokenKey]token
 	sole   map[types.UID]types.UID // by claim that only one pod may use: that pod
+	// grouped are the local volumes that were given to their pod's fsGroup, as UID/NAME.
+	grouped map[string]bool
 }
 
 var _ pod.Volumes = (*Volumes)(nil)
@@ -80,7 +82,7 @@ var _ pod.Volumes = (*Volumes)(nil)
 // New prepares nothing yet.
 func New(cfg Config) *Volumes {
 	m := mount.New("")
-	return &Volumes{cfg: cfg, mounter: m, subpaths: subpath.New(m), host: hostutil.NewHostUtil(), tokens: map[tokenKey]token{}, sole: map[types.UID]types.UID{}}
+	return &Volumes{cfg: cfg, mounter: m, subpaths: subpath.New(m), host: hostutil.NewHostUtil(), tokens: map[tokenKey]token{}, sole: map[types.UID]types.UID{}, grouped: map[string]bool{}}
 }
 
 // Dir is the pod's directory.
@@ -136,7 +138,10 @@ func (v *Volumes) prepare(ctx context.Context, p *corev1.Pod, vol *corev1.Volume
 	case vol.HostPath != nil:
 		return time.Time{}, v.checkHostPath(vol.HostPath)
 	case vol.PersistentVolumeClaim != nil:
-		_, _, err := v.claimed(p, vol, objects)
+		c, err := v.claimed(p, vol, objects)
+		if err == nil && c.local && !c.readOnly {
+			err = v.setLocalGroup(p, vol.Name, c.path)
+		}
 		return time.Time{}, err
 	case vol.ConfigMap != nil, vol.Secret != nil, vol.DownwardAPI != nil, vol.Projected != nil:
 		return v.prepareFiles(ctx, p, vol, objects)
@@ -154,7 +159,8 @@ func (v *Volumes) source(p *corev1.Pod, vol *corev1.Volume, objects pod.Objects)
 	case vol.HostPath != nil:
 		return vol.HostPath.Path, false, nil
 	case vol.PersistentVolumeClaim != nil:
-		return v.claimed(p, vol, objects)
+		c, err := v.claimed(p, vol, objects)
+		return c.path, c.readOnly, err
 	}
 	if plugin := filesPlugin(vol); plugin != "" {
 		return v.path(p.UID, plugin, vol.Name), true, nil
@@ -222,11 +228,17 @@ func setGroup(dir string, group *int64, readOnly bool) error {
 	if readOnly {
 		mask = 0o440
 	}
-	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+	// Whoever has the volume already may exchange a file for a link while this goes on: nothing outside is reached through it.
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if err := os.Lchown(path, -1, int(*group)); err != nil {
+		if err := root.Lchown(path, -1, int(*group)); err != nil {
 			return err
 		}
 		if e.Type()&fs.ModeSymlink != 0 {
@@ -240,7 +252,7 @@ func setGroup(dir string, group *int64, readOnly bool) error {
 		if e.IsDir() {
 			mode |= fs.ModeSetgid | 0o110
 		}
-		return os.Chmod(path, mode)
+		return root.Chmod(path, mode)
 	})
 }
 

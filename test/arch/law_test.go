@@ -89,11 +89,11 @@ var modules = []module{
 	{"k8s.io/apiserver", []string{"httpapi", "node"}},
 	{"sigs.k8s.io/structured-merge-diff/v6", []string{"crdt", "httpapi"}},
 	{"k8s.io/client-go", []string{"crdt", "httpapi", "node", "node/pod", "node/control", "sched"}},
-	{"k8s.io/component-helpers", []string{"httpapi", "node/pod", "node/volume", "node/control", "sched"}},
+	{"k8s.io/component-helpers", []string{"httpapi", "node/pod", "node/volume", "node/containerd", "node/control", "sched"}},
 	{"k8s.io/api", []string{"..."}},
 	{"k8s.io/apimachinery", []string{"..."}},
 	{"k8s.io/utils", []string{"..."}},
-	{"k8s.io/klog/v2", []string{"cmd/murmur", "sched", "node/control"}}, // where upstream's signatures want it
+	{"k8s.io/klog/v2", []string{"cmd/murmur", "sched", "node/control", "node/containerd"}}, // where upstream's signatures want it
 	{"github.com/go-logr/logr", []string{"node/control"}},
 	{"sigs.k8s.io/yaml", []string{"cmd/murmur"}},
 
@@ -129,6 +129,8 @@ var kubernetes = map[string][]string{
 		"pkg/probe/grpc",
 		"pkg/probe/http",
 		"pkg/probe/tcp",
+		"pkg/security/apparmor",               // which profile a container has
+		"pkg/util/kernel",                     // since which kernel a parameter is a namespace's own
 		"pkg/util/parsers",                    // image names
 		"third_party/forked/golang/expansion", // $(VAR)
 	},
@@ -141,7 +143,10 @@ var kubernetes = map[string][]string{
 		"pkg/util/labels",                // selectors of a template hash
 	},
 	"node/containerd": {
-		"pkg/securitycontext", // what a container's and its pod's contexts mean together
+		"pkg/kubelet/userns",    // which ids the users of a pod have
+		"pkg/security/apparmor", // which profile a container has, and whether the kernel has any
+		"pkg/util/kernel",       // its version
+		"pkg/securitycontext",   // what a container's and its pod's contexts mean together
 	},
 	"node/volume": {
 		"pkg/api/v1/resource",

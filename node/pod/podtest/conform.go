@@ -293,6 +293,83 @@ func Conform(t *testing.T, w *World) {
 		w.Until("resized", "gone", Gone)
 	})
 
+	run("what cannot be enforced does not run", func(t *testing.T) {
+		features, err := w.Runtime.Features(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		yes, no := true, false
+		nope, unmasked := "nope", corev1.UnmaskedProcMount
+		context := func(p *corev1.Pod) *corev1.SecurityContext {
+			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{}
+			return p.Spec.Containers[0].SecurityContext
+		}
+		for name, c := range map[string]struct {
+			change          func(*corev1.Pod)
+			able            bool // and then it is not refused
+			reason, message string
+		}{
+			"mapped": {func(p *corev1.Pod) { p.Spec.HostUsers = &no }, features.UserNamespaces == nil, "PodFeatureUnsupported", "runtime does not support user namespaces"},
+			"confined": {func(p *corev1.Pod) {
+				context(p).AppArmorProfile = &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeRuntimeDefault}
+			}, features.AppArmor == nil, "AppArmor", "Cannot enforce AppArmor"},
+			"unconfined": {func(p *corev1.Pod) {
+				context(p).AppArmorProfile = &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined}
+			}, true, "", ""},
+			"unmasked": {func(p *corev1.Pod) { context(p).ProcMount = &unmasked }, false, "PodFeatureUnsupported", "procMount Unmasked needs hostUsers: false"},
+			"labelled": {func(p *corev1.Pod) { context(p).SELinuxOptions = &corev1.SELinuxOptions{Level: "s0:c1,c2"} }, false, "PodFeatureUnsupported", "seLinuxOptions"},
+			"unsafe": {func(p *corev1.Pod) {
+				p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "net/core/somaxconn", Value: "1024"}}}
+			}, false, "SysctlForbidden", `forbidden sysctl: "net.core.somaxconn" not allowlisted`},
+			"shared-sysctl": {func(p *corev1.Pod) {
+				p.Spec.HostIPC = yes
+				p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "kernel.msgmax", Value: "65536"}}}
+			}, false, "SysctlForbidden", `"kernel.msgmax" not allowed with host IPC enabled`},
+			"windows": {func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }, false, "PodOSNotSupported", "the OS field"},
+		} {
+			p := Pod(name, "sleep", "1000")
+			c.change(p)
+			w.Create("pods", p)
+			if c.able {
+				w.Until(name, "ready", Ready)
+			} else if p = w.Until(name, "refused", Phase(corev1.PodFailed)); p.Status.Reason != c.reason || !strings.Contains(p.Status.Message, c.message) {
+				t.Errorf("%s: %s: %s; want %s: %s", name, p.Status.Reason, p.Status.Message, c.reason, c.message)
+			} else if !strings.Contains(w.Events.String(), name+"  Warning "+c.reason+": ") {
+				t.Errorf("%s: no event", name)
+			}
+			w.Delete(name)
+			w.Until(name, "gone", Gone)
+		}
+		// A profile that nobody loaded: the node can confine, and has not this one.
+		p := Pod("unloaded", "sleep", "1000")
+		context(p).AppArmorProfile = &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeLocalhost, LocalhostProfile: &nope}
+		w.Create("pods", p)
+		if features.AppArmor != nil {
+			if p = w.Until("unloaded", "refused", Phase(corev1.PodFailed)); p.Status.Reason != "AppArmor" {
+				t.Errorf("%s: %s", p.Status.Reason, p.Status.Message)
+			}
+		} else if p = w.Until("unloaded", "CreateContainerError", Waiting("CreateContainerError")); !strings.Contains(strings.ToLower(first(p).State.Waiting.Message), "apparmor") {
+			t.Errorf("message %q", first(p).State.Waiting.Message)
+		}
+		w.Delete("unloaded")
+		w.Until("unloaded", "gone", Gone)
+		// A RuntimeClass names a sandbox that its pods rely on: they run in no other.
+		p = Pod("classed", "sleep", "1000")
+		p.Spec.RuntimeClassName = &nope
+		w.Create("pods", p)
+		w.Eventually(time.Minute, "the sandbox is refused", func() error {
+			if !strings.Contains(w.Events.String(), `RuntimeClass "nope" not found`) {
+				return fmt.Errorf("no event")
+			}
+			return nil
+		})
+		if p = w.Get("classed"); len(p.Status.ContainerStatuses) > 0 && first(p).State.Running != nil {
+			t.Error("runs without its class")
+		}
+		w.Delete("classed")
+		w.Until("classed", "gone", Gone)
+	})
+
 	run("a new image restarts the container", func(t *testing.T) {
 		w.Create("pods", Pod("changed", "sleep", "1000"))
 		before := w.Until("changed", "ready", Ready)

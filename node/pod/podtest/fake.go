@@ -23,6 +23,9 @@ import (
 // Fake is a Runtime made of memory. Its containers understand the commands true, false and sleep SECONDS (deaf to signals, as a
 // first process is), and it has one image, Image. Everything happens at once.
 type Fake struct {
+	// Can is what it has of what a machine may lack; NewFake's has nothing of it. It knows no AppArmor profile by name.
+	Can pod.Features
+
 	mu         sync.Mutex // guards everything below
 	serial     int
 	sandboxes  []pod.Sandbox
@@ -35,7 +38,7 @@ var _ pod.Runtime = (*Fake)(nil)
 
 // NewFake makes an empty one.
 func NewFake() *Fake {
-	return &Fake{ends: map[string]chan struct{}{}, watchers: map[int]func(types.UID){}}
+	return &Fake{Can: pod.Features{UserNamespaces: pod.ErrNotSupported, AppArmor: pod.ErrNotSupported}, ends: map[string]chan struct{}{}, watchers: map[int]func(types.UID){}}
 }
 
 func (f *Fake) id(prefix string) string {
@@ -59,6 +62,9 @@ func (f *Fake) changed(uid types.UID) {
 func (f *Fake) Version(context.Context) (string, error) { return "fake://1", nil }
 
 func (f *Fake) Ready(context.Context) error { return nil }
+
+// Features are those of Can.
+func (f *Fake) Features(context.Context) (pod.Features, error) { return f.Can, nil }
 
 func (f *Fake) Watch(ctx context.Context, changed func(types.UID)) error {
 	f.mu.Lock()
@@ -135,6 +141,9 @@ func (f *Fake) Resize(_ context.Context, _ *pod.SandboxSpec, containers map[stri
 func (f *Fake) Forget(context.Context, types.UID) error { return nil }
 
 func (f *Fake) CreateContainer(_ context.Context, spec *pod.ContainerSpec) (string, error) {
+	if sc := spec.Container.SecurityContext; sc != nil && sc.AppArmorProfile != nil && sc.AppArmorProfile.Type == corev1.AppArmorProfileTypeLocalhost {
+		return "", fmt.Errorf("apparmor profile not found %s", *sc.AppArmorProfile.LocalhostProfile)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := pod.Container{ID: f.id("c"), SandboxID: spec.SandboxID, Pod: pod.RefOf(spec.Pod), Name: spec.Container.Name, Restarts: spec.Restarts, Hash: spec.Hash,

@@ -45,8 +45,12 @@ func New(t testing.TB, r pod.Runtime, v pod.Volumes, dir string) *World {
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
 	group.Go(func() { _ = store.Run(ctx) })
+	sysctls, err := pod.NewSysctls([]string{"kernel.msg*"})
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := &World{T: t, Store: store, Runtime: r, Volumes: v, Events: &Events{}}
-	w.Config = pod.Config{Store: store, Node: "n1", Runtime: r, Volumes: v, Recorder: w.Events, HostIPs: []string{"192.0.2.1"},
+	w.Config = pod.Config{Store: store, Node: "n1", Runtime: r, Volumes: v, Recorder: w.Events, HostIPs: []string{"192.0.2.1"}, Sysctls: sysctls,
 		ClusterDNS: []string{"10.43.0.10"}, LogDir: filepath.Join(dir, "logs"), DataDir: dir,
 		Log: slog.New(slog.NewTextHandler(writer{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))}
 	w.Start()
