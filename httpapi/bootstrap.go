@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +21,7 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
+	"murmur/httpapi/fairness"
 )
 
 // Bootstrap makes sure of what every cluster has: its namespaces, upstream's default roles and bindings, the
@@ -64,6 +66,14 @@ func (s *Server) Bootstrap(ctx context.Context) error {
 	}
 	for _, c := range schedulinghelpers.SystemPriorityClasses() {
 		ensure("scheduling.k8s.io/priorityclasses", c)
+	}
+	for _, o := range fairness.Objects() {
+		switch o.(type) {
+		case *flowcontrolv1.FlowSchema:
+			ensure(flowSchemas, o)
+		case *flowcontrolv1.PriorityLevelConfiguration:
+			ensure(priorityLevels, o)
+		}
 	}
 	ensure("services", s.kubernetesService())
 	_ = group.Wait()
@@ -119,6 +129,18 @@ func (c *Client) ensure(ctx context.Context, resource string, obj runtime.Object
 // is nothing to add, or the object says that it is not to be touched.
 func completed(e *crdt.Entry, want runtime.Object) runtime.Object {
 	switch want := want.(type) {
+	case *flowcontrolv1.FlowSchema:
+		if have, err := crdt.As[flowcontrolv1.FlowSchema](e); err == nil {
+			if out := fairness.FlowSchema(have, want); out != nil {
+				return out
+			}
+		}
+	case *flowcontrolv1.PriorityLevelConfiguration:
+		if have, err := crdt.As[flowcontrolv1.PriorityLevelConfiguration](e); err == nil {
+			if out := fairness.PriorityLevel(have, want); out != nil {
+				return out
+			}
+		}
 	case *rbacv1.ClusterRole:
 		if have, err := crdt.As[rbacv1.ClusterRole](e); err == nil && have.AggregationRule == nil {
 			if missing := missingRules(have.ObjectMeta, have.Rules, want.Rules); missing != nil {

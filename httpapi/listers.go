@@ -9,6 +9,7 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
@@ -22,6 +23,7 @@ import (
 	"k8s.io/client-go/informers"
 	informersadmission "k8s.io/client-go/informers/admissionregistration"
 	informerscore "k8s.io/client-go/informers/core"
+	informersflowcontrol "k8s.io/client-go/informers/flowcontrol"
 	"k8s.io/client-go/informers/internalinterfaces"
 	informersnetworking "k8s.io/client-go/informers/networking"
 	informersnode "k8s.io/client-go/informers/node"
@@ -54,6 +56,10 @@ func (f snapshotInformers) Storage() informersstorage.Interface {
 }
 func (f snapshotInformers) Scheduling() informersscheduling.Interface {
 	return informersscheduling.New(f, "", nil)
+}
+
+func (f snapshotInformers) Flowcontrol() informersflowcontrol.Interface {
+	return informersflowcontrol.New(f, "", nil)
 }
 
 func (f snapshotInformers) Admissionregistration() informersadmission.Interface {
@@ -98,6 +104,10 @@ func (f snapshotInformers) InformerFor(obj runtime.Object, _ internalinterfaces.
 		return follow(f, rows[admissionv1.ValidatingAdmissionPolicy]{store: f.store, resource: validatingPolicies})
 	case *admissionv1.ValidatingAdmissionPolicyBinding:
 		return follow(f, rows[admissionv1.ValidatingAdmissionPolicyBinding]{store: f.store, resource: validatingBindings})
+	case *flowcontrolv1.FlowSchema:
+		return follow(f, rows[flowcontrolv1.FlowSchema]{store: f.store, resource: flowSchemas})
+	case *flowcontrolv1.PriorityLevelConfiguration:
+		return follow(f, rows[flowcontrolv1.PriorityLevelConfiguration]{store: f.store, resource: priorityLevels})
 	}
 	panic(fmt.Sprintf("no informer for %T: add its row", obj))
 }
@@ -278,6 +288,12 @@ func (r rows[T]) GetByKey(key string) (any, bool, error) {
 	}
 	return nil, false, nil
 }
+
+// The resources of API priority and fairness, as in crdt.Key.
+const (
+	flowSchemas    = "flowcontrol.apiserver.k8s.io/flowschemas"
+	priorityLevels = "flowcontrol.apiserver.k8s.io/prioritylevelconfigurations"
+)
 
 // The resources of webhook configurations, as in crdt.Key.
 const (

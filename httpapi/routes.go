@@ -41,7 +41,7 @@ var longRunning = serverfilters.BasicLongRunningRequestCheck(
 )
 
 // routes builds the router and, around it, the pipeline. Outermost first: recovery, request info, timeout, warnings,
-// authentication, impersonation, authorisation, in-flight limits, class of the writes; then the route, which does admission and the registry.
+// authentication, audit, impersonation, priority and fairness, authorisation, class of the writes; then the route, which does admission and the registry.
 func (s *Server) routes() (*echo.Echo, error) {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
@@ -73,10 +73,8 @@ func (s *Server) routes() (*echo.Echo, error) {
 		unlessJoin(func(h http.Handler) http.Handler {
 			return impersonation.WithImpersonation(h, s.authz, legacyscheme.Codecs)
 		}),
+		unlessJoin(s.fair.Filter(longRunning)),
 		unlessJoin(func(h http.Handler) http.Handler { return filters.WithAuthorization(h, s.authz, legacyscheme.Codecs) }),
-		func(h http.Handler) http.Handler {
-			return serverfilters.WithMaxInFlightLimit(h, s.cfg.ReadsInFlight, s.cfg.WritesInFlight, longRunning)
-		},
 		s.withClass,
 	))
 	if err := s.installKinds(e); err != nil {
@@ -84,12 +82,15 @@ func (s *Server) routes() (*echo.Echo, error) {
 	}
 	s.installHealth(e)
 	if s.cfg.Join != nil {
-		e.Any(joinPath, handled(s.cfg.Join))
+		e.Any(joinPath, handled(serverfilters.WithMaxInFlightLimit(s.cfg.Join, joinsInFlight, joinsInFlight, longRunning)))
 	}
 	return e, nil
 }
 
 const joinPath = "/murmur/v1/*"
+
+// joinsInFlight bounds the requests of joiners, who have no seats among the others.
+const joinsInFlight = 16
 
 // decoded has a path read in one spelling only, the decoded one: Echo would route by the encoded one, if there is
 // one, while all others read what it means.

@@ -18,11 +18,13 @@ import (
 	"github.com/labstack/echo/v4"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -35,6 +37,7 @@ import (
 
 	"murmur/crdt"
 	"murmur/httpapi/audit"
+	"murmur/httpapi/fairness"
 	"murmur/httpapi/route"
 )
 
@@ -100,8 +103,8 @@ type Config struct {
 	// Ready is asked by /readyz; nil means ready.
 	Ready func() error
 
-	// ReadsInFlight (400) and WritesInFlight (200) bound the requests served at once. Watches and streams do not
-	// count.
+	// ReadsInFlight (400) and WritesInFlight (200) are together the seats that API priority and fairness shares among
+	// the requests served at once. Streams do not count, and watches only while they begin.
 	ReadsInFlight, WritesInFlight int
 	// RequestTimeout (60 s) bounds one request; watches and streams have their own.
 	RequestTimeout time.Duration
@@ -171,6 +174,7 @@ type Server struct {
 	addresses *addresses
 	ports     *ports
 	registry  *registry
+	fair      *fairness.Fairness
 	table     *route.Table[restful.RouteFunction]
 	customs   *customs
 	shown     discoveries
@@ -211,6 +215,10 @@ func New(cfg Config) (*Server, error) {
 	if s.own, err = kubernetes.NewForConfig(s.ownConfig()); err != nil {
 		return nil, fmt.Errorf("httpapi: client of its own: %w", err)
 	}
+	s.fair = fairness.New(fairness.Config{
+		Informers: snapshotInformers{store: s.cfg.Store, followers: &s.followers}, Client: s.own.FlowcontrolV1(),
+		Seats: s.cfg.ReadsInFlight + s.cfg.WritesInFlight, Patience: s.cfg.RequestTimeout / 4, Count: s.count,
+	})
 	if s.admit, err = s.admission(); err != nil {
 		return nil, err
 	}
@@ -266,6 +274,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.followers.run(ctx, s.cfg.Store)
 		return nil
 	})
+	group.Go(func() error { return s.fair.Run(ctx) })
 	group.Go(func() error {
 		s.keepDefinitions(ctx)
 		return nil
@@ -328,6 +337,20 @@ func (q quiet) Handle(ctx context.Context, r slog.Record) error {
 		return nil
 	}
 	return q.Handler.Handle(ctx, r)
+}
+
+// sampled is how many objects of a resource are looked at for their size.
+const sampled = 32
+
+// count is how many objects a resource has, "deployments.apps" say, and how large they are on average.
+func (s *Server) count(resource string) storage.Stats {
+	var n, bytes int64
+	for e := range s.cfg.Store.Snapshot().Range((&kind{resource: schema.ParseGroupResource(resource)}).key(), "", "") {
+		if n++; n <= sampled {
+			bytes += int64(len(e.JSON()))
+		}
+	}
+	return storage.Stats{ObjectCount: n, EstimatedAverageObjectSizeBytes: bytes / max(min(n, sampled), 1)}
 }
 
 // Resources lists what is stored, as in crdt.Key.Resource.

@@ -18,6 +18,7 @@ var rooms = []room{
 	{pkg: "httpapi/admit"},
 	{pkg: "httpapi/audit", may: []string{"httpapi/configfile"}},
 	{pkg: "httpapi/configfile"},
+	{pkg: "httpapi/fairness"},
 	{pkg: "httpapi/route"},
 
 	{pkg: "node/pod", may: []string{"crdt"}, tests: []string{"node/pod/podtest"}},
