@@ -13,6 +13,9 @@ TAGS := grpcnotrace,no_btrfs,no_devmapper,no_zfs,no_tracing
 export CGO_ENABLED := 0
 export GOFLAGS     := $(GOFLAGS) -trimpath -tags=$(TAGS)
 
+# runc has a module of its own, C in it, and libseccomp; it needs nothing of the machine that it runs on.
+RUNC_TAGS := seccomp urfave_cli_no_docs netgo osusergo
+
 CNI := $(addprefix github.com/containernetworking/plugins/plugins/,main/bridge main/loopback ipam/host-local meta/portmap)
 
 .PHONY: build up down test e2e older bench lint fuzz sim deps conformance vagrant-check clean
@@ -22,6 +25,8 @@ build:
 	$(STATIC) -ldflags '$(STRIP) -X main.version=$(VERSION)' -o bin/ ./cmd/murmur ./cmd/murmur-lab ./cmd/pause
 	$(STATIC) -ldflags '$(STRIP)' -o bin/ github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 	$(STATIC) -ldflags '$(STRIP)' -o bin/cni/ $(CNI)
+	cd contrib/runc && CGO_ENABLED=1 GOFLAGS=-trimpath $(STATIC) -buildmode pie -tags '$(RUNC_TAGS)' \
+	  -ldflags '$(STRIP) -linkmode external -extldflags -static-pie' -o $(CURDIR)/bin/runc github.com/opencontainers/runc
 	$(STATIC) -ldflags '$(STRIP) -X k8s.io/component-base/version.gitVersion=$(KUBE) -X k8s.io/client-go/pkg/version.gitVersion=$(KUBE)' -o bin/kubectl k8s.io/kubernetes/cmd/kubectl
 
 # deps installs what the host lacks: the programs a node uses, and those the tests use.

@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"os"
+	"path/filepath"
 	"runtime"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -170,16 +172,44 @@ func (n *Node) listenAdmin() (net.Listener, error) {
 	if err := os.MkdirAll(n.cfg.RunDir, 0o711); err != nil {
 		return nil, fmt.Errorf("make the run directory: %w", err)
 	}
-	path := Socket(n.cfg.RunDir)
-	// The lock on the data directory says that a socket found here is nobody's.
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.Listen("unix", path)
+	l, err := listenPrivate(Socket(n.cfg.RunDir))
 	if err != nil {
 		return nil, fmt.Errorf("open the admin socket: %w", err)
 	}
-	return l, os.Chmod(path, 0o600)
+	return l, nil
+}
+
+// listenPrivate opens a socket that root alone can open, at every moment: it is made where nobody else comes, and appears with
+// the mode that it is to have, whatever the umask. The lock on the data directory says that one found at its path is nobody's.
+func listenPrivate(path string) (net.Listener, error) {
+	dir := filepath.Join(filepath.Dir(path), ".new")
+	if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	made := filepath.Join(dir, "s")
+	l, err := net.Listen("unix", made)
+	if err != nil {
+		return nil, err
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // what it would remove is elsewhere by then
+	if err := errors.Join(os.Chmod(made, 0o600), os.Rename(made, path)); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return &privateListener{Listener: l, path: path}, nil
+}
+
+// privateListener takes its socket away when it is closed.
+type privateListener struct {
+	net.Listener
+	path   string
+	closed sync.Once
+}
+
+func (l *privateListener) Close() error {
+	err := l.Listener.Close()
+	l.closed.Do(func() { err = errors.Join(err, os.Remove(l.path)) })
+	return err
 }
 
 // serveAdmin answers the CLI. Whoever can open the socket is root here.

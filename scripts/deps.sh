@@ -1,10 +1,12 @@
 #!/bin/sh
-# Installs what is missing on a Debian machine; with "conformance", also what images are made with. Says what to do where it cannot.
+# Installs what is missing on a Debian machine: what the programs are built with (C is only in runc), what a node uses, what tests use; with
+# "conformance", also what images are made with. Says what to do where it cannot.
 set -eu
 
 missing=
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
-need runc runc
+need gcc "gcc libc6-dev"
+[ -e /usr/include/seccomp.h ] || missing="$missing libseccomp-dev"
 need iptables iptables
 need ip iproute2
 need conntrack conntrack
@@ -13,7 +15,6 @@ need busybox busybox-static
 need openssl openssl
 need ps procps
 if [ "${1:-}" = conformance ]; then
-	need gcc "gcc libc6-dev"
 	need bzip2 bzip2
 fi
 missing=$(echo $missing)

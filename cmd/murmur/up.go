@@ -177,6 +177,9 @@ func (f *flags) read(fs *pflag.FlagSet, join string) (node.Config, error) {
 
 // run is the daemon, to its end.
 func run(ctx context.Context, cfg node.Config) error {
+	if err := private(); err != nil {
+		return err
+	}
 	// What upstream's packages say on their own is noise unless it is a warning.
 	upstream := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	klog.SetSlogLogger(upstream.With("part", "upstream"))

@@ -102,8 +102,8 @@ func (o owned) firewall() []string {
 		return nil
 	}
 	return []string{
-		fmt.Sprintf("-s %s -p tcp -m multiport --dports %d,%d %s -j %sMEMBERS", o.cfg.ClusterCIDR, o.cfg.GossipPort, o.cfg.StreamPort, comment("members' ports are not for pods"), Prefix),
-		fmt.Sprintf("-s %s -p udp -m multiport --dports %d,%d %s -j %sMEMBERS", o.cfg.ClusterCIDR, o.cfg.GossipPort, o.cfg.TunnelPort, comment("members' ports are not for pods"), Prefix),
+		fmt.Sprintf("-s %s -p tcp -m multiport --dports %d,%d %s -j %sMEMBERS", o.cfg.ClusterCIDR, o.cfg.GossipPort, o.cfg.StreamPort, comment("not for pods"), Prefix),
+		fmt.Sprintf("-s %s -p udp -m multiport --dports %d,%d %s -j %sMEMBERS", o.cfg.ClusterCIDR, o.cfg.GossipPort, o.cfg.TunnelPort, comment("not for pods"), Prefix),
 	}
 }
 

@@ -27,7 +27,7 @@ esac
 [ -f "$UNIT_SOURCE" ] || fail "$UNIT_SOURCE is missing"
 
 missing=
-for program in runc iptables; do
+for program in iptables; do
 	command -v "$program" >/dev/null || missing="$missing $program"
 done
 if [ -n "$missing" ]; then
