@@ -61,8 +61,8 @@ func (s *Server) authentication() error {
 		tokens = append(tokens, serviceaccount.JWTTokenAuthenticator([]string{s.cfg.Issuer}, keys, s.audiences,
 			serviceaccount.NewValidator(tokenSubjects{s.cfg.Store})))
 	}
-	if s.cfg.Tokens != nil {
-		tokens = append(tokens, s.cfg.Tokens)
+	if s.cfg.Issuers != nil {
+		tokens = append(tokens, s.cfg.Issuers)
 	}
 	if len(tokens) > 0 {
 		all := tokenunion.NewFailOnError(tokens...)
@@ -70,8 +70,7 @@ func (s *Server) authentication() error {
 	}
 	// A credential that is wrong is refused: who shows it is not nobody.
 	s.known = group.NewAuthenticatedGroupAdder(union.NewFailOnError(named...))
-	client := union.NewFailOnError(s.known,
-		anonymous.NewAuthenticator([]apiserver.AnonymousAuthCondition{{Path: "/version"}, {Path: "/healthz"}, {Path: "/livez"}, {Path: "/readyz"}}))
+	client := union.NewFailOnError(s.known, authenticator.RequestFunc(s.nobody))
 	s.authn = authenticator.RequestFunc(func(r *http.Request) (*authenticator.Response, bool, error) {
 		if u, ok := r.Context().Value(selfKey{}).(user.Info); ok {
 			return &authenticator.Response{User: u}, true, nil
@@ -82,6 +81,20 @@ func (s *Server) authentication() error {
 		return client.AuthenticateRequest(r)
 	})
 	return nil
+}
+
+// nobody is who shows nothing: for the few paths that tell no secret, or where the authentication configuration says.
+func (s *Server) nobody(r *http.Request) (*authenticator.Response, bool, error) {
+	open := []apiserver.AnonymousAuthCondition{{Path: "/version"}, {Path: "/healthz"}, {Path: "/livez"}, {Path: "/readyz"}}
+	if s.cfg.Issuers != nil {
+		if said := s.cfg.Issuers.Anonymous(); said != nil {
+			if !said.Enabled {
+				return nil, false, nil
+			}
+			open = said.Conditions
+		}
+	}
+	return anonymous.NewAuthenticator(open).AuthenticateRequest(r)
 }
 
 // tokenSubjects finds what a ServiceAccount token is bound to, so that a token dies with it.

@@ -38,6 +38,7 @@ import (
 	"murmur/crdt"
 	"murmur/httpapi/audit"
 	"murmur/httpapi/fairness"
+	"murmur/httpapi/issuers"
 	"murmur/httpapi/route"
 )
 
@@ -70,8 +71,8 @@ type Config struct {
 	ServiceAccountKey any
 	// Issuer is the tokens' issuer and default audience ("https://kubernetes.default.svc.cluster.local").
 	Issuer string
-	// Tokens proves other bearer tokens. May be nil.
-	Tokens authenticator.Token
+	// Issuers proves the tokens of other issuers. May be nil.
+	Issuers *issuers.Issuers
 
 	// ServiceCIDR (10.43.0.0/16) and NodePorts (30000-32767) are the ranges Services draw from.
 	ServiceCIDR netip.Prefix

@@ -53,6 +53,8 @@ type Config struct {
 	// Containerd is the socket of an existing containerd to use instead of our own.
 	Containerd string
 	Disable    []string
+	// Authentication is the file that names other issuers of tokens; empty: there are none.
+	Authentication string
 	// Audit is the record of requests. Its log is audit/audit.log in DataDir; "none" is none.
 	Audit audit.Config
 	// SeccompDefault gives containers that name no seccomp profile the runtime's default one.

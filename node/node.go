@@ -30,6 +30,7 @@ import (
 	"murmur/gossip"
 	"murmur/httpapi"
 	"murmur/httpapi/audit"
+	"murmur/httpapi/issuers"
 	"murmur/node/containerd"
 	"murmur/node/control"
 	"murmur/node/dns"
@@ -71,7 +72,8 @@ type Node struct {
 	kubelet  *pod.Kubelet
 	register *registration
 	basics   *bootstrap
-	audit    *audit.Recorder // nil: nothing is recorded
+	issuers  *issuers.Issuers // nil: there are none but the cluster
+	audit    *audit.Recorder  // nil: nothing is recorded
 	door     *door
 	volumes  *volume.Volumes
 	leaving  chan struct{}
@@ -284,6 +286,14 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	if n.audit, err = audit.New(cfg.Audit); err != nil {
 		return err
 	}
+	issuer := "https://kubernetes.default.svc." + settings.ClusterDomain
+	if cfg.Authentication != "" {
+		if n.issuers, err = issuers.New(issuers.Config{
+			File: cfg.Authentication, Own: issuer, Audiences: []string{issuer}, Log: n.log.With("part", "authentication"),
+		}); err != nil {
+			return err
+		}
+	}
 	n.basics = newBootstrap(n.ensureBasics, n.log.With("part", "bootstrap"))
 	if n.api, err = httpapi.New(httpapi.Config{
 		Store: n.store, Homes: n.homes, Node: name, Address: net.JoinHostPort("", strconv.Itoa(int(cfg.HTTPSPort))),
@@ -291,7 +301,7 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 			MinVersion: tls.VersionTLS12, ClientCAs: roots, ClientAuth: tls.VerifyClientCertIfGiven,
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return n.cert.Load(), nil },
 		},
-		ServiceAccountKey: key, Issuer: "https://kubernetes.default.svc." + settings.ClusterDomain,
+		ServiceAccountKey: key, Issuer: issuer, Issuers: n.issuers,
 		ServiceCIDR: settings.ServiceCIDR, NodePorts: ports, Port: int32(cfg.HTTPSPort),
 		Kubelet: n.kubelet, Usage: n.kubelet.Usage, Arbiter: n.sched.ArbiterAnnotations, Metrics: n.metricsHandler(),
 		ExternalIPs: cfg.ExternalIPs,
@@ -545,6 +555,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	acting.run("view to iptables", n.pokeRules, failed)
 	if !slices.Contains(n.cfg.Disable, "dns") {
 		acting.run("dns", n.names.Run, failed)
+	}
+	if n.issuers != nil {
+		serving.run("issuers", n.issuers.Run, failed)
 	}
 	if n.audit != nil {
 		serving.run("audit", n.audit.Run, failed)

@@ -23,7 +23,6 @@
 package audit
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -47,6 +46,8 @@ import (
 	auditlog "k8s.io/apiserver/plugin/pkg/audit/log"
 	"k8s.io/apiserver/plugin/pkg/audit/truncate"
 	auditwebhook "k8s.io/apiserver/plugin/pkg/audit/webhook"
+
+	"murmur/httpapi/configfile"
 )
 
 // Config is what is recorded, and where. The zero value records nothing.
@@ -69,9 +70,7 @@ type Recorder struct {
 	sink   audit.Backend
 	out    io.Closer
 	policy atomic.Pointer[evaluator]
-	// file is the policy's file as it was read last, wrong what was said of it.
-	file  []byte
-	wrong string
+	file   *configfile.File // nil: the default policy
 }
 
 type evaluator struct{ audit.PolicyRuleEvaluator }
@@ -102,11 +101,13 @@ func New(cfg Config) (*Recorder, error) {
 	r := &Recorder{cfg: cfg}
 	wanted := defaultPolicy()
 	if cfg.PolicyFile != "" {
-		f, p, err := read(cfg.PolicyFile)
-		if err != nil {
+		var err error
+		if r.file, err = configfile.Read(cfg.PolicyFile); err != nil {
+			return nil, fmt.Errorf("audit policy: %w", err)
+		}
+		if wanted, err = parse(r.file); err != nil {
 			return nil, err
 		}
-		r.file, wanted = f.Bytes, p
 	}
 	r.policy.Store(&evaluator{policy.NewPolicyRuleEvaluator(wanted)})
 	gv := auditv1.SchemeGroupVersion
@@ -148,46 +149,26 @@ func writable(path string) error {
 	return f.Close()
 }
 
-// reloadEvery is how often the policy's file is looked at.
-const reloadEvery = 10 * time.Second
-
 // Run sends what is recorded until ctx ends, then what is left.
 func (r *Recorder) Run(ctx context.Context) error {
 	if err := r.sink.Run(ctx.Done()); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
-	tick := time.NewTicker(reloadEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			r.sink.Shutdown()
-			if r.out != nil {
-				return r.out.Close()
+	if r.file != nil {
+		r.file.Follow(ctx, configfile.FollowEvery, r.cfg.Log, func(f *configfile.File) error {
+			p, err := parse(f)
+			if err == nil {
+				r.policy.Store(&evaluator{policy.NewPolicyRuleEvaluator(p)})
 			}
-			return nil
-		case <-tick.C:
-			if r.cfg.PolicyFile != "" {
-				r.reload()
-			}
-		}
+			return err
+		})
 	}
-}
-
-// reload takes a policy that has changed, if it is one.
-func (r *Recorder) reload() {
-	f, p, err := read(r.cfg.PolicyFile)
-	switch {
-	case err != nil:
-		if r.wrong != err.Error() {
-			r.wrong = err.Error()
-			r.cfg.Log.Error("the audit policy cannot be read; the old one stays", "err", err)
-		}
-	case r.wrong != "" || !bytes.Equal(f.Bytes, r.file):
-		r.file, r.wrong = f.Bytes, ""
-		r.policy.Store(&evaluator{policy.NewPolicyRuleEvaluator(p)})
-		r.cfg.Log.Info("the audit policy has changed", "file", r.cfg.PolicyFile)
+	<-ctx.Done()
+	r.sink.Shutdown()
+	if r.out != nil {
+		return r.out.Close()
 	}
+	return nil
 }
 
 // EvaluatePolicyRule asks the policy as it is now.

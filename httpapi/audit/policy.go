@@ -10,13 +10,10 @@ import (
 	"murmur/httpapi/configfile"
 )
 
-// read reads a policy in upstream's format, audit.k8s.io/v1.
-func read(path string) (*configfile.File, *auditinternal.Policy, error) {
+// parse reads a policy in upstream's format, audit.k8s.io/v1.
+func parse(f *configfile.File) (*auditinternal.Policy, error) {
 	p := &auditinternal.Policy{}
-	f, err := configfile.Read(path)
-	if err == nil {
-		err = f.Decode(audit.Scheme, p)
-	}
+	err := f.Decode(audit.Scheme, p)
 	if err == nil {
 		err = f.Invalid(validation.ValidatePolicy(p))
 	}
@@ -24,9 +21,9 @@ func read(path string) (*configfile.File, *auditinternal.Policy, error) {
 		err = f.Error("rules", "there are no rules")
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("audit policy: %w", err)
+		return nil, fmt.Errorf("audit policy: %w", err)
 	}
-	return f, p, nil
+	return p, nil
 }
 
 // defaultPolicy is what is recorded without a policy: who wrote what, who read Secrets, and who was let into a pod; the

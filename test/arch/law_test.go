@@ -19,6 +19,7 @@ var rooms = []room{
 	{pkg: "httpapi/audit", may: []string{"httpapi/configfile"}},
 	{pkg: "httpapi/configfile"},
 	{pkg: "httpapi/fairness"},
+	{pkg: "httpapi/issuers", may: []string{"httpapi/configfile"}},
 	{pkg: "httpapi/route"},
 
 	{pkg: "node/pod", may: []string{"crdt"}, tests: []string{"node/pod/podtest"}},
@@ -31,7 +32,7 @@ var rooms = []room{
 	{pkg: "node/dns", may: []string{"crdt"}},
 	{pkg: "node/control", may: []string{"crdt"}, tests: []string{"httpapi"}},
 	{pkg: "node", may: []string{
-		"crdt", "gossip", "sched", "httpapi", "httpapi/audit", "node/pod", "node/volume", "node/containerd", "node/network", "node/proxy",
+		"crdt", "gossip", "sched", "httpapi", "httpapi/audit", "httpapi/issuers", "node/pod", "node/volume", "node/containerd", "node/network", "node/proxy",
 		"node/iptables", "node/dns", "node/control",
 	}},
 
@@ -112,6 +113,7 @@ var modules = []module{
 	{path: "github.com/cockroachdb/datadriven"},
 	{path: "github.com/rogpeppe/go-internal"},
 	{path: "go.uber.org/goleak"},
+	{path: "gopkg.in/go-jose/go-jose.v2"},
 	{path: "k8s.io/cri-streaming"},
 	{path: "pgregory.net/rapid"},
 }
