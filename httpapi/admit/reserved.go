@@ -95,11 +95,11 @@ type reserved struct {
 
 // Admit drops and puts back.
 func (reserved) Admit(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
-	now, old, ok := annotated(a)
+	now, old, resource, ok := annotated(a)
 	if !ok {
 		return nil
 	}
-	has, resource := now.GetAnnotations(), a.GetResource().GroupResource()
+	has := now.GetAnnotations()
 	if old == nil {
 		var dropped []string
 		for k := range has {
@@ -140,7 +140,7 @@ func (r reserved) Validate(_ context.Context, a admission.Attributes, _ admissio
 		}
 		return nil
 	}
-	now, old, ok := annotated(a)
+	now, old, resource, ok := annotated(a)
 	if !ok {
 		return nil
 	}
@@ -148,10 +148,9 @@ func (r reserved) Validate(_ context.Context, a admission.Attributes, _ admissio
 	switch {
 	case old != nil:
 		was = old.GetAnnotations()
-	case r.arbiter != nil && a.GetSubresource() == "":
+	case r.arbiter != nil && resource == core.Resource("pods") && a.GetSubresource() == "":
 		was = r.arbiter()
 	}
-	resource := a.GetResource().GroupResource()
 	for _, k := range slices.Sorted(maps.Keys(now.GetAnnotations())) {
 		if before, there := was[k]; closed(resource, k, a.GetUserInfo()) && (!there || before != now.GetAnnotations()[k]) {
 			return refused(a, k)
@@ -178,25 +177,28 @@ type metadata interface {
 	SetAnnotations(map[string]string)
 }
 
-// annotated is the object of a write whose annotations matter, as it is to be and as it was; old is nil if it is new. The annotations
-// of a Binding become the pod's.
-func annotated(a admission.Attributes) (now, old metadata, ok bool) {
+// annotated is the object of a write whose annotations matter, as it is to be and as it was, and what it is; old is nil if it is new. The
+// annotations of a Binding become the pod's.
+func annotated(a admission.Attributes) (now, old metadata, of schema.GroupResource, ok bool) {
 	switch a.GetObject().(type) {
-	case *core.Pod, *core.Node, *core.Binding:
+	case *core.Pod, *core.Binding:
+		of = core.Resource("pods")
+	case *core.Node:
+		of = core.Resource("nodes")
 	default:
-		return nil, nil, false
+		return nil, nil, of, false
 	}
 	now, err := accessor(a.GetObject())
 	if err != nil {
-		return nil, nil, false
+		return nil, nil, of, false
 	}
 	if a.GetOperation() != admission.Update {
-		return now, nil, true
+		return now, nil, of, true
 	}
 	if old, err = accessor(a.GetOldObject()); err != nil {
-		return nil, nil, false
+		return nil, nil, of, false
 	}
-	return now, old, true
+	return now, old, of, true
 }
 
 func accessor(obj runtime.Object) (metadata, error) {
