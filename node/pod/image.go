@@ -3,6 +3,7 @@ package pod
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -39,7 +40,16 @@ func (t *turn) image(ctx context.Context, container, image string, policy corev1
 		t.k.event(t.pod, container, corev1.EventTypeWarning, "InspectFailed", "%s", message)
 		return refuse(Failure{Reason: "ImageInspectError", Message: message}, false)
 	}
+	auths := credentials(t.pod, image, t.objects)
+	allowed := have != nil
 	if have != nil && policy != corev1.PullAlways {
+		if allowed, err = t.k.pulled.may(have.ID, image, auths); err != nil {
+			message := fmt.Sprintf("Failed to find out whose image %q is: %v", image, err)
+			t.k.event(t.pod, container, corev1.EventTypeWarning, "InspectFailed", "%s", message)
+			return refuse(Failure{Reason: "ImageInspectError", Message: message}, false)
+		}
+	}
+	if allowed && policy != corev1.PullAlways {
 		t.k.event(t.pod, container, corev1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", image)
 		return have, true
 	}
@@ -57,7 +67,7 @@ func (t *turn) image(ctx context.Context, container, image string, policy corev1
 	}
 	t.k.event(t.pod, container, corev1.EventTypeNormal, "Pulling", "Pulling image %q", image)
 	pulling := time.Now()
-	got, err := t.k.cfg.Runtime.Pull(ctx, image, credentials(t.pod, image, t.objects))
+	got, err := t.pull(ctx, image, auths)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, false
@@ -71,6 +81,39 @@ func (t *turn) image(ctx context.Context, container, image string, policy corev1
 	t.k.event(t.pod, container, corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
 		image, time.Since(pulling).Truncate(time.Millisecond), time.Since(began).Truncate(time.Millisecond), got.Size)
 	return got, true
+}
+
+// pull fetches an image with the first credentials that the registry takes, and remembers which those were.
+func (t *turn) pull(ctx context.Context, image string, auths []Auth) (got *Image, err error) {
+	if err := t.k.pulled.intend(image); err != nil {
+		return nil, fmt.Errorf("note that the image is to be pulled: %w", err)
+	}
+	var with *Auth
+	if len(auths) == 0 {
+		got, err = t.k.cfg.Runtime.Pull(ctx, image, nil)
+	}
+	var errs []error
+	for i := range auths {
+		if got, err = t.k.cfg.Runtime.Pull(ctx, image, auths[i:i+1]); err == nil {
+			with, errs = &auths[i], nil
+			break
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if len(errs) > 0 {
+		err = errors.Join(errs...)
+	}
+	id := ""
+	if err == nil {
+		id = got.ID
+	}
+	if note := t.k.pulled.done(image, id, with); note != nil && err == nil {
+		return nil, fmt.Errorf("note who pulled the image: %w", note)
+	}
+	return got, err
 }
 
 // volumeImages makes the images that a container mounts present, by reference.
@@ -112,16 +155,17 @@ func credentials(p *corev1.Pod, image string, objects Objects) []Auth {
 		if !ok {
 			continue // as upstream: the pull may work without
 		}
+		source := &credentialprovider.CredentialSource{Secret: &credentialprovider.SecretCoordinates{UID: string(secret.UID), Namespace: p.Namespace, Name: ref.Name}}
 		switch secret.Type {
 		case corev1.SecretTypeDockerConfigJson:
 			var config credentialprovider.DockerConfigJSON
 			if json.Unmarshal(secret.Data[corev1.DockerConfigJsonKey], &config) == nil {
-				ring.Add(nil, config.Auths)
+				ring.Add(source, config.Auths)
 			}
 		case corev1.SecretTypeDockercfg:
 			var config credentialprovider.DockerConfig
 			if json.Unmarshal(secret.Data[corev1.DockerConfigKey], &config) == nil {
-				ring.Add(nil, config)
+				ring.Add(source, config)
 			}
 		}
 	}
@@ -132,8 +176,11 @@ func credentials(p *corev1.Pod, image string, objects Objects) []Auth {
 	found, _ := ring.Lookup(repository)
 	var auths []Auth
 	for _, a := range found {
-		auths = append(auths, Auth{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken,
-			RegistryToken: a.RegistryToken, Server: a.ServerAddress})
+		auth := Auth{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken, Server: a.ServerAddress}
+		if a.Source != nil && a.Source.Secret != nil {
+			auth.Secret = a.Source.Secret.Namespace + "/" + a.Source.Secret.Name + "/" + a.Source.Secret.UID
+		}
+		auths = append(auths, auth)
 	}
 	return auths
 }

@@ -23,6 +23,7 @@ func (k *Kubelet) collect(ctx context.Context) error {
 			return nil
 		case <-time.After(collectEvery):
 		}
+		mark := k.pulled.mark()
 		images, err := k.cfg.Runtime.Images(ctx)
 		if err != nil {
 			continue
@@ -40,6 +41,9 @@ func (k *Kubelet) collect(ctx context.Context) error {
 			}
 		}
 		maps.DeleteFunc(used, func(id string, _ time.Time) bool { return !live[id] })
+		if err := k.pulled.keep(mark, live); err != nil {
+			k.cfg.Log.Warn("cannot forget who pulled images that are gone", "err", err)
+		}
 		d := readDisk(k.cfg.Runtime.ImageFS())
 		for _, i := range imagesToRemove(images, inUse, used, d, k.cfg.ImageGCHigh, k.cfg.ImageGCLow, now) {
 			k.cfg.Log.Info("removing an unused image", "image", i.ID, "names", i.Tags, "size", i.Size)

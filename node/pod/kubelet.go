@@ -18,7 +18,7 @@
 // # What it refuses
 //
 // A pod that asks for a protection which this node cannot give ends before it begins (admit.go): with less than it asks for it
-// never runs. What each security field comes to is in a table that a test holds against the API's types (security_test.go).
+// never runs. Nor does it run from a private image that it could not have pulled (pulled.go). What each security field comes to is in a table that a test holds against the API's types (security_test.go).
 //
 // # What it does not do
 //
@@ -157,6 +157,7 @@ type Kubelet struct {
 	cfg    Config
 	pulls  chan struct{}
 	starts starts
+	pulled pulled
 	facts  facts
 	meter  meter
 	// resizing is held while a pod is granted more than it has, until that is in the store.
@@ -172,7 +173,8 @@ type Kubelet struct {
 func New(cfg Config) *Kubelet {
 	cfg = cfg.withDefaults()
 	return &Kubelet{cfg: cfg, pulls: make(chan struct{}, cfg.Pulls), starts: starts{free: cfg.Starts, held: startHeld},
-		workers: map[types.UID]*worker{}, ended: make(chan types.UID, 64), facts: readFacts(cfg)}
+		workers: map[types.UID]*worker{}, ended: make(chan types.UID, 64), facts: readFacts(cfg),
+		pulled: pulled{dir: filepath.Join(cfg.DataDir, "pulled")}}
 }
 
 // relist is how often the runtime is asked for everything, in case an event was lost and for what nobody knows.

@@ -135,7 +135,10 @@ type Image struct {
 }
 
 // Auth is one set of registry credentials.
-type Auth struct{ Username, Password, IdentityToken, RegistryToken, Server string }
+type Auth struct {
+	Username, Password, IdentityToken, RegistryToken, Server string
+	Secret                                                   string // that they are from: namespace/name/UID
+}
 
 // ContainerStats is what one running container uses.
 type ContainerStats struct {
