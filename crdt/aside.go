@@ -16,43 +16,85 @@ const stalled = 2 * time.Second
 
 var errStalled = errors.New("the merge does not end")
 
+// maxAside bounds what is remembered of what is set aside, of each kind: a peer may send any number of keys. What is not remembered
+// is set aside all the same. maxReason bounds a reason.
+const (
+	maxAside  = 1000
+	maxReason = 1 << 10
+)
+
 // aside is what a store has set aside, by key.
 type aside struct {
-	// held are the stamps of writes from the future, failed the reasons why others could not be applied.
-	held   map[Key]Stamp
+	// held are the stamps of writes from the future, the latest of each writer; failed the reasons why others could not be applied.
+	held   map[Key]map[Origin]uint64
 	failed map[Key]string
 	// trusted says, by writer, up to which stamp its writes are taken in although they are from the future.
 	trusted map[Origin]uint64
 }
 
 func newAside() aside {
-	return aside{held: map[Key]Stamp{}, failed: map[Key]string{}, trusted: map[Origin]uint64{}}
+	return aside{held: map[Key]map[Origin]uint64{}, failed: map[Key]string{}, trusted: map[Origin]uint64{}}
 }
 
 // Release takes in the writes from the future that are held now, when they are next offered, and tells how many there are.
 func (s *Store) Release() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, at := range s.aside.held {
-		s.aside.trusted[at.Writer] = max(s.aside.trusted[at.Writer], at.HLC)
+	for _, stamps := range s.aside.held {
+		for writer, at := range stamps {
+			if _, known := s.aside.trusted[writer]; known || len(s.aside.trusted) < maxAside {
+				s.aside.trusted[writer] = max(s.aside.trusted[writer], at)
+			}
+		}
 	}
 	return len(s.aside.held)
 }
 
+// maxWriters bounds the writers that are remembered of one document that is held aside.
+const maxWriters = 16
+
+// ahead collects the stamps of a document that are later than a limit and not trusted: of each writer the latest. Every stamp counts:
+// in a merge the later one wins whatever the document says of its commits.
+func (a *aside) ahead(d *document, limit uint64) map[Origin]uint64 {
+	var out map[Origin]uint64
+	d.each(func(s Stamp) {
+		if s.HLC <= limit || s.HLC <= a.trusted[s.Writer] {
+			return
+		}
+		if out == nil {
+			out = map[Origin]uint64{}
+		}
+		if _, known := out[s.Writer]; known || len(out) < maxWriters {
+			out[s.Writer] = max(out[s.Writer], s.HLC)
+		}
+	})
+	return out
+}
+
 // admit holds aside what is stamped too far ahead of this node's clock.
 func (s *Store) admit(now time.Time, d *document) bool {
-	newest := d.newest()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if newest.HLC <= hlc(now.Add(maxFuture)) || newest.HLC <= s.aside.trusted[newest.Writer] {
+	ahead := s.aside.ahead(d, hlc(now.Add(maxFuture)))
+	if ahead == nil {
 		delete(s.aside.held, d.key)
 		return true
 	}
 	if _, known := s.aside.held[d.key]; !known {
-		s.log.Warn("write from a clock far ahead is held aside", "key", d.key.String(), "stamp", newest.String())
+		if len(s.aside.held) >= maxAside {
+			return false
+		}
+		s.log.Warn("write from a clock far ahead is held aside", "key", d.key.String(), "stamp", latestOf(ahead).String())
 	}
-	s.aside.held[d.key] = newest
+	s.aside.held[d.key] = ahead
 	return false
+}
+
+func latestOf(stamps map[Origin]uint64) (at Stamp) {
+	for writer, hlc := range stamps {
+		at = laterStamp(at, Stamp{HLC: hlc, Writer: writer})
+	}
+	return at
 }
 
 // take merges a document and reports whether it brought anything. ok is false if it was set aside.
@@ -68,9 +110,13 @@ func (b *batch) take(d *document) (changed, ok bool) {
 	}
 	if err != nil {
 		if _, known := b.store.aside.failed[d.key]; !known {
+			if len(b.store.aside.failed) >= maxAside {
+				return false, false
+			}
 			b.store.log.Error("object set aside", "key", d.key.String(), "err", err)
 		}
-		b.store.aside.failed[d.key] = err.Error()
+		reason := err.Error()
+		b.store.aside.failed[d.key] = reason[:min(len(reason), maxReason)]
 		return false, false
 	}
 	delete(b.store.aside.failed, d.key)
@@ -111,5 +157,8 @@ func (s *Store) join(a, b *document) (out *document, losses []Loss, err error) {
 
 // describe adds to the status what is set aside.
 func (a *aside) describe(out *Status) {
-	out.Held, out.Failed = maps.Clone(a.held), maps.Clone(a.failed)
+	out.Held, out.Failed = map[Key]Stamp{}, maps.Clone(a.failed)
+	for k, stamps := range a.held {
+		out.Held[k] = latestOf(stamps)
+	}
 }

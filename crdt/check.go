@@ -270,7 +270,7 @@ func (s *Store) checkDocuments(ctx context.Context, r *reader, final bool) (out 
 // mend takes in documents that another store has and this one does not, or not so.
 func (s *Store) mend(ctx context.Context, r *reader) (docs []*document, mended int, err error) {
 	for range r.count(1) {
-		d, err := decodeDocument(r.bytes())
+		d, err := decodeHeard(r.bytes())
 		if err != nil {
 			return nil, 0, err
 		}

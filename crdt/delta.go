@@ -141,11 +141,14 @@ func decodeDelta(b []byte) ([]stretch, error) {
 	for len(r.b) > 0 {
 		s := stretch{origin: Origin(r.uint64()), span: span{r.uvarint(), r.uvarint()}}
 		for range r.count(1) {
-			d, err := decodeDocument(r.bytes())
+			d, err := decodeHeard(r.bytes())
 			if err != nil {
 				return nil, err
 			}
 			s.docs = append(s.docs, d)
+		}
+		if s.span.from > s.span.to || s.span.to > maxSeq {
+			return nil, ErrCorrupt
 		}
 		out = append(out, s)
 	}
@@ -156,18 +159,17 @@ func decodeDelta(b []byte) ([]stretch, error) {
 // news here; only news is worth passing on. gap says that something before this delta is missing, or that some of it is held aside:
 // a repair should follow, and what claims more than it carries must not be merged after it.
 func (s *Store) Merge(ctx context.Context, delta []byte) (changed int, gap bool, err error) {
+	return s.MergeFrom(ctx, "", delta)
+}
+
+// MergeFrom is Merge for a delta that a peer said, whose claims are believed as far as it can know: see Config.Speaks.
+func (s *Store) MergeFrom(ctx context.Context, peer string, delta []byte) (changed int, gap bool, err error) {
 	stretches, err := decodeDelta(delta)
 	if err != nil {
 		return 0, false, fmt.Errorf("delta of %d bytes: %w", len(delta), err)
 	}
+	s.believe(peer, stretches)
 	_, err = s.do(ctx, func(b *batch) (*Entry, error) {
-		for _, st := range stretches {
-			if st.origin == b.meta.origin {
-				if err := b.heard(st.span.to); err != nil {
-					return nil, err
-				}
-			}
-		}
 		// A delta claims what it carries anywhere: if one document is held aside, none of it is claimed.
 		whole := true
 		for _, st := range stretches {
@@ -181,7 +183,7 @@ func (s *Store) Merge(ctx context.Context, delta []byte) (changed int, gap bool,
 		}
 		gap = !whole
 		for _, st := range stretches {
-			if whole && st.span.from < st.span.to {
+			if whole && st.span.from < st.span.to && (st.origin != b.meta.origin || st.span.to <= b.meta.seq) {
 				gap = b.received(st.origin, st.span) || gap
 			}
 		}

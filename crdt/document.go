@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -44,6 +45,25 @@ func (d *document) newest() Stamp {
 	return laterStamp(laterStamp(d.after, d.died), newestOf(d.clocks))
 }
 
+// each calls f with every stamp that the document has.
+func (d *document) each(f func(Stamp)) {
+	for _, s := range []Stamp{d.after, d.died, d.stamps.base} {
+		if !s.Zero() {
+			f(s)
+		}
+	}
+	for _, t := range []tally{d.clocks, d.folded} {
+		for _, c := range t {
+			f(Stamp{HLC: c.n, Writer: c.origin})
+		}
+	}
+	for _, m := range []map[string]Stamp{d.stamps.fields, d.stamps.lives} {
+		for _, s := range m {
+			f(s)
+		}
+	}
+}
+
 // generation is metadata.generation: it grows past both sides of a merge because it counts the bumps of all.
 func (d *document) generation() int64 {
 	if !d.counted {
@@ -66,6 +86,9 @@ func decodeValue(raw []byte) (map[string]any, error) {
 	value := map[string]any{}
 	if err := utiljson.Unmarshal(raw, &value); err != nil {
 		return nil, fmt.Errorf("decode stored value: %w", err)
+	}
+	if value == nil {
+		return nil, errors.New("decode stored value: it is null")
 	}
 	return value, nil
 }

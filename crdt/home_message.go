@@ -238,7 +238,7 @@ func (r *reader) optionalDocument() *document {
 	if len(b) == 0 {
 		return nil
 	}
-	d, err := decodeDocument(b)
+	d, err := decodeHeard(b)
 	if err != nil {
 		r.fail()
 	}

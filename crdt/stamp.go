@@ -83,8 +83,11 @@ func (c *clock) tick(now time.Time, after Stamp) Stamp {
 	if c.bounds.ceiling != 0 {
 		at = min(at, c.bounds.ceiling)
 	}
-	return Stamp{HLC: max(at, c.bounds.floor+1, after.HLC+1), Writer: c.writer}
+	return Stamp{HLC: max(at, next(c.bounds.floor), next(after.HLC)), Writer: c.writer}
 }
+
+// next is the reading after another. It does not wrap: a stamp that is as late as there can be is never followed by the earliest.
+func next(hlc uint64) uint64 { return hlc + min(1, ^uint64(0)-hlc) }
 
 // observe takes note of a stamp from elsewhere. It reports false when that clock is too far ahead to follow.
 func (c *clock) observe(now time.Time, s Stamp) bool {

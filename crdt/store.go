@@ -48,6 +48,9 @@ type Config struct {
 	Rand io.Reader
 	// Firm is how old a write is when no loss of power takes it back, whatever the disk says; 0 means 30 s.
 	Firm time.Duration
+	// Speaks tells whether a peer's word is the best to be had on how many commits an origin has made: it is that origin's node, or
+	// that node is not connected here. It is asked rarely. nil: everybody's word is.
+	Speaks func(peer string, o Origin) bool
 	// History is how many events are kept for watchers; 0 means 8192.
 	History int
 }
@@ -70,9 +73,13 @@ type Store struct {
 	mu     sync.Mutex
 	losses []Loss
 	aside  aside
+	// hearsay is what peers said of the commits of others.
+	hearsay hearsay
 	// firm is what others may let go of, and what they may firmAfter later.
 	firm      firm
 	firmAfter time.Duration
+
+	speaks func(peer string, o Origin) bool
 
 	// The apply loop's own. merge is the function of that name.
 	clock clock
@@ -140,7 +147,7 @@ func Open(c Config) (*Store, error) {
 	}
 	s := &Store{
 		now: c.Now, log: c.Log, random: c.Rand, disk: d, ops: make(chan *op, 1024), done: make(chan struct{}),
-		aside: newAside(), merge: merge, firmAfter: cmp.Or(c.Firm, 30*time.Second),
+		aside: newAside(), speaks: c.Speaks, merge: merge, firmAfter: cmp.Or(c.Firm, 30*time.Second),
 	}
 	builtin() // here and once: it takes longer than a first write should
 	if err := s.load(c); err != nil {

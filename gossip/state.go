@@ -23,6 +23,12 @@ type State interface {
 	News(ctx context.Context) ([]byte, error)
 }
 
+// Hearer is a State that does not believe everybody everything.
+type Hearer interface {
+	// MergeFrom is Merge for a delta that a peer sent.
+	MergeFrom(ctx context.Context, peer string, delta []byte) (changed int, gap bool, err error)
+}
+
 // Checker is a State that can be checked against another's that has heard of the same.
 type Checker interface {
 	// Check answers one message of a check, or begins one if there is none; the empty answer ends it. mended counts the objects
@@ -288,7 +294,13 @@ func (c *carrier) mergeAll(ctx context.Context, s *session, todo []Merge) {
 func (c *carrier) merge(ctx context.Context, m Merge) []Merge {
 	limited, cancel := context.WithTimeout(ctx, mergeLimit)
 	defer cancel()
-	changed, gap, err := c.agent.config.State.Merge(limited, m.Delta)
+	take := func(ctx context.Context, _ string, delta []byte) (int, bool, error) {
+		return c.agent.config.State.Merge(ctx, delta)
+	}
+	if h, ok := c.agent.config.State.(Hearer); ok {
+		take = h.MergeFrom
+	}
+	changed, gap, err := take(limited, m.Peer, m.Delta)
 	if err != nil && ctx.Err() == nil {
 		c.agent.log.Error("delta set aside", "peer", m.Peer, "bytes", len(m.Delta), "err", err)
 	}

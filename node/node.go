@@ -197,7 +197,9 @@ func (n *Node) assemble() error {
 	if err != nil {
 		return err
 	}
-	if n.store, err = crdt.Open(crdt.Config{Dir: filepath.Join(cfg.DataDir, "store"), Cluster: cluster.ID, Log: n.log.With("part", "crdt")}); err != nil {
+	if n.store, err = crdt.Open(crdt.Config{
+		Dir: filepath.Join(cfg.DataDir, "store"), Cluster: cluster.ID, Speaks: n.speaks, Log: n.log.With("part", "crdt"),
+	}); err != nil {
 		return err
 	}
 	if n.store.Behind() && len(n.id.Inviters) == 0 {

@@ -1,0 +1,213 @@
+package crdt
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// A rogue member speaks the protocol and lies. These tests play one.
+
+// suspicious opens a store that knows of each origin which peer is its node, and that all of them are connected.
+func suspicious(t *testing.T, owners map[Origin]string) *Store {
+	t.Helper()
+	s, err := Open(Config{Cluster: "test", Speaks: func(peer string, o Origin) bool { return owners[o] == "" || owners[o] == peer }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, s)
+	return s
+}
+
+// hear merges all that one store has and another lacks, as said by a peer.
+func hear(t *testing.T, peer string, from, to *Store) {
+	t.Helper()
+	deltas, err := from.Delta(to.Vector())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d := range deltas {
+		if _, _, err := to.MergeFrom(t.Context(), peer, d); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func claim(o Origin, from, to uint64) []byte {
+	return appendStretch([]byte{deltaFormat}, o, span{from, to})
+}
+
+func TestARogueCannotClaimWhatAnotherHasNotWritten(t *testing.T) {
+	victim := open(t, "")
+	us := suspicious(t, map[Origin]string{victim.Origin(): "victim"})
+	put(t, victim, "a", func(*corev1.ConfigMap) {})
+	hear(t, "victim", victim, us)
+	for range 3 {
+		if _, _, err := us.MergeFrom(t.Context(), "rogue", claim(victim.Origin(), 0, 1<<40)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := us.MergeFrom(t.Context(), "rogue", claim(victim.Origin(), 0, 1<<63)); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a number that no store comes to: %v", err)
+	}
+	if got := us.current.Load().progress.vector[victim.Origin()]; got != 1 {
+		t.Fatalf("the vector has %d commits of the victim, which made 1", got)
+	}
+	put(t, victim, "b", func(*corev1.ConfigMap) {})
+	hear(t, "victim", victim, us)
+	if _, ok := us.Snapshot().Get(cmKey("b")); !ok {
+		t.Error("what the victim wrote after the lie is not taken in")
+	}
+	// Nor about us: nobody else knows how many commits there are of ours.
+	put(t, us, "mine", func(*corev1.ConfigMap) {})
+	was := us.Origin()
+	if _, _, err := us.MergeFrom(t.Context(), "rogue", claim(was, 0, 1<<40)); err != nil {
+		t.Fatal(err)
+	}
+	if us.Origin() != was || us.Behind() || us.current.Load().progress.vector[was] != 1 {
+		t.Errorf("told of commits of its own that nobody has seen it is behind: %v, as %s, was %s", us.Behind(), us.Origin(), was)
+	}
+}
+
+// What overwrote a commit may not name it: then its node says that it was, or two others.
+func TestAClaimBeyondDocumentsNeedsItsOwnerOrTwo(t *testing.T) {
+	for name, last := range map[string]string{"its owner": "victim", "another": "third"} {
+		t.Run(name, func(t *testing.T) {
+			victim, third := open(t, ""), open(t, "")
+			us := suspicious(t, map[Origin]string{victim.Origin(): "victim", third.Origin(): "third"})
+			e := put(t, victim, "x", func(*corev1.ConfigMap) {})
+			if _, err := victim.Commit(t.Context(), Write{Key: cmKey("x"), Base: e}); err != nil {
+				t.Fatal(err)
+			}
+			sync2(t, victim, third)
+			put(t, third, "x", func(*corev1.ConfigMap) {}) // over the deletion, of which nothing is left
+			sync2(t, third, victim)
+			hear(t, "second", victim, us)
+			if ok, _ := us.Covers(victim.Vector()); ok {
+				t.Fatal("a claim that one peer makes of another is believed")
+			}
+			if _, ok := us.Snapshot().Get(cmKey("x")); !ok {
+				t.Fatal("a document is held up by a claim")
+			}
+			hear(t, last, victim, us)
+			if ok, _ := us.Covers(victim.Vector()); !ok {
+				t.Error("it is not believed in the end")
+			}
+		})
+	}
+}
+
+// rogue makes the delta of a rogue's own document of a ConfigMap.
+func rogue(change func(*document)) []byte {
+	value, _ := canonical(map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "x", "namespace": "default"}})
+	d := &document{
+		key: cmKey("x"), context: tally{{66, 1}}, clocks: tally{{66, 1 << 16}},
+		stamps: stamps{base: Stamp{HLC: 1 << 16, Writer: 66}}, value: value,
+	}
+	change(d)
+	return appendStretch([]byte{deltaFormat}, 66, span{0, 1}, d)
+}
+
+func TestEveryStampIsLookedAt(t *testing.T) {
+	at := func(hlc uint64) map[string]func(*document) {
+		s := Stamp{HLC: hlc, Writer: 66}
+		return map[string]func(*document){
+			"base":   func(d *document) { d.stamps.base = s },
+			"field":  func(d *document) { d.stamps.fields = map[string]Stamp{"/data": s} },
+			"life":   func(d *document) { d.stamps.lives = map[string]Stamp{"/data": s} },
+			"folded": func(d *document) { d.folded = tally{{66, hlc}} },
+			"clock":  func(d *document) { d.clocks = tally{{66, hlc}} },
+			"after":  func(d *document) { d.after = s },
+			"death":  func(d *document) { d.died = s },
+		}
+	}
+	for name, change := range at(hlc(time.Now().Add(time.Hour))) {
+		us := open(t, "")
+		if _, gap, err := us.Merge(t.Context(), rogue(change)); err != nil || !gap {
+			t.Errorf("%s in an hour: gap %v, %v", name, gap, err)
+		}
+		if len(us.Status().Held) != 1 || us.Snapshot().tree.Len() != 0 {
+			t.Errorf("%s in an hour is taken in", name)
+		}
+		us.Release()
+		if _, gap, err := us.Merge(t.Context(), rogue(change)); err != nil || gap {
+			t.Errorf("%s in an hour, released: gap %v, %v", name, gap, err)
+		}
+	}
+	for name, change := range at(^uint64(0)) {
+		if _, _, err := open(t, "").Merge(t.Context(), rogue(change)); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s at the end of time: %v", name, err)
+		}
+	}
+	end := Stamp{HLC: ^uint64(0), Writer: 1}
+	if got := (&clock{writer: 2}).tick(time.Now(), end); got.less(end) {
+		t.Errorf("after the latest stamp comes %s", got)
+	}
+}
+
+func TestOnlyObjectsAreTakenIn(t *testing.T) {
+	us := open(t, "")
+	for _, value := range []string{"", "null", "7", `"text"`, "[]", `{"a":1e999}`, `{"a":`, `{} {}`, strings.Repeat(`{"a":`, 20000) + "1" + strings.Repeat("}", 20000)} {
+		_, _, err := us.Merge(t.Context(), rogue(func(d *document) { d.value = []byte(value) }))
+		if !errors.Is(err, ErrCorrupt) {
+			t.Errorf("the value %.20q: %v", value, err)
+		}
+	}
+	// One from a disk of before that was so.
+	for _, value := range []string{"", "null", "7", `{"a":1e999}`, `{"metadata":7}`} {
+		e := newEntry("test", &document{key: cmKey("x"), value: []byte(value)}, 1)
+		if raw := e.JSON(); !json.Valid(raw) || !strings.HasPrefix(string(raw), "{") {
+			t.Errorf("the value %q is shown as %q", value, raw)
+		}
+	}
+}
+
+func TestNumbersOfCommitsAreBounded(t *testing.T) {
+	for name, change := range map[string]func(*document){
+		"commit":     func(d *document) { d.context = tally{{66, 1 << 60}} },
+		"generation": func(d *document) { d.counted, d.generations = true, tally{{66, 1 << 63}} },
+	} {
+		if _, _, err := open(t, "").Merge(t.Context(), rogue(change)); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, _, err := open(t, "").Merge(t.Context(), claim(66, 2, 1)); !errors.Is(err, ErrCorrupt) {
+		t.Error("a stretch that ends before it begins is taken in")
+	}
+}
+
+func TestWhatIsSetAsideIsBounded(t *testing.T) {
+	us := open(t, "")
+	us.merge = func(*schemas, *document, *document) (*document, []Loss) { panic(strings.Repeat("x", 1<<20)) }
+	future := Stamp{HLC: hlc(time.Now().Add(time.Hour)), Writer: 66}
+	for i := range maxAside + 10 {
+		if _, _, err := us.Merge(t.Context(), rogue(func(d *document) { d.key.Name, d.died = fmt.Sprint(i), future })); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(t, us, "x", func(*corev1.ConfigMap) {})
+	if _, _, err := us.Merge(context.Background(), rogue(func(d *document) { d.value = []byte(`{"a":1}`) })); err != nil {
+		t.Fatal(err)
+	}
+	st := us.Status()
+	if len(st.Held) != maxAside || len(st.Failed) != 1 {
+		t.Errorf("%d held and %d failed are remembered", len(st.Held), len(st.Failed))
+	}
+	for _, reason := range st.Failed {
+		if len(reason) > maxReason {
+			t.Errorf("a reason of %d bytes is remembered", len(reason))
+		}
+	}
+	for i := range 2 * maxHearsay {
+		us.hearsay.said("rogue", Origin(i), 1)
+	}
+	if len(us.hearsay) != maxHearsay {
+		t.Errorf("%d sayings are remembered", len(us.hearsay))
+	}
+}
