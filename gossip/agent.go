@@ -32,16 +32,22 @@ type Config struct {
 	Addr netip.Addr
 	// SerfPort (UDP and TCP) and StreamPort (TCP) are listened on; APIPort is only told to others.
 	SerfPort, StreamPort, APIPort uint16
-	// Key encrypts membership traffic: 16, 24 or 32 bytes, the same on all members.
-	Key []byte
-	// Certificate is asked at every handshake for what identifies this node as CN system:node:NAME; Roots are the
-	// cluster CAs it trusts.
+	// Key encrypts membership traffic: 16, 24 or 32 bytes, the same on all members. Others are only read. See SetKeys.
+	Key    []byte
+	Others [][]byte
+	// Certificate is asked at every handshake for what identifies this node as CN system:node:NAME.
 	Certificate func() *tls.Certificate
-	Roots       *x509.CertPool
+	// Verify checks the certificates of a peer, at every handshake, and tells its node name. Nil: those are peers whom one of
+	// Roots has signed. Refuse tells of a peer that was verified whether it was shut out since; nil: none is. See Cut.
+	Verify func(chain []*x509.Certificate) (name string, err error)
+	Refuse func(chain []*x509.Certificate) error
+	Roots  *x509.CertPool
 	// State is the replicated store.
 	State State
 	// Known lists "address:port" (Serf's) of the nodes that should be members, to dial again those that are not alive.
 	Known func() []netip.AddrPort
+	// Lost is told the address of a member that did not answer a dial, and may block for a moment. Nil: nobody is.
+	Lost func(context.Context, netip.Addr)
 	// Network is nil for that of the machine.
 	Network Network
 	// Log may be nil.
@@ -55,6 +61,7 @@ type Agent struct {
 	serf   *serf.Serf
 	events chan serf.Event
 	mux    *mux
+	ring   *memberlist.Keyring
 	// carrier carries state over the streams.
 	carrier *carrier
 
@@ -88,6 +95,12 @@ func New(c Config) (*Agent, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	a := &Agent{config: c, log: c.Log, events: make(chan serf.Event, 256), members: map[string]Member{}, changed: make(chan struct{}), joining: make(chan struct{}, 1)}
+	if len(c.Key) > 0 {
+		var err error
+		if a.ring, err = memberlist.NewKeyring(c.Others, c.Key); err != nil {
+			return nil, fmt.Errorf("gossip: keys: %w", err)
+		}
+	}
 	a.mux = newMux(a)
 	a.carrier = newCarrier(a, rand.Uint64())
 	return a, nil
@@ -104,7 +117,7 @@ func (a *Agent) serfConfig() *serf.Config {
 	m.GossipInterval = gossipInterval
 	m.PushPullInterval = 10 * time.Second
 	m.TCPTimeout = time.Second
-	m.SecretKey = c.Key
+	m.Keyring = a.ring
 	m.UDPBufferSize = 1232 // fits every path: IPv6's least MTU less headers
 	m.Logger = log.New(levelled{a.log}, "", 0)
 	s := serf.DefaultConfig()
@@ -183,6 +196,26 @@ func (a *Agent) Join(addrs ...netip.AddrPort) error {
 	defer func() { <-a.joining }()
 	if n, err := a.serf.Join(existing, true); n == 0 {
 		return fmt.Errorf("gossip: no answer from %s: %w", strings.Join(existing, ", "), err)
+	}
+	return nil
+}
+
+// SetKeys replaces the keys of membership traffic while it flows: the first is written with, all are read.
+func (a *Agent) SetKeys(keys [][]byte) error {
+	for _, k := range keys {
+		if err := a.ring.AddKey(k); err != nil {
+			return fmt.Errorf("gossip: keys: %w", err)
+		}
+	}
+	if err := a.ring.UseKey(keys[0]); err != nil {
+		return fmt.Errorf("gossip: keys: %w", err)
+	}
+	for _, k := range a.ring.GetKeys() {
+		if !slices.ContainsFunc(keys, func(w []byte) bool { return slices.Equal(k, w) }) {
+			if err := a.ring.RemoveKey(k); err != nil {
+				return fmt.Errorf("gossip: keys: %w", err)
+			}
+		}
 	}
 	return nil
 }
@@ -342,6 +375,9 @@ func (a *Agent) dialAgain(ctx context.Context) {
 			}
 			if err := a.Join(ap); err != nil {
 				a.log.Debug("still out of reach", "err", err)
+				if a.config.Lost != nil {
+					a.config.Lost(ctx, ap.Addr())
+				}
 			}
 		}
 		select {

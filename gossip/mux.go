@@ -44,6 +44,8 @@ type mux struct {
 type session struct {
 	name string
 	mux  *yamux.Session
+	// chain is what the peer has proven itself with.
+	chain []*x509.Certificate
 	// packets holds the one packet on its way, done is closed at the end, streams are all goroutines of the session, and merging
 	// is a place for every delta being merged.
 	packets chan []byte
@@ -61,40 +63,45 @@ func newMux(a *Agent) *mux {
 	}
 }
 
-// tls is the configuration of either end. Which member the peer is, the caller checks with peerName.
-func (x *mux) tls() *tls.Config {
+// tls is the configuration of either end. Which member the peer is, the caller checks with verify. No list of CAs is sent along: a
+// peer has one certificate only, and shows it whatever they are.
+func (x *mux) tls(protocols ...string) *tls.Config {
 	c := x.agent.config
 	return &tls.Config{
 		MinVersion:           tls.VersionTLS13,
+		NextProtos:           protocols,
 		GetCertificate:       func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.Certificate(), nil },
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.Certificate(), nil },
-		ClientAuth:           tls.RequireAndVerifyClientCert,
-		ClientCAs:            c.Roots,
-		RootCAs:              c.Roots,
-		// A node is known by the name in its certificate, not by its address: VerifyConnection checks the chain.
+		ClientAuth:           tls.RequireAnyClientCert,
+		// A node is known by the name in its certificate, not by its address: VerifyConnection checks who signed it.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			if len(cs.PeerCertificates) == 0 {
-				return ErrNotMember
-			}
-			o := x509.VerifyOptions{Roots: c.Roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
-			for _, cert := range cs.PeerCertificates[1:] {
-				o.Intermediates.AddCert(cert)
-			}
-			_, err := cs.PeerCertificates[0].Verify(o)
+			_, err := c.verify(cs.PeerCertificates)
 			return err
 		},
+		// Every connection is proven anew: what was revoked is not resumed.
+		SessionTicketsDisabled: true,
 	}
 }
 
-func peerName(c *tls.Conn) (string, error) {
-	certs := c.ConnectionState().PeerCertificates
-	if len(certs) == 0 {
+// verify checks the certificates of a peer and tells its node name.
+func (c *Config) verify(chain []*x509.Certificate) (string, error) {
+	if len(chain) == 0 {
 		return "", ErrNotMember
 	}
-	name, ok := strings.CutPrefix(certs[0].Subject.CommonName, NodeUser(""))
+	if c.Verify != nil {
+		return c.Verify(chain)
+	}
+	o := x509.VerifyOptions{Roots: c.Roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	for _, cert := range chain[1:] {
+		o.Intermediates.AddCert(cert)
+	}
+	if _, err := chain[0].Verify(o); err != nil {
+		return "", err
+	}
+	name, ok := strings.CutPrefix(chain[0].Subject.CommonName, NodeUser(""))
 	if !ok {
-		return "", fmt.Errorf("%w: certificate of %q is no node's", ErrNotMember, certs[0].Subject.CommonName)
+		return "", fmt.Errorf("%w: certificate of %q is no node's", ErrNotMember, chain[0].Subject.CommonName)
 	}
 	return name, nil
 }
@@ -136,7 +143,8 @@ func (x *mux) run(ctx context.Context) error {
 		}
 	})
 	wg.Go(func() { x.dialPeers(ctx, &wg) })
-	limit := make(chan struct{}, 64) // handshakes at once
+	var limit slots
+	var noise noise
 	for {
 		conn, err := x.listener.Accept()
 		if ctx.Err() != nil {
@@ -147,19 +155,27 @@ func (x *mux) run(ctx context.Context) error {
 			time.Sleep(100 * time.Millisecond)
 			continue
 		}
-		select {
-		case limit <- struct{}{}:
-		default:
+		refused := func(err error) {
+			if others, say := noise.refused(time.Now()); say {
+				x.agent.log.Warn("stream connection refused", "from", conn.RemoteAddr(), "err", err, "others since the last line", others)
+			}
 			_ = conn.Close()
+		}
+		from, known := x.agent.source(conn.RemoteAddr())
+		if !limit.take(from, known) {
+			refused(errTooMany)
 			continue
 		}
 		wg.Go(func() {
-			tc := tls.Server(conn, x.tls())
+			tc := tls.Server(conn, x.tls(sideProtocol))
 			name, err := x.shake(ctx, tc)
-			<-limit
+			limit.release(from, known)
 			if err != nil {
-				x.agent.log.Warn("stream connection refused", "from", conn.RemoteAddr(), "err", err)
-				_ = conn.Close()
+				refused(err)
+				return
+			}
+			if tc.ConnectionState().NegotiatedProtocol == sideProtocol {
+				x.side(ctx, name, tc)
 				return
 			}
 			x.serve(ctx, name, tc, false)
@@ -173,7 +189,7 @@ func (x *mux) shake(ctx context.Context, tc *tls.Conn) (string, error) {
 	if err := tc.HandshakeContext(ctx); err != nil {
 		return "", err
 	}
-	return peerName(tc)
+	return x.agent.config.verify(tc.ConnectionState().PeerCertificates)
 }
 
 func (x *mux) wake() {
@@ -241,7 +257,7 @@ func (x *mux) dial(ctx context.Context, m Member) error {
 }
 
 // serve owns one connection: it is the session with the peer until it breaks.
-func (x *mux) serve(ctx context.Context, name string, conn net.Conn, client bool) {
+func (x *mux) serve(ctx context.Context, name string, conn *tls.Conn, client bool) {
 	open := yamux.Server
 	if client {
 		open = yamux.Client
@@ -253,7 +269,7 @@ func (x *mux) serve(ctx context.Context, name string, conn net.Conn, client bool
 	}
 	s := &session{
 		name: name, mux: ym, packets: make(chan []byte, 1), done: make(chan struct{}), merging: make(chan struct{}, maxMerging),
-		checking: make(chan struct{}, maxChecking),
+		checking: make(chan struct{}, maxChecking), chain: conn.ConnectionState().PeerCertificates,
 	}
 	rtt := x.agent.rttOf(name)
 	x.mu.Lock()
@@ -266,6 +282,9 @@ func (x *mux) serve(ctx context.Context, name string, conn net.Conn, client bool
 	close(x.changed)
 	x.changed = make(chan struct{})
 	x.mu.Unlock()
+	if _, err := x.agent.config.verify(s.chain); err != nil {
+		_ = ym.Close() // revoked between the handshake and here, where cut did not see it
+	}
 	x.agent.announce()
 	x.agent.log.Info("connected", "peer", name, "address", conn.RemoteAddr())
 	stop := context.AfterFunc(ctx, func() { _ = ym.Close() })
@@ -318,7 +337,7 @@ func (x *mux) accept(ctx context.Context, s *session, stream net.Conn) {
 	x.mu.Lock()
 	sv := x.services[string(name)]
 	x.mu.Unlock()
-	if sv == nil || !sv.offer(&peerConn{Conn: stream, peer: s.name}) {
+	if sv == nil || !sv.offer(&peerConn{Conn: stream, peer: s.name, chain: s.chain}) {
 		_ = stream.Close()
 	}
 }
@@ -332,7 +351,7 @@ func (s *session) open(service string) (net.Conn, error) {
 		_ = stream.Close()
 		return nil, fmt.Errorf("open stream to %s: %w", s.name, err)
 	}
-	return &peerConn{Conn: stream, peer: s.name}, nil
+	return &peerConn{Conn: stream, peer: s.name, chain: s.chain}, nil
 }
 
 func (x *mux) session(name string) *session {
@@ -428,8 +447,12 @@ func (a PeerAddr) String() string { return string(a) }
 
 type peerConn struct {
 	net.Conn
-	peer string
+	peer  string
+	chain []*x509.Certificate
 }
+
+// PeerCertificates is what the peer has proven itself with.
+func (c *peerConn) PeerCertificates() []*x509.Certificate { return c.chain }
 
 func (c *peerConn) RemoteAddr() net.Addr { return PeerAddr(c.peer) }
 

@@ -1,12 +1,49 @@
 package httpapi
 
 import (
+	"crypto/x509"
 	"net/http"
 	"sync"
 	"time"
 
 	"k8s.io/apiserver/pkg/authentication/authenticator"
+	x509request "k8s.io/apiserver/pkg/authentication/request/x509"
 )
+
+// ClientCertificates says which client certificates are believed, now: the cluster's CA can be replaced and a certificate revoked while the
+// server runs.
+type ClientCertificates struct {
+	// Roots are the CAs. Nil: those of Config.TLS.
+	Roots func() *x509.CertPool
+	// Believe is asked for a chain to one of them that is otherwise good, Refuse for a certificate with every request. Both may be nil.
+	Believe func(chain []*x509.Certificate) error
+	Refuse  func(*x509.Certificate) error
+}
+
+// certificates proves client certificates; nil if none are accepted.
+func (s *Server) certificates() authenticator.Request {
+	c := s.cfg.ClientCertificates
+	if c.Roots == nil {
+		if s.cfg.TLS == nil || s.cfg.TLS.ClientCAs == nil {
+			return nil
+		}
+		c.Roots = func() *x509.CertPool { return s.cfg.TLS.ClientCAs }
+	}
+	options := func() (x509.VerifyOptions, bool) {
+		o := x509request.DefaultVerifyOptions()
+		o.Roots, o.KeyUsages = c.Roots(), []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		return o, true
+	}
+	who := x509request.UserConversionFunc(func(chain []*x509.Certificate) (*authenticator.Response, bool, error) {
+		if c.Believe != nil {
+			if err := c.Believe(chain); err != nil {
+				return nil, false, err
+			}
+		}
+		return x509request.CommonNameUserConversion(chain)
+	})
+	return &proven{Request: x509request.NewDynamic(options, who), now: time.Now, refuse: c.Refuse}
+}
 
 const (
 	// provenFor is how long a certificate that was proven is believed without proof.
@@ -20,6 +57,8 @@ const (
 type proven struct {
 	authenticator.Request
 	now func() time.Time
+	// refuse is asked each time; it may be nil.
+	refuse func(*x509.Certificate) error
 
 	mu sync.Mutex
 	of map[string]provenAs // by the certificate's bytes
@@ -35,6 +74,11 @@ func (p *proven) AuthenticateRequest(r *http.Request) (*authenticator.Response, 
 		return nil, false, nil
 	}
 	certificate, now := r.TLS.PeerCertificates[0], p.now()
+	if p.refuse != nil {
+		if err := p.refuse(certificate); err != nil {
+			return nil, false, err
+		}
+	}
 	p.mu.Lock()
 	known, ok := p.of[string(certificate.Raw)]
 	p.mu.Unlock()

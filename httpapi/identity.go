@@ -2,11 +2,7 @@ package httpapi
 
 import (
 	"context"
-	"crypto"
-	"crypto/x509"
-	"fmt"
 	"net/http"
-	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -20,10 +16,8 @@ import (
 	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
 	"k8s.io/apiserver/pkg/authentication/request/union"
 	"k8s.io/apiserver/pkg/authentication/request/websocket"
-	x509request "k8s.io/apiserver/pkg/authentication/request/x509"
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/kubernetes/pkg/serviceaccount"
 
 	"murmur/crdt"
 )
@@ -32,34 +26,15 @@ import (
 // shown here or to the peer that relays the request; and nobody, for the few paths open to all.
 func (s *Server) authentication() error {
 	s.audiences = authenticator.Audiences{s.cfg.Issuer}
-	var err error
 	named := []authenticator.Request{}
-	if s.cfg.TLS != nil && s.cfg.TLS.ClientCAs != nil {
-		opts := x509request.DefaultVerifyOptions()
-		opts.Roots = s.cfg.TLS.ClientCAs
-		opts.KeyUsages = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-		named = append(named, &proven{Request: x509request.New(opts, x509request.CommonNameUserConversion), now: time.Now})
+	if certificates := s.certificates(); certificates != nil {
+		named = append(named, certificates)
 	}
 	tokens := []authenticator.Token{}
-	if key := s.cfg.ServiceAccountKey; key != nil {
-		signer, ok := key.(crypto.Signer)
-		if !ok {
-			return fmt.Errorf("httpapi: ServiceAccountKey is a %T, want an RSA or ECDSA private key", key)
-		}
-		if s.issuer, err = serviceaccount.JWTTokenGenerator(s.cfg.Issuer, key); err != nil {
-			return fmt.Errorf("ServiceAccount tokens: %w", err)
-		}
-		keys, err := serviceaccount.StaticPublicKeysGetter([]any{signer.Public()})
-		if err != nil {
-			return fmt.Errorf("ServiceAccount tokens: %w", err)
-		}
-		// Whoever is to believe these tokens finds the keys here: OpenID Connect Discovery 1.0.
-		// An issuer that is not a https URL cannot be discovered, and its tokens are as good here.
-		if s.openid, err = serviceaccount.NewOpenIDMetadataProvider(s.cfg.Issuer, s.cfg.Issuer+serviceaccount.JWKSPath, "", keys); err != nil {
-			s.cfg.Log.Warn("the issuer of ServiceAccount tokens cannot be discovered", "issuer", s.cfg.Issuer, "err", err)
-		}
-		tokens = append(tokens, serviceaccount.JWTTokenAuthenticator([]string{s.cfg.Issuer}, keys, s.audiences,
-			serviceaccount.NewValidator(tokenSubjects{s.cfg.Store})))
+	if own, err := s.serviceAccountTokens(); err != nil {
+		return err
+	} else if own != nil {
+		tokens = append(tokens, own)
 	}
 	if s.cfg.Issuers != nil {
 		tokens = append(tokens, s.cfg.Issuers)

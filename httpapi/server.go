@@ -69,6 +69,10 @@ type Config struct {
 	// ServiceAccountKey signs and proves ServiceAccount tokens: *rsa.PrivateKey or *ecdsa.PrivateKey, the same on
 	// every node. Nil: no such tokens.
 	ServiceAccountKey any
+	// TokenKeys are there instead where every node has its own key.
+	TokenKeys TokenKeys
+	// ClientCertificates says which are believed beside what TLS says.
+	ClientCertificates ClientCertificates
 	// Issuer is the tokens' issuer and default audience ("https://kubernetes.default.svc.cluster.local").
 	Issuer string
 	// Issuers proves the tokens of other issuers. May be nil.
@@ -165,6 +169,7 @@ type Server struct {
 	audiences authenticator.Audiences
 	issuer    serviceaccount.TokenGenerator
 	openid    serviceaccount.OpenIDMetadataProvider
+	tokenKeys *publicKeys
 	authz     authorizer.Authorizer
 	rules     rbacvalidation.AuthorizationRuleResolver
 	resolver  authorizer.RuleResolver
@@ -259,6 +264,9 @@ func (s *Server) Run(ctx context.Context) error {
 		t := s.cfg.TLS.Clone()
 		t.NextProtos = []string{"h2", "http/1.1"}
 		t.ClientAuth = tls.VerifyClientCertIfGiven
+		if s.cfg.ClientCertificates.Roots != nil {
+			t.ClientAuth = tls.RequestClientCert // proven with each request, as upstream's are
+		}
 		l = tls.NewListener(l, t)
 	}
 	shown := map[string]*apiregistrationv1.APIService{}

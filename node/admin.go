@@ -14,8 +14,7 @@ import (
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"murmur/node/member"
 )
 
 // MemberStatus is one member as `murmur members` lists it.
@@ -54,7 +53,9 @@ type Status struct {
 	Settings Settings       `json:"settings"`
 	// CertificateRotation is when this node's certificate is replaced.
 	CertificateRotation time.Time `json:"certificateRotation"`
-	MemoryBytes         uint64    `json:"memoryBytes"`
+	// Issuer tells whether this node admits others.
+	Issuer      bool   `json:"issuer"`
+	MemoryBytes uint64 `json:"memoryBytes"`
 }
 
 // StoreStatus is the size and health of the store.
@@ -72,9 +73,11 @@ type StoreStatus struct {
 	Conflicts int `json:"conflicts"`
 }
 
-// TokenRequest asks for a join token. A TTL of 0 is for ever: the cluster's own token.
+// TokenRequest asks for a join token. It admits one machine, unless Reusable is true, and makes it an issuer, unless NoIssuer is.
 type TokenRequest struct {
-	TTL time.Duration `json:"ttl"`
+	TTL      time.Duration `json:"ttl"`
+	Reusable bool          `json:"reusable,omitempty"`
+	NoIssuer bool          `json:"noIssuer,omitempty"`
 }
 
 // TokenReply is a token and the line that uses it.
@@ -83,18 +86,20 @@ type TokenReply struct {
 	Command string `json:"command"`
 }
 
+// maxTTL bounds the life of a join token.
+const maxTTL = 365 * 24 * time.Hour
+
 func (n *Node) status() Status {
 	st := n.store.Status()
 	digest := n.store.Digest()
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
-	leaf := n.cert.Load().Leaf
 	out := Status{
 		Node: n.id.NodeName, Address: n.cfg.NodeIP.String(), Cluster: n.id.Cluster.ID, Started: n.started,
-		Digest: fmt.Sprintf("%x", digest[:]), Members: n.members(), Settings: n.id.Cluster.Settings,
-		CertificateRotation: leaf.NotBefore.Add(time.Duration(renewAt * float64(leaf.NotAfter.Sub(leaf.NotBefore)))),
-		MemoryBytes:         mem.Sys - mem.HeapReleased,
-		Store:               StoreStatus{Objects: st.Objects, Tombstones: st.Tombstones, DiskBytes: st.DiskBytes, Conflicts: len(st.Losses)},
+		Digest: fmt.Sprintf("%x", digest[:]), Members: n.members(), Settings: n.settings,
+		CertificateRotation: n.self.Renewal(), Issuer: n.self.Issuer(),
+		MemoryBytes: mem.Sys - mem.HeapReleased,
+		Store:       StoreStatus{Objects: st.Objects, Tombstones: st.Tombstones, DiskBytes: st.DiskBytes, Conflicts: len(st.Losses)},
 	}
 	if inv := n.joining.Load(); inv != nil {
 		out.Joining = inv.NodeName
@@ -139,33 +144,28 @@ func (n *Node) createToken(ctx context.Context, req TokenRequest) (TokenReply, e
 	if err := n.settled(); err != nil {
 		return TokenReply{}, err
 	}
-	hash, err := caHash(n.id.Cluster.CACert)
+	id := n.self.Identity()
+	hash, err := id.CAHash()
 	if err != nil {
 		return TokenReply{}, err
 	}
-	secret := n.id.Cluster.Secret
-	if req.TTL > 0 {
-		id, rest := newSecret(3), newSecret(8)
-		key := bootstrapKey(id)
-		_, err := n.api.System().Create(ctx, &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Name: key.Name, Namespace: key.Namespace},
-			Type:       corev1.SecretTypeBootstrapToken,
-			Data: map[string][]byte{
-				"token-id": []byte(id), "token-secret": []byte(rest),
-				"expiration": []byte(time.Now().Add(req.TTL).UTC().Format(time.RFC3339)), "usage-bootstrap-authentication": []byte("true"),
-			},
-		})
-		if err != nil {
-			return TokenReply{}, fmt.Errorf("store the token: %w", err)
-		}
-		secret = id + "." + rest
+	switch {
+	case req.TTL <= 0 || req.TTL > maxTTL:
+		return TokenReply{}, fmt.Errorf("--ttl %s: want more than 0 and at most %s; a token that never expires is made of the secret that `murmur up --token-file` was given when the cluster was founded: %s and that secret",
+			req.TTL, maxTTL, member.Token(hash, ""))
+	case !req.NoIssuer && !id.Issuer():
+		return TokenReply{}, fmt.Errorf("this node is no issuer, and makes no issuers: say --no-issuer, or run this on an issuer")
 	}
-	t := token(hash, secret)
+	secret, obj := member.NewToken(time.Now().Add(req.TTL), !req.NoIssuer, req.Reusable)
+	if _, err := n.api.System().Create(ctx, obj); err != nil {
+		return TokenReply{}, fmt.Errorf("store the token: %w", err)
+	}
+	t := member.Token(hash, secret)
 	host := n.cfg.AdvertiseAddress
 	if n.cfg.HTTPSPort != 6443 {
 		host = net.JoinHostPort(host, fmt.Sprint(n.cfg.HTTPSPort))
 	}
-	return TokenReply{Token: t, Command: fmt.Sprintf("murmur join %s --token %s", host, t)}, nil
+	return TokenReply{Token: t, Command: fmt.Sprintf("MURMUR_TOKEN=%s murmur join %s", t, host)}, nil
 }
 
 func (n *Node) listenAdmin() (net.Listener, error) {
@@ -257,8 +257,20 @@ func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
 		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
 			return nil, err
 		}
-		return struct{}{}, n.forget(r.Context(), req.Node)
+		if !req.Revoke {
+			return ForgetReply{}, n.forget(r.Context(), req.Node)
+		}
+		done, err := n.revoke(r.Context(), req.Node)
+		return ForgetReply{Rotated: done}, err
 	})
+	answer("POST /v1/rotate", func(r *http.Request) (any, error) {
+		var req RotateRequest
+		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+			return nil, err
+		}
+		return n.rotate(r.Context(), req)
+	})
+	answer("GET /v1/certificates", func(*http.Request) (any, error) { return n.certificates(), nil })
 	answer("GET /v1/reachability", func(r *http.Request) (any, error) { return n.reachability(r.Context()), nil })
 	answer("GET /v1/conflicts", func(*http.Request) (any, error) { return n.conflicts(), nil })
 	answer("GET /v1/explain", func(r *http.Request) (any, error) {
@@ -292,7 +304,10 @@ func answered(f func(*http.Request) (any, error)) http.HandlerFunc {
 
 // serveHTTP serves until the context ends.
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	return serveUntil(ctx, l, &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second})
+}
+
+func serveUntil(ctx context.Context, l net.Listener, srv *http.Server) error {
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

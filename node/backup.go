@@ -10,10 +10,10 @@ import (
 	"net/netip"
 	"path/filepath"
 
-	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
 
 	"murmur/crdt"
+	"murmur/node/member"
 )
 
 // A backup is one file: the identity of the node, with the secrets of the cluster, and the store as it was at one moment.
@@ -31,7 +31,7 @@ func (n *Node) backup(w io.Writer) error {
 	if err := n.settled(); err != nil {
 		return err
 	}
-	id, err := json.Marshal(n.id)
+	id, err := json.Marshal(n.self.Identity())
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func Restore(cfg Config, file io.Reader, alone bool) (name string, err error) {
 	}
 	defer held.Close()
 	store := filepath.Join(cfg.DataDir, "store")
-	if exists(identityFile(cfg.DataDir)) || exists(store) {
+	if exists(member.File(cfg.DataDir)) || exists(store) {
 		return "", fmt.Errorf("%s is the disk of a node already: give another --data-dir, or remove it if nothing in it is needed", cfg.DataDir)
 	}
 	r := bufio.NewReader(file)
@@ -67,7 +67,7 @@ func Restore(cfg Config, file io.Reader, alone bool) (name string, err error) {
 	if err != nil || size > maxIdentity {
 		return "", errNoBackup
 	}
-	id := &identity{}
+	id := &member.Identity{}
 	b := make([]byte, size)
 	if _, err := io.ReadFull(r, b); err != nil || json.Unmarshal(b, id) != nil {
 		return "", errNoBackup
@@ -76,19 +76,19 @@ func Restore(cfg Config, file io.Reader, alone bool) (name string, err error) {
 		return "", err
 	}
 	// The node that was backed up may be alive: this is another incarnation of it, or another node if it is given a name.
-	id.NodeID, id.Alone, id.Inviters = uuid.NewString(), alone, nil
+	id = id.Restored(alone)
 	if named != "" {
 		id.NodeName = named
 	}
-	return id.NodeName, id.save(cfg.DataDir)
+	return id.NodeName, id.Save(cfg.DataDir)
 }
 
 // neighbours are the nodes that a store which is behind knows: one of them can tell what has happened since.
-func neighbours(s *crdt.Snapshot, self string) (out []inviter) {
+func neighbours(s *crdt.Snapshot, self string) (out []member.Inviter) {
 	for _, o := range crdt.List[corev1.Node](s, "nodes", "") {
 		at, err := netip.ParseAddrPort(o.Annotations[annotationSerf])
 		if err == nil && o.Name != self && len(out) < maxInviters {
-			out = append(out, inviter{NodeName: o.Name, Serf: at})
+			out = append(out, member.Inviter{NodeName: o.Name, Serf: at})
 		}
 	}
 	return out

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"murmur/gossip"
+	"murmur/node/member"
 )
 
 // syncLimit bounds one attempt to take a member's state.
@@ -22,17 +23,18 @@ const syncLimit = time.Minute
 // A node whose store is behind, because it was restored or its disk has lost something, waits in the same way: it may hold what the
 // others have deleted long ago, and must not act on it. It waits for nobody once all others that it knows are forgotten.
 func (n *Node) reachState(ctx context.Context) error {
-	if n.id.Alone {
+	id := n.self.Identity()
+	if id.Alone {
 		if err := n.forgetAll(ctx); err != nil {
 			return err
 		}
 	}
-	inviters := n.id.Inviters
-	if len(inviters) == 0 && !n.id.Alone {
+	inviters := id.Inviters
+	if len(inviters) == 0 && !id.Alone {
 		return n.store.CaughtUp(ctx)
 	}
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-		if (n.store.Behind() || n.id.Alone) && len(n.registeredOthers()) == 0 {
+		if (n.store.Behind() || id.Alone) && len(n.registeredOthers()) == 0 {
 			n.log.Warn("there is no other node of the cluster: it goes on from what is here")
 			break
 		}
@@ -57,8 +59,7 @@ func (n *Node) reachState(ctx context.Context) error {
 	if err := n.store.CaughtUp(ctx); err != nil {
 		return err
 	}
-	n.id.Inviters, n.id.Alone = nil, false
-	if err := n.id.save(n.cfg.DataDir); err != nil {
+	if err := n.self.Update(func(id *member.Identity) error { id.Inviters, id.Alone = nil, false; return nil }); err != nil {
 		return err
 	}
 	n.joining.Store(nil)
@@ -107,7 +108,7 @@ func (n *Node) settled() error {
 }
 
 // takeState meets the cluster and takes the state of the first member that gives it.
-func (n *Node) takeState(ctx context.Context, inviters []inviter) error {
+func (n *Node) takeState(ctx context.Context, inviters []member.Inviter) error {
 	alive := map[netip.Addr]bool{}
 	for _, m := range n.agent.Members() {
 		alive[m.Addr] = m.Status == gossip.Alive

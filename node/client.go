@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"murmur/crdt"
+	"murmur/node/member"
 )
 
 // ErrNoDaemon is returned to a CLI that finds nobody at the socket.
@@ -42,6 +43,12 @@ func NewAdmin(runDir string) *Admin {
 	}}}
 }
 
+// Bounds of what is read of an answer, which may be another member's.
+const (
+	maxAnswer  = 64 << 20
+	maxRefusal = 64 << 10
+)
+
 // call asks the daemon for path; body, if not nil, is posted as JSON; out, if not nil, takes the answer.
 func (a *Admin) call(ctx context.Context, path string, body, out any) error {
 	method := http.MethodGet
@@ -62,9 +69,12 @@ func (a *Admin) do(ctx context.Context, method, path string, body io.Reader, out
 		return err
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return err
+	}
+	if len(b) > maxAnswer {
+		return fmt.Errorf("%s: an answer of more than %d bytes", path, maxAnswer)
 	}
 	if out == nil {
 		return nil
@@ -90,7 +100,7 @@ func (a *Admin) send(ctx context.Context, method, path string, body io.Reader) (
 		return resp, nil
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
 	if err != nil {
 		return nil, err
 	}
@@ -157,6 +167,27 @@ func (a *Admin) Join(ctx context.Context, req JoinRequest) (JoinReply, error) {
 // Forget tells the cluster that a failed member is not coming back.
 func (a *Admin) Forget(ctx context.Context, node string) error {
 	return a.call(ctx, "/v1/forget", ForgetRequest{Node: node}, nil)
+}
+
+// Revoke shuts a member out for ever, with whoever has its disk. It returns what was rotated because it knew it.
+func (a *Admin) Revoke(ctx context.Context, node string) ([]member.Rotated, error) {
+	var out ForgetReply
+	err := a.call(ctx, "/v1/forget", ForgetRequest{Node: node, Revoke: true}, &out)
+	return out.Rotated, err
+}
+
+// Rotate begins the rotation of a key of the cluster.
+func (a *Admin) Rotate(ctx context.Context, req RotateRequest) (member.Rotated, error) {
+	var out member.Rotated
+	err := a.call(ctx, "/v1/rotate", req, &out)
+	return out, err
+}
+
+// Certificates asks for the daemon's keys and certificates.
+func (a *Admin) Certificates(ctx context.Context) ([]member.Item, error) {
+	var out []member.Item
+	err := a.call(ctx, "/v1/certificates", nil, &out)
+	return out, err
 }
 
 // Reachability asks every other member for an answer.

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"murmur/httpapi/audit"
+	"murmur/node/member"
 	"murmur/node/pod"
 )
 
@@ -214,12 +215,17 @@ func (c Config) complete() (Config, error) {
 	}
 	c.AdvertiseAddress = cmp.Or(c.AdvertiseAddress, c.NodeIP.String())
 	if c.Token != "" && c.Join != "" {
-		if _, _, err := parseToken(c.Token); err != nil {
+		if _, _, err := member.ParseToken(c.Token); err != nil {
 			return c, err
 		}
 	}
+	if c.Token != "" && c.Join == "" && !exists(member.File(c.DataDir)) {
+		if err := member.CheckSecret(c.Token); err != nil {
+			return c, fmt.Errorf("the token of a new cluster: %w", err)
+		}
+	}
 	if c.Join != "" && c.Token == "" {
-		return c, errors.New("--token is required to join; `murmur token create` on a member prints one")
+		return c, errors.New("a token is required to join, in MURMUR_TOKEN or a --token-file; `murmur token create` on a member prints one")
 	}
 	if _, err := pod.NewSysctls(c.AllowedUnsafeSysctls); err != nil {
 		return c, err

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -33,27 +32,6 @@ func TestSettings(t *testing.T) {
 	}
 	if err := (Settings{ClusterDomain: "other"}).differs(cluster); err == nil || !strings.Contains(err.Error(), "--cluster-domain") {
 		t.Errorf("another domain: %v", err)
-	}
-}
-
-func TestTokens(t *testing.T) {
-	c, err := newCluster(DefaultSettings(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	hash, err := caHash(c.CACert)
-	if err != nil {
-		t.Fatal(err)
-	}
-	whole := token(hash, c.Secret)
-	gotHash, secret, err := parseToken(" " + whole + "\n")
-	if err != nil || gotHash != hash || secret != c.Secret {
-		t.Errorf("token taken apart: %s %s %v", gotHash, secret, err)
-	}
-	for _, bad := range []string{"", "secret", whole[:len(whole)-len(c.Secret)], whole[3:], whole[:20], strings.Replace(whole, "::", ":", 1), "K10zz::x"} {
-		if _, _, err := parseToken(bad); !errors.Is(err, ErrToken) {
-			t.Errorf("%q: %v, want ErrToken", bad, err)
-		}
 	}
 }
 

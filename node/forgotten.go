@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"github.com/google/uuid"
-
 	"murmur/crdt"
 )
 
@@ -41,7 +39,7 @@ func (n *Node) beginAnew(ctx context.Context) error {
 		return errors.New("this node was forgotten by a cluster of which no member is reachable: `murmur leave`, then join again")
 	}
 	n.log.Warn("this node was forgotten while it was away: it gives up its state and joins the cluster again, empty", "by way of", inviters[0].NodeName)
-	to := &identity{NodeID: uuid.NewString(), NodeName: n.id.NodeName, Cluster: n.id.Cluster, Inviters: inviters}
+	to := n.self.Identity().Anew(inviters)
 	// Its pods are stopped through the runtime, which may be starting.
 	select {
 	case <-n.runtime.Up():

@@ -48,7 +48,7 @@ func (n *Node) ensureDNSService(ctx context.Context, c *httpapi.Client) error {
 			Name: key.Name, Namespace: key.Namespace,
 			Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/name": "murmur-dns"},
 		},
-		Spec: corev1.ServiceSpec{ClusterIP: n.id.Cluster.Settings.ClusterDNS.String(), Ports: ports},
+		Spec: corev1.ServiceSpec{ClusterIP: n.settings.ClusterDNS.String(), Ports: ports},
 	})
 	// Another node may have made it meanwhile, and with it taken the address.
 	if err != nil && !present() {

@@ -12,6 +12,7 @@ import (
 
 	"murmur/crdt"
 	"murmur/gossip"
+	"murmur/node/member"
 )
 
 const (
@@ -24,6 +25,13 @@ const (
 // ForgetRequest names a member that is not coming back.
 type ForgetRequest struct {
 	Node string `json:"node"`
+	// Revoke shuts it out for ever, alive or not.
+	Revoke bool `json:"revoke,omitempty"`
+}
+
+// ForgetReply is what was rotated because a revoked node knew it.
+type ForgetReply struct {
+	Rotated []member.Rotated `json:"rotated,omitempty"`
 }
 
 // depart ends this node's membership: its pods are stopped, its Node object deleted. Nothing acts any more.
@@ -62,17 +70,16 @@ func (n *Node) unregister(ctx context.Context, name string) error {
 	}
 }
 
-// discard takes away what this node was, so that the next start is that of a new one. The store is closed; it is put
-// aside as store.left. The images of containerd stay, and so does what volumes keep for ever.
+// discard takes away what this node was, so that the next start is that of a new one, and no Secret of the cluster is left on its disk: not
+// in the store, nor a key. The store is closed. The images of containerd stay, and so does what volumes keep for ever.
 func (n *Node) discard() error {
 	dir := func(name string) string { return filepath.Join(n.cfg.DataDir, name) }
-	errs := []error{os.Remove(identityFile(n.cfg.DataDir)), os.RemoveAll(dir("store.left")), os.Rename(dir("store"), dir("store.left"))}
-	// The promises and the number of starts of a scheduler are those of a node; addresses, volumes and logs those of its pods.
-	for _, name := range []string{"placement", "cni", "logs"} {
+	errs := []error{os.Remove(member.File(n.cfg.DataDir)), os.RemoveAll(dir("store"))}
+	// Versions of before put the store aside. The promises and the number of starts of a scheduler are those of a node; addresses, volumes and logs those of its pods.
+	for _, name := range []string{"store.left", "placement", "cni", "logs"} {
 		errs = append(errs, os.RemoveAll(dir(name)))
 	}
-	kubeconfig := filepath.Join(n.cfg.ConfigDir, "murmur.yaml")
-	if err := os.Remove(kubeconfig); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(n.kubeconfig()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
@@ -109,17 +116,25 @@ func (n *Node) forget(ctx context.Context, name string) error {
 		}
 	}
 	if known {
-		origin, err := crdt.ParseOrigin(stored.Annotations[annotationOrigin])
-		if err == nil {
-			err = n.store.Forget(ctx, origin)
-		}
-		if err != nil {
-			return fmt.Errorf("forget the store of %s: %w", name, err)
+		if err := n.endStore(ctx, name, stored); err != nil {
+			return err
 		}
 	}
 	if err := n.unregister(ctx, name); err != nil {
 		return fmt.Errorf("delete the Node object of %s: %w", name, err)
 	}
 	n.log.Info("forgotten", "node", name)
+	return nil
+}
+
+// endStore has nobody wait for the store of a node, nor take anything of it that is not known yet.
+func (n *Node) endStore(ctx context.Context, name string, stored *corev1.Node) error {
+	origin, err := crdt.ParseOrigin(stored.Annotations[annotationOrigin])
+	if err == nil {
+		err = n.store.Forget(ctx, origin)
+	}
+	if err != nil {
+		return fmt.Errorf("forget the store of %s: %w", name, err)
+	}
 	return nil
 }

@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
 	"murmur/gossip"
+	"murmur/node/member"
 )
 
 // ErrAgain is returned by Run when the node is to be made and run anew, in the same process: it has moved to another
@@ -24,6 +26,8 @@ type JoinRequest struct {
 	// Host is the member, as --join takes it.
 	Host  string `json:"host"`
 	Token string `json:"token"`
+	// Rejoin asks the cluster that this node is a member of for a certificate of today: it was away while the CA was rotated.
+	Rejoin bool `json:"rejoin,omitempty"`
 }
 
 // JoinReply is what a daemon does about it.
@@ -32,11 +36,13 @@ type JoinReply struct {
 	Cluster string `json:"cluster"`
 	// Already is true if the node was a member of that cluster before it was asked.
 	Already bool `json:"already,omitempty"`
+	// Rejoined is true if it has a certificate of today from that cluster now.
+	Rejoined bool `json:"rejoined,omitempty"`
 }
 
 // move is a decision to become a member of another cluster.
 type move struct {
-	to *identity
+	to *member.Identity
 	// forgotten tells that the state of this node is void, whatever it is.
 	forgotten bool
 	// answer takes why it cannot be, or nil once nothing acts for the old cluster any more.
@@ -51,11 +57,10 @@ func (n *Node) join(ctx context.Context, req JoinRequest) (JoinReply, error) {
 	if err != nil {
 		return JoinReply{}, err
 	}
-	mine, err := caHash(n.id.Cluster.CACert)
-	if err != nil {
-		return JoinReply{}, err
+	if req.Rejoin {
+		return n.rejoin(ctx, cfg)
 	}
-	if theirs, _, _ := parseToken(cfg.Token); theirs == mine {
+	if theirs, _, _ := member.ParseToken(cfg.Token); n.self.Identity().Knows(theirs) {
 		return JoinReply{Node: n.id.NodeName, Cluster: n.id.Cluster.ID, Already: true}, nil
 	}
 	if err := n.settled(); err != nil {
@@ -83,6 +88,29 @@ func (n *Node) join(ctx context.Context, req JoinRequest) (JoinReply, error) {
 	return JoinReply{Node: n.id.NodeName, Cluster: to.Cluster.ID}, err
 }
 
+// rejoin has a member of the same cluster sign this node's certificate, with a token as a joiner has one. Nothing stops meanwhile.
+func (n *Node) rejoin(ctx context.Context, cfg Config) (JoinReply, error) {
+	id := n.self.Identity()
+	req := member.Request{NodeID: id.NodeID, NodeName: id.NodeName, Addr: cfg.NodeIP}
+	to, err := member.Join(ctx, cfg.joinAddress(), cfg.Token, req, hosts(n.cfg, id.NodeName, n.settings), id, time.Now())
+	if err != nil {
+		return JoinReply{}, err
+	}
+	if err := n.self.Update(func(id *member.Identity) error {
+		id.Certificate, id.Crosses, id.Cluster, id.GossipKeys = to.Certificate, to.Crosses, to.Cluster, to.GossipKeys
+		return nil
+	}); err != nil {
+		return JoinReply{}, err
+	}
+	n.membershipChanged()
+	for _, inv := range to.Inviters {
+		if err := n.agent.Join(inv.Serf); err == nil {
+			break
+		}
+	}
+	return JoinReply{Node: id.NodeName, Cluster: id.Cluster.ID, Rejoined: true}, nil
+}
+
 // blank refuses unless this node is the only one of a cluster in which no user has made anything.
 func (n *Node) blank() error {
 	refuse := func(format string, args ...any) error {
@@ -93,8 +121,8 @@ func (n *Node) blank() error {
 			return refuse("the member %s", m.Name)
 		}
 	}
-	if name := n.door.admitted.Load(); name != nil {
-		return refuse("the member %s, which is joining", *name)
+	if name, ok := n.door.Admitted(); ok {
+		return refuse("the member %s, which is joining", name)
 	}
 	if key, ok := users(n.store.Snapshot(), n.api.Resources(), n.id.NodeName); ok {
 		return refuse("state of its own, such as %s", key)

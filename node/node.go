@@ -2,8 +2,8 @@ package node
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,6 +35,7 @@ import (
 	"murmur/node/control"
 	"murmur/node/dns"
 	"murmur/node/iptables"
+	"murmur/node/member"
 	"murmur/node/network"
 	"murmur/node/pod"
 	"murmur/node/proxy"
@@ -52,10 +53,18 @@ const (
 // Node is one daemon.
 type Node struct {
 	cfg  Config
-	id   *identity
 	log  *slog.Logger
 	lock *os.File
-	cert atomic.Pointer[tls.Certificate]
+	// id is what this node was when it started: of it only the names and the cluster's ID, which do not change, are gone by. self is what
+	// it is now.
+	id       *member.Identity
+	self     *member.Self
+	settings Settings
+	// admin is the credentials in the kubeconfig, bundled the CAs there, signed the key of the pods' tokens.
+	admin   atomic.Pointer[tls.Certificate]
+	bundled held
+	signed  atomic.Pointer[ecdsa.PrivateKey]
+	sides   sides
 
 	store    *crdt.Store
 	agent    *gossip.Agent
@@ -74,12 +83,12 @@ type Node struct {
 	basics   *bootstrap
 	issuers  *issuers.Issuers // nil: there are none but the cluster
 	audit    *audit.Recorder  // nil: nothing is recorded
-	door     *door
+	door     *member.Door
 	volumes  *volume.Volumes
 	leaving  chan struct{}
 	moves    chan move
 	// joining is who invited this node, while it has not reached the cluster's state.
-	joining  atomic.Pointer[inviter]
+	joining  atomic.Pointer[member.Inviter]
 	settling atomic.Pointer[Settling]
 	started  time.Time
 }
@@ -112,25 +121,29 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 
 // admitted is this node's identity: the one on disk, or a new one in the cluster that is joined or founded. named is the
 // node name that was asked for, if any was.
-func admitted(ctx context.Context, cfg Config, named string) (*identity, error) {
-	id, err := loadIdentity(cfg.DataDir)
+func admitted(ctx context.Context, cfg Config, named string) (*member.Identity, error) {
+	id, err := member.Load(cfg.DataDir)
 	if err != nil {
 		return nil, err
 	}
 	if id != nil {
 		if cfg.Join != "" {
-			mine, err := caHash(id.Cluster.CACert)
+			mine, err := id.CAHash()
 			if err != nil {
 				return nil, err
 			}
-			if theirs, _, _ := parseToken(cfg.Token); theirs != mine {
-				return nil, fmt.Errorf("%s holds the state of another cluster (CA %s…) than the one to join (CA %s…): remove it, or give another --data-dir", cfg.DataDir, mine[:12], theirs[:12])
+			if theirs, _, _ := member.ParseToken(cfg.Token); !id.Knows(theirs) {
+				return nil, fmt.Errorf("%s holds the state of another cluster (CA %s…) than the one to join (CA %s…): remove it, or give another --data-dir; if it is the same and its CA was rotated, start without --join, then `murmur join --rejoin`", cfg.DataDir, mine[:12], theirs[:12])
 			}
 		}
 		if named != "" && named != id.NodeName {
 			return nil, fmt.Errorf("--node-name %s: %s is the disk of the node %s, and a node keeps its name: leave the flag out, or `murmur leave` first", named, cfg.DataDir, id.NodeName)
 		}
-		if err := cfg.Cluster.differs(id.Cluster.Settings); err != nil {
+		settings, err := settingsOf(id.Cluster)
+		if err != nil {
+			return nil, err
+		}
+		if err := cfg.Cluster.differs(settings); err != nil {
 			return nil, err
 		}
 		if id.Opened && !exists(filepath.Join(cfg.DataDir, "store")) {
@@ -139,23 +152,26 @@ func admitted(ctx context.Context, cfg Config, named string) (*identity, error) 
 		return id, nil
 	}
 	if exists(filepath.Join(cfg.DataDir, "store")) {
-		return nil, noIdentity(cfg.DataDir)
+		return nil, member.Missing(cfg.DataDir)
 	}
 	if cfg.Join == "" {
-		id = &identity{NodeID: uuid.NewString(), NodeName: cfg.NodeName}
-		if id.Cluster, err = newCluster(cfg.Cluster.over(DefaultSettings()), cfg.Token); err != nil {
+		settings, err := cfg.Cluster.over(DefaultSettings()).encode()
+		if err != nil {
+			return nil, err
+		}
+		if id, err = member.Found(cfg.NodeName, settings, cfg.Token, time.Now()); err != nil {
 			return nil, fmt.Errorf("found a cluster: %w", err)
 		}
-		return id, id.save(cfg.DataDir)
+		return id, id.Save(cfg.DataDir)
 	}
 	if id, err = invited(ctx, cfg); err != nil {
 		return nil, err
 	}
-	return id, id.save(cfg.DataDir)
+	return id, id.Save(cfg.DataDir)
 }
 
 // readmitted is the identity of a node that has lost its store: it takes the state from another member before it acts.
-func readmitted(ctx context.Context, cfg Config, id *identity) (*identity, error) {
+func readmitted(ctx context.Context, cfg Config, id *member.Identity) (*member.Identity, error) {
 	if len(id.Inviters) > 0 {
 		return id, nil // it was about to
 	}
@@ -168,33 +184,35 @@ func readmitted(ctx context.Context, cfg Config, id *identity) (*identity, error
 	if err != nil {
 		return nil, err
 	}
-	return id, id.save(cfg.DataDir)
+	return id, id.Save(cfg.DataDir)
 }
 
 // invited asks for admission to a cluster and is the identity of a new member of it.
-func invited(ctx context.Context, cfg Config) (*identity, error) {
-	id := &identity{NodeID: uuid.NewString(), NodeName: cfg.NodeName}
-	reply, err := askToJoin(ctx, cfg.joinAddress(), cfg.Token, joinRequest{NodeID: id.NodeID, NodeName: id.NodeName, Addr: cfg.NodeIP})
+func invited(ctx context.Context, cfg Config) (*member.Identity, error) {
+	// What the certificate is asked for that only the cluster's settings tell, the node asks for once it has them.
+	named := hosts(cfg, cfg.NodeName, cfg.Cluster.over(DefaultSettings()))
+	req := member.Request{NodeID: uuid.NewString(), NodeName: cfg.NodeName, Addr: cfg.NodeIP}
+	id, err := member.Join(ctx, cfg.joinAddress(), cfg.Token, req, named, nil, time.Now())
 	if err != nil {
 		return nil, err
 	}
-	if err := cfg.Cluster.differs(reply.Cluster.Settings); err != nil {
+	settings, err := settingsOf(id.Cluster)
+	if err != nil {
 		return nil, err
 	}
-	id.Cluster, id.Inviters = reply.Cluster, append([]inviter{reply.Inviter}, reply.Members...)
-	return id, nil
+	return id, cfg.Cluster.differs(settings)
 }
 
 // assemble makes the parts, in the order in which they know of each other.
 func (n *Node) assemble() error {
-	cfg, cluster, settings := n.cfg, n.id.Cluster, n.id.Cluster.Settings
-	cert, err := n.id.nodeCertificate(cfg)
-	if err != nil {
+	cfg, cluster := n.cfg, n.id.Cluster
+	var err error
+	if n.settings, err = settingsOf(cluster); err != nil {
 		return err
 	}
-	n.cert.Store(&cert)
-	roots, err := cluster.pool()
-	if err != nil {
+	if n.self, err = member.Open(member.Config{
+		Dir: cfg.DataDir, Hosts: hosts(cfg, n.id.NodeName, n.settings), Log: n.log.With("part", "member"),
+	}, n.id); err != nil {
 		return err
 	}
 	if n.store, err = crdt.Open(crdt.Config{
@@ -202,30 +220,30 @@ func (n *Node) assemble() error {
 	}); err != nil {
 		return err
 	}
-	if n.store.Behind() && len(n.id.Inviters) == 0 {
-		n.id.Inviters = neighbours(n.store.Snapshot(), n.id.NodeName)
-	}
-	if !n.id.Opened {
-		n.id.Opened = true
-		if err := n.id.save(cfg.DataDir); err != nil {
-			return errors.Join(err, n.store.Close())
+	if err := n.self.Update(func(id *member.Identity) error {
+		id.Opened = true
+		if n.store.Behind() && len(id.Inviters) == 0 {
+			id.Inviters = neighbours(n.store.Snapshot(), id.NodeName)
 		}
+		return nil
+	}); err != nil {
+		return errors.Join(err, n.store.Close())
 	}
-	if err := n.parts(cfg, settings, roots); err != nil {
+	if err := n.parts(cfg, n.settings); err != nil {
 		return errors.Join(err, n.store.Close())
 	}
 	return nil
 }
 
-func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error {
+func (n *Node) parts(cfg Config, settings Settings) error {
 	var err error
 	name := n.id.NodeName
 	if n.agent, err = gossip.New(gossip.Config{
 		Name: name, ID: n.id.NodeID, Addr: cfg.NodeIP,
 		SerfPort: cfg.GossipPort, StreamPort: cfg.StreamPort, APIPort: cfg.HTTPSPort,
-		Key: n.id.Cluster.GossipKey, Certificate: n.cert.Load, Roots: roots, State: n.store,
-		Known: func() []netip.AddrPort { return registered(n.store.Snapshot()) },
-		Log:   n.log.With("part", "gossip"),
+		Key: n.self.Ring()[0], Others: n.self.Ring()[1:], Certificate: n.self.Certificate, Verify: n.verifyPeer, Refuse: n.refusePeer, State: n.store,
+		Known: func() []netip.AddrPort { return registered(n.store.Snapshot()) }, Lost: n.lost,
+		Log: n.log.With("part", "gossip"),
 	}); err != nil {
 		return err
 	}
@@ -256,10 +274,6 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	}); err != nil {
 		return err
 	}
-	key, err := n.id.serviceAccountKey()
-	if err != nil {
-		return err
-	}
 	sysctls, err := pod.NewSysctls(cfg.AllowedUnsafeSysctls)
 	if err != nil {
 		return err
@@ -277,12 +291,12 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 		return err
 	}
 	serf := netip.AddrPortFrom(cfg.NodeIP, cfg.GossipPort)
-	n.door = &door{
-		cluster: n.id.Cluster, self: inviter{NodeName: name, Serf: serf}, store: n.store,
-		taken: n.taken, others: n.others, log: n.log.With("part", "join"),
-	}
-	if len(n.id.Inviters) > 0 {
-		n.joining.Store(&n.id.Inviters[0])
+	n.door = member.NewDoor(member.DoorConfig{
+		Self: n.self, Inviter: member.Inviter{NodeName: name, Serf: serf}, Store: n.store,
+		Taken: n.taken, Others: n.others, Spend: n.spend, Ask: n.askIssuer, Log: n.log.With("part", "join"),
+	})
+	if inviters := n.self.Identity().Inviters; len(inviters) > 0 {
+		n.joining.Store(&inviters[0])
 	}
 	cfg.Audit.Log = n.log.With("part", "audit")
 	if n.audit, err = audit.New(cfg.Audit); err != nil {
@@ -300,10 +314,10 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 	if n.api, err = httpapi.New(httpapi.Config{
 		Store: n.store, Homes: n.homes, Node: name, Address: net.JoinHostPort("", strconv.Itoa(int(cfg.HTTPSPort))),
 		TLS: &tls.Config{
-			MinVersion: tls.VersionTLS12, ClientCAs: roots, ClientAuth: tls.VerifyClientCertIfGiven,
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return n.cert.Load(), nil },
+			MinVersion:     tls.VersionTLS12,
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return n.self.Certificate(), nil },
 		},
-		ServiceAccountKey: key, Issuer: issuer, Issuers: n.issuers,
+		ClientCertificates: n.clientCertificates(), TokenKeys: n.tokenKeys(), Issuer: issuer, Issuers: n.issuers,
 		ServiceCIDR: settings.ServiceCIDR, NodePorts: ports, Port: int32(cfg.HTTPSPort),
 		Kubelet: n.kubelet, Usage: n.kubelet.Usage, Arbiter: n.sched.ArbiterAnnotations, Metrics: n.metricsHandler(),
 		ExternalIPs: cfg.ExternalIPs,
@@ -320,7 +334,7 @@ func (n *Node) parts(cfg Config, settings Settings, roots *x509.CertPool) error 
 		API: func(account string) control.API {
 			return n.api.As(account, "system:serviceaccounts", "system:serviceaccounts:kube-system")
 		},
-		CACert: n.id.Cluster.CACert, Resources: n.api.Resources(), Usage: n.api.QuotaUsage, Numbers: n.api, Log: n.log.With("part", "control"),
+		CACert: func() []byte { return n.self.Trust().Bundle() }, Resources: n.api.Resources(), Usage: n.api.QuotaUsage, Numbers: n.api, Log: n.log.With("part", "control"),
 	}); err != nil {
 		return err
 	}
@@ -360,7 +374,7 @@ func (n *Node) recorder(component string) record.EventRecorder {
 
 // taken refuses a joiner that would be taken for a member that is alive. A name whose owner is not is free: the machine
 // was installed anew.
-func (n *Node) taken(req joinRequest) error {
+func (n *Node) taken(req member.Request) error {
 	for _, m := range n.agent.Members() {
 		if m.Status != gossip.Alive || m.ID == req.NodeID {
 			continue
@@ -379,12 +393,12 @@ func (n *Node) taken(req joinRequest) error {
 const maxInviters = 16
 
 // others lists live members that a joiner can turn to if this node is gone.
-func (n *Node) others(joiner string) []inviter {
-	var out []inviter
+func (n *Node) others(joiner string) []member.Inviter {
+	var out []member.Inviter
 	for _, o := range crdt.List[corev1.Node](n.store.Snapshot(), "nodes", "") {
 		at, err := netip.ParseAddrPort(o.Annotations[annotationSerf])
 		if err == nil && o.Name != n.id.NodeName && o.Name != joiner && n.agent.Reachable(o.Name) && len(out) < maxInviters {
-			out = append(out, inviter{NodeName: o.Name, Serf: at})
+			out = append(out, member.Inviter{NodeName: o.Name, Serf: at})
 		}
 	}
 	return out
@@ -490,7 +504,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer n.lock.Close()
 	disk := newStage(ctx)
 	var left, again bool
-	var next *identity
+	var next *member.Identity
 	defer func() {
 		disk.stop()
 		err = errors.Join(err, n.runtime.Close(), n.store.Close())
@@ -498,8 +512,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 			err = errors.Join(err, n.discard())
 		}
 		if next != nil {
-			// What was put aside is an empty cluster.
-			err = errors.Join(err, os.RemoveAll(filepath.Join(n.cfg.DataDir, "store.left")), next.save(n.cfg.DataDir))
+			err = errors.Join(err, next.Save(n.cfg.DataDir))
 		}
 		if again && err == nil {
 			err = ErrAgain
@@ -510,12 +523,18 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err := n.register.unready(ctx); err != nil {
 		return fmt.Errorf("write this node's state: %w", err)
 	}
+	if err := n.self.Look(ctx, n.hooks()); err != nil {
+		return fmt.Errorf("look at the members: %w", err)
+	}
 	peers := newStage(ctx)
 	defer peers.stop()
 	if err := n.agent.Start(peers.ctx); err != nil {
 		return err
 	}
 	peers.run("gossip", n.agent.Run, failed)
+	peers.run("membership", n.follow, failed)
+	peers.run("issuer", n.serveIssuer, failed)
+	peers.run("ring", n.serveRing, failed)
 	admin, err := n.listenAdmin()
 	if err != nil {
 		return err
@@ -537,15 +556,15 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err := n.register.ensure(ctx); err != nil {
 		return fmt.Errorf("register this node: %w", err)
 	}
-	if err := n.id.writeKubeconfig(filepath.Join(n.cfg.ConfigDir, "murmur.yaml"), n.cfg.HTTPSPort); err != nil {
+	if err := n.keepKubeconfig(); err != nil {
 		return fmt.Errorf("write kubeconfig: %w", err)
 	}
+	n.self.Poke() // it says what it is from now on
 
 	acting := newStage(ctx)
 	defer acting.stop()
 	serving := newStage(ctx)
 	defer serving.stop()
-	acting.run("certificates", n.renew, failed)
 	acting.run("view", n.view.Run, failed)
 	acting.run("homes", n.homes.Run, failed)
 	acting.run("registration", n.register.Run, failed)
@@ -621,34 +640,6 @@ func (n *Node) pokeRules(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
-		}
-	}
-}
-
-// renewAt is the share of a certificate's life after which it is replaced.
-const renewAt = 0.5
-
-// renew replaces this node's certificate and kubeconfig in the running process, long before they expire.
-func (n *Node) renew(ctx context.Context) error {
-	tick := time.NewTicker(time.Hour)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		leaf := n.cert.Load().Leaf
-		if time.Since(leaf.NotBefore) < time.Duration(renewAt*float64(leaf.NotAfter.Sub(leaf.NotBefore))) {
-			continue
-		}
-		cert, err := n.id.nodeCertificate(n.cfg)
-		if err == nil {
-			n.cert.Store(&cert)
-			err = n.id.writeKubeconfig(filepath.Join(n.cfg.ConfigDir, "murmur.yaml"), n.cfg.HTTPSPort)
-		}
-		if err != nil {
-			n.log.Error("renew certificates", "err", err)
 		}
 	}
 }

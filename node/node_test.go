@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,6 +19,7 @@ import (
 
 	"murmur/crdt"
 	"murmur/gossip"
+	"murmur/node/member"
 )
 
 // newStore is a store in memory that runs until the test ends.
@@ -52,24 +52,20 @@ func commit(t *testing.T, s *crdt.Store, resource string, obj runtime.Object) cr
 }
 
 // part is as much of a node as membership and the barrier need, on an address of the loopback.
-func part(t *testing.T, cluster Cluster, name, addr string, port uint16, inviters ...inviter) *Node {
+func part(t *testing.T, cluster member.Cluster, name, addr string, port uint16, inviters ...member.Inviter) *Node {
 	t.Helper()
 	n := &Node{
 		cfg: Config{DataDir: t.TempDir(), NodeIP: netip.MustParseAddr(addr)}, log: slog.New(slog.DiscardHandler), leaving: make(chan struct{}),
-		id:    &identity{NodeID: name + "-id", NodeName: name, Cluster: cluster, Inviters: inviters},
+		id:    &member.Identity{NodeID: name + "-id", NodeName: name, Cluster: cluster, Inviters: inviters},
 		store: newStore(t, cluster.ID),
 	}
-	cert, err := n.id.nodeCertificate(n.cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots, err := cluster.pool()
-	if err != nil {
+	var err error
+	if n.self, err = member.Open(member.Config{Dir: n.cfg.DataDir}, n.id); err != nil {
 		t.Fatal(err)
 	}
 	n.agent, err = gossip.New(gossip.Config{
 		Name: name, ID: n.id.NodeID, Addr: n.cfg.NodeIP, SerfPort: port, StreamPort: port + 1, APIPort: port + 2,
-		Key: cluster.GossipKey, Certificate: func() *tls.Certificate { return &cert }, Roots: roots, State: n.store,
+		Key: cluster.GossipKey, Certificate: n.self.Certificate, Verify: n.verifyPeer, Refuse: n.refusePeer, State: n.store,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -79,6 +75,20 @@ func part(t *testing.T, cluster Cluster, name, addr string, port uint16, inviter
 	}
 	run(t, n.agent.Run)
 	return n
+}
+
+// founded is what the founder of a cluster holds of it.
+func founded(t *testing.T) member.Cluster {
+	t.Helper()
+	settings, err := Settings{}.over(DefaultSettings()).encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := member.Found("founder", settings, "", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id.Cluster
 }
 
 // run runs a part of a node until the test ends.
@@ -105,14 +115,11 @@ func TestBarrierNeedsAMemberWithTheState(t *testing.T) {
 	if port > 65000 {
 		port -= 1000
 	}
-	cluster, err := newCluster(Settings{}.over(DefaultSettings()), "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster := founded(t)
 	at := func(i int) netip.AddrPort { return netip.MustParseAddrPort(fmt.Sprintf("127.0.0.%d:%d", i, port)) }
-	invited := []inviter{{"dead", at(9)}, {"joining", at(2)}}
+	invited := []member.Inviter{{NodeName: "dead", Serf: at(9)}, {NodeName: "joining", Serf: at(2)}}
 
-	part(t, cluster, "joining", "127.0.0.2", port, inviter{"dead", at(9)})
+	part(t, cluster, "joining", "127.0.0.2", port, member.Inviter{NodeName: "dead", Serf: at(9)})
 	joiner := part(t, cluster, "joiner", "127.0.0.3", port, invited...)
 	passed := make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -127,12 +134,12 @@ func TestBarrierNeedsAMemberWithTheState(t *testing.T) {
 	case <-time.After(time.Second):
 	}
 
-	member := part(t, cluster, "member", "127.0.0.4", port)
-	key := commit(t, member.store, "configmaps", &corev1.ConfigMap{
+	there := part(t, cluster, "member", "127.0.0.4", port)
+	key := commit(t, there.store, "configmaps", &corev1.ConfigMap{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "there"},
 	})
-	run(t, member.servePeers)
-	if err := member.agent.Join(at(2)); err != nil {
+	run(t, there.servePeers)
+	if err := there.agent.Join(at(2)); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -146,7 +153,7 @@ func TestBarrierNeedsAMemberWithTheState(t *testing.T) {
 	if _, ok := joiner.store.Snapshot().Get(key); !ok {
 		t.Error("past the barrier without the state")
 	}
-	if id, err := loadIdentity(joiner.cfg.DataDir); err != nil || id == nil || len(id.Inviters) > 0 {
+	if id, err := member.Load(joiner.cfg.DataDir); err != nil || id == nil || len(id.Inviters) > 0 {
 		t.Errorf("the identity on disk is still that of a joiner: %v", err)
 	}
 }
@@ -273,15 +280,12 @@ func TestVotersAreAllWhoCouldHoldSomething(t *testing.T) {
 
 // A node whose store is gone takes the state from another before it acts, or does not act.
 func TestNodeWithoutItsStoreDoesNotAct(t *testing.T) {
-	cluster, err := newCluster(Settings{}.over(DefaultSettings()), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := Config{DataDir: t.TempDir(), Cluster: cluster.Settings}
-	id := &identity{NodeID: "id", NodeName: "n", Cluster: cluster}
+	cluster := founded(t)
+	cfg := Config{DataDir: t.TempDir()}
+	id := &member.Identity{NodeID: "id", NodeName: "n", Cluster: cluster}
 	for _, opened := range []bool{false, true} {
 		id.Opened = opened
-		if err := id.save(cfg.DataDir); err != nil {
+		if err := id.Save(cfg.DataDir); err != nil {
 			t.Fatal(err)
 		}
 		_, err := admitted(t.Context(), cfg, "")

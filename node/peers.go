@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -20,6 +21,9 @@ import (
 // servicePeers is the service on the streams by which members ask each other what the CLI asks them. It is served only by
 // those that have the cluster's state: that one answers at all says that it is past its barrier.
 const servicePeers = "admin"
+
+// maxQuestion bounds what another member may ask.
+const maxQuestion = 16 << 20
 
 // askLimit bounds a question to another member.
 const askLimit = 3 * time.Second
@@ -37,14 +41,14 @@ func (n *Node) servePeers(ctx context.Context) error {
 	mux.HandleFunc("GET /v1/report", answered(func(*http.Request) (any, error) { return n.store.Report(), nil }))
 	mux.HandleFunc("POST /v1/settle", answered(func(r *http.Request) (any, error) {
 		var c crdt.Certainty
-		if err := json.NewDecoder(r.Body).Decode(&c); err != nil {
+		if err := json.NewDecoder(io.LimitReader(r.Body, maxQuestion)).Decode(&c); err != nil {
 			return nil, err
 		}
 		return struct{}{}, n.letGo(r.Context(), c)
 	}))
 	mux.HandleFunc("POST /v1/check", answered(func(r *http.Request) (any, error) {
 		var msg []byte
-		if err := json.NewDecoder(r.Body).Decode(&msg); err != nil {
+		if err := json.NewDecoder(io.LimitReader(r.Body, maxQuestion)).Decode(&msg); err != nil {
 			return nil, err
 		}
 		if err := learns(); err != nil {

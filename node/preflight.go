@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"murmur/node/containerd"
+	"murmur/node/member"
 	"murmur/node/network"
 )
 
@@ -111,12 +112,12 @@ func released(binDir, program string) error {
 
 // usable looks at the data directory without making it.
 func usable(c Config) error {
-	id, err := loadIdentity(c.DataDir)
+	id, err := member.Load(c.DataDir)
 	if err != nil {
 		return err
 	}
 	if id == nil && exists(filepath.Join(c.DataDir, "store")) {
-		return noIdentity(c.DataDir)
+		return member.Missing(c.DataDir)
 	}
 	// The nearest directory that is there is the one that must take it.
 	dir := c.DataDir

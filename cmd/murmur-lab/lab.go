@@ -171,18 +171,25 @@ func (l *lab) create() (*labNode, error) {
 	return n, l.plugIn(n)
 }
 
-// joinAll starts nodes as members of the cluster of the first that runs, and waits until all are Ready.
-func (l *lab) joinAll(ctx context.Context, nodes []*labNode) error {
+// joinAll starts nodes as members of the cluster of the first that runs, and waits until all are Ready. how are further flags of their
+// token.
+func (l *lab) joinAll(ctx context.Context, nodes []*labNode, how ...string) error {
 	member, err := l.member()
 	if err != nil || len(nodes) == 0 {
 		return err
 	}
-	tok, err := l.murmur(ctx, member, "token", "create", "--ttl=0", "--token-only")
+	tok, err := l.murmur(ctx, member, append([]string{"token", "create", "--ttl=10m", "--reusable", "--token-only"}, how...)...)
 	if err != nil {
 		return fmt.Errorf("token of %s: %w", member.Name, err)
 	}
 	for _, n := range nodes {
-		if err := l.start(n, "--join", member.address(), "--token", strings.TrimSpace(string(tok))); err != nil {
+		// A file of which nobody else reads: the arguments of a process are seen by all.
+		file := filepath.Join(l.etc(n), "token")
+		if err := os.WriteFile(file, tok, 0o600); err != nil {
+			return err
+		}
+		defer os.Remove(file)
+		if err := l.start(n, "--join", member.address(), "--token-file", file); err != nil {
 			return err
 		}
 	}
@@ -211,12 +218,12 @@ func (l *lab) member() (*labNode, error) {
 	return nil, fmt.Errorf("no node of lab %s runs", l.Name)
 }
 
-func (l *lab) add(ctx context.Context) (*labNode, error) {
+func (l *lab) add(ctx context.Context, how ...string) (*labNode, error) {
 	n, err := l.create()
 	if err != nil {
 		return nil, err
 	}
-	if err := l.joinAll(ctx, []*labNode{n}); err != nil {
+	if err := l.joinAll(ctx, []*labNode{n}, how...); err != nil {
 		return nil, err
 	}
 	for _, image := range l.Images {

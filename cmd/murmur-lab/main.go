@@ -71,6 +71,7 @@ func root() *cobra.Command {
 	}
 	up.Flags().IntVar(&nodes, "nodes", 3, "how many nodes, called n1..nN")
 	up.Flags().StringVar(&dir, "dir", "", "where the nodes' disks are (default: /var/lib/murmur-lab/LAB, removed by down)")
+	var noIssuer bool
 	add := &cobra.Command{
 		Use: "add", Short: "Join one more node", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -78,13 +79,18 @@ func root() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			n, err := l.add(c.Context())
+			var how []string
+			if noIssuer {
+				how = append(how, "--no-issuer")
+			}
+			n, err := l.add(c.Context(), how...)
 			if err == nil {
 				fmt.Fprintln(c.OutOrStdout(), n.Name)
 			}
 			return err
 		},
 	}
+	add.Flags().BoolVar(&noIssuer, "no-issuer", false, "make it a member that holds no key of the CA")
 	run := &cobra.Command{
 		Use: "exec NODE -- CMD...", Short: "Run a program in a node's namespace, KUBECONFIG set", Args: cobra.MinimumNArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {

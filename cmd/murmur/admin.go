@@ -124,6 +124,9 @@ func printStatus(out io.Writer, s node.Status) error {
 	}
 	row("Memory", "%.1f MiB", float64(s.MemoryBytes)/(1<<20))
 	row("Next certificate", "%s", s.CertificateRotation.Format(time.RFC3339))
+	if !s.Issuer {
+		row("Issuer", "no: this node admits nobody without one")
+	}
 	for _, p := range s.Peers {
 		row("Peer "+p.Name, "synced %s, %d pushes waiting, %d dropped", ago(p.Synced), p.Queued, p.Dropped)
 	}
@@ -136,19 +139,27 @@ func printStatus(out io.Writer, s node.Status) error {
 
 func tokenCommand() *cobra.Command {
 	var d daemonFlags
-	var ttl time.Duration
+	req := node.TokenRequest{}
 	create := &cobra.Command{
-		Use: "create", Short: "Print the line that joins another machine", Args: cobra.NoArgs,
+		Use: "create", Short: "Print the line that joins another machine",
+		Long: `Print the line that joins another machine. The token in it admits one machine, within a day, and is stored as a bootstrap token: a Secret of
+kube-system, which can be deleted. Who has the line can make any machine a member: treat it as a password.
+
+A machine that joins becomes an issuer: it gets the CA's key, can admit others and renews certificates. One that can be stolen should not:
+--no-issuer makes a member that runs pods and answers the API and can do neither.`,
+		Args: cobra.NoArgs,
 	}
 	d.add(create)
-	create.Flags().DurationVar(&ttl, "ttl", 24*time.Hour, "how long the token admits joiners; 0 prints the cluster's own token, which does not expire")
+	create.Flags().DurationVar(&req.TTL, "ttl", 24*time.Hour, "how long the token admits")
+	create.Flags().BoolVar(&req.Reusable, "reusable", false, "let the token admit any number of machines until it expires")
+	create.Flags().BoolVar(&req.NoIssuer, "no-issuer", false, "make members that hold no key of the cluster's CA")
 	var only bool
 	create.Flags().BoolVar(&only, "token-only", false, "print the token alone")
 	create.RunE = func(c *cobra.Command, _ []string) error {
-		if ttl < 0 {
-			return fmt.Errorf("--ttl %s: want 0 or more", ttl)
+		if req.TTL < 0 {
+			return fmt.Errorf("--ttl %s: want more than 0", req.TTL)
 		}
-		t, err := d.admin().CreateToken(c.Context(), node.TokenRequest{TTL: ttl})
+		t, err := d.admin().CreateToken(c.Context(), req)
 		if err != nil {
 			return err
 		}
@@ -170,7 +181,7 @@ func leaveCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "leave", Short: "Take this node out of the cluster",
 		Long: `Take this node out of the cluster for good: its pods are stopped here and replaced elsewhere, its Node object is
-deleted, and the daemon ends. If it is started again, by hand or by what supervises it, it is a new node, alone until
+deleted, the cluster's state, its Secrets and all keys are removed from this disk, and the daemon ends. If it is started again, by hand or by what supervises it, it is a new node, alone until
 "murmur join". To restart a node just stop and start its daemon.`,
 		Args: cobra.NoArgs,
 	}
@@ -208,19 +219,44 @@ const leaveLimit = 3 * time.Minute
 
 func forgetCommand() *cobra.Command {
 	var d daemonFlags
+	var revoke bool
 	c := &cobra.Command{
-		Use: "forget NODE", Short: "End the membership of a node that is not coming back",
+		Use: "forget NODE", Short: "End the membership of a node that is not coming back, or must not",
 		Long: `End the membership of a node that failed and is not coming back: its Node object is deleted, its pods are replaced
 at once, nobody dials it any more. A node that is alive leaves by itself, with "murmur leave" there. One that is forgotten and
-comes back all the same gives up what it has stored and joins as a new node, empty: what it wrote that nobody else got is lost.`,
+comes back all the same gives up what it has stored and joins as a new node, empty: what it wrote that nobody else got is lost.
+
+With --revoke the node, alive or not, is shut out for ever, and whoever has its disk with it: streams, API and the door of every member
+that hears of it refuse its certificate and the tokens that it signed, within seconds, and the gossip key is replaced. If it was an issuer, the CA is
+replaced too: its own certificates are worth nothing to it, but with the CA's key it could make others. On the other side of a
+cut this holds once the sides meet, or when it is said there too. What the node knew of Secrets it knows: replace those.`,
 		Args: cobra.ExactArgs(1),
 	}
 	d.add(c)
+	c.Flags().BoolVar(&revoke, "revoke", false, "shut the node out for ever: it was stolen")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if err := d.admin().Forget(c.Context(), args[0]); err != nil {
+		out := c.OutOrStdout()
+		if !revoke {
+			if err := d.admin().Forget(c.Context(), args[0]); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(out, "%s is forgotten\n", args[0])
 			return err
 		}
-		_, err := fmt.Fprintf(c.OutOrStdout(), "%s is forgotten\n", args[0])
+		done, err := d.admin().Revoke(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "%s is revoked: every member that hears of it refuses its certificate and its tokens\n", args[0])
+		for _, r := range done {
+			switch r.What {
+			case "ca":
+				fmt.Fprintf(out, "it was an issuer and knew the CA's key: the CA is replaced by %s. Kubeconfigs made before are refused from now on; this node's and the other members' are written anew\n", r.Name)
+			default:
+				fmt.Fprintf(out, "the %s key that it knew is replaced within %s\n", r.What, r.Overlap)
+			}
+		}
+		_, err = fmt.Fprintln(out, "it has had every Secret of the cluster on its disk: replace those that matter")
 		return err
 	}
 	return c

@@ -39,7 +39,7 @@ of them, and each side of a partition keeps working.
 
   murmur up                  start a node: the first of a new cluster, or again what was here
   murmur token create        print the line that joins another machine
-  murmur join HOST --token T make this machine a member of HOST's cluster
+  murmur join HOST           make this machine a member of HOST's cluster: the token is in MURMUR_TOKEN
   murmur kubectl get nodes   the bundled kubectl, with this node's credentials`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -50,7 +50,7 @@ of them, and each side of a partition keeps working.
 	onlyWords(c)
 	c.AddCommand(upCommand(), joinCommand(), leaveCommand(), forgetCommand(), checkCommand(),
 		membersCommand(), statusCommand(), reachabilityCommand(), conflictsCommand(), explainCommand(), debugCommand(), backupCommand(), restoreCommand(), releaseCommand(),
-		tokenCommand(), kubectlCommand(), imagesCommand(), versionCommand())
+		tokenCommand(), certificateCommand(), kubectlCommand(), imagesCommand(), versionCommand())
 	return c
 }
 

@@ -181,7 +181,7 @@ func withNode(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("NETNS", "mlab-"+labName+"-n1")
 	ts.Setenv("NODERUN", run)
 	ts.Setenv("NODEDATA", filepath.Join("/var/lib/murmur-lab", labName, "n1", "data"))
-	out, err := exec.Command(ts.Getenv("MURMUR"), "token", "create", "--token-only", "--ttl=0", "--run-dir", run).Output()
+	out, err := exec.Command(ts.Getenv("MURMUR"), "token", "create", "--token-only", "--reusable", "--run-dir", run).Output()
 	ts.Check(err)
 	token := strings.TrimSpace(string(out))
 	ts.Setenv("TOKEN", token)

@@ -27,7 +27,7 @@ func upCommand() *cobra.Command {
 		Use:   "up",
 		Short: "Start a node",
 		Long: `Start a node and stay in the foreground. On an empty data directory this founds a cluster; with --join and
---token it joins one; otherwise the node goes on as what it was.
+a token it joins one; otherwise the node goes on as what it was.
 
 Every flag may also stand in the config file under its name, in a file of config.yaml.d beside it, or in the
 environment as MURMUR_NAME (MURMUR_NODE_NAME for --node-name). Flags win over the environment, the environment over files.`,
@@ -46,10 +46,13 @@ environment as MURMUR_NAME (MURMUR_NODE_NAME for --node-name). Flags win over th
 
 func joinCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "join HOST[:PORT] --token TOKEN",
+		Use:   "join HOST[:PORT]",
 		Short: "Make this machine a member of the cluster of HOST",
 		Long: `Make this machine a member of the cluster that HOST belongs to. HOST is any live member; "murmur token create"
-there prints the whole line.
+there prints the whole line. The token is read from MURMUR_TOKEN, or from a --token-file (- for the standard input): what stands in the
+arguments of a program is seen by everybody on the machine.
+
+With --rejoin a daemon that runs here as a member of that cluster, and was away while the CA was rotated, gets a certificate of today.
 
 If a daemon runs here that is alone in a cluster in which nobody has made anything yet, as "murmur up" leaves it, it is told
 to join, and this returns once it has. One that holds state refuses. If no daemon runs, one is started and stays in
@@ -62,10 +65,11 @@ the foreground; a node that is a member of that cluster already goes on as what 
 		},
 	}
 	up := nodeFlags(c.Flags())
+	rejoin := c.Flags().Bool("rejoin", false, "get a certificate of today for the daemon that runs here as a member of that cluster")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		given := ""
 		c.Flags().Visit(func(f *pflag.Flag) {
-			if !slices.Contains([]string{"config", "run-dir", "token", "token-file"}, f.Name) {
+			if !slices.Contains([]string{"config", "run-dir", "token", "token-file", "rejoin"}, f.Name) {
 				given = f.Name
 			}
 		})
@@ -76,6 +80,8 @@ the foreground; a node that is a member of that cluster already goes on as what 
 		admin := node.NewAdmin(cfg.RunDir)
 		s, err := admin.Status(c.Context())
 		switch {
+		case errors.Is(err, node.ErrNoDaemon) && *rejoin:
+			return fmt.Errorf("--rejoin: %w", err)
 		case errors.Is(err, node.ErrNoDaemon):
 			return run(c.Context(), cfg)
 		case err != nil:
@@ -83,7 +89,7 @@ the foreground; a node that is a member of that cluster already goes on as what 
 		case given != "":
 			return fmt.Errorf("--%s: the daemon of %s runs here already, with flags of its own: leave it out, or stop the daemon first", given, s.Node)
 		}
-		return tellToJoin(c.Context(), c.OutOrStdout(), admin, node.JoinRequest{Host: args[0], Token: cfg.Token})
+		return tellToJoin(c.Context(), c.OutOrStdout(), admin, node.JoinRequest{Host: args[0], Token: cfg.Token, Rejoin: *rejoin})
 	}
 	return c
 }
@@ -95,6 +101,10 @@ const joinLimit = 2 * time.Minute
 func tellToJoin(ctx context.Context, out io.Writer, admin *node.Admin, req node.JoinRequest) error {
 	r, err := admin.Join(ctx, req)
 	if err != nil {
+		return err
+	}
+	if r.Rejoined {
+		_, err := fmt.Fprintf(out, "%s has a certificate of today from the cluster of %s\n", r.Node, req.Host)
 		return err
 	}
 	if r.Already {
@@ -141,8 +151,8 @@ func nodeFlags(fs *pflag.FlagSet) *flags {
 	fs.StringSliceVar(&f.taints, "node-taint", nil, "`key=value:effect` taint the node registers with; may be repeated")
 	fs.StringSliceVar(&f.TLSSANs, "tls-san", nil, "further `name` or address in the API's certificate; may be repeated")
 	fs.StringVar(&f.Join, "join", "", "a member (`host[:port]`) of the cluster to join")
-	fs.StringVar(&f.Token, "token", "", "join token; without --join, the secret that joiners of a new cluster must show")
-	fs.StringVar(&f.tokenFile, "token-file", "", "`file` with the token")
+	fs.StringVar(&f.Token, "token", "", "join token; without --join, a secret of 128 bits that admits joiners of a new cluster for ever. Others on this machine see it: better MURMUR_TOKEN or --token-file")
+	fs.StringVar(&f.tokenFile, "token-file", "", "`file` with the token; - for the standard input")
 	fs.Uint16Var(&f.HTTPSPort, "https-listen-port", 6443, "TCP port of the API")
 	fs.Uint16Var(&f.GossipPort, "gossip-port", 7946, "UDP and TCP port of membership")
 	fs.Uint16Var(&f.StreamPort, "stream-port", 7947, "TCP port of the streams between members")
@@ -204,6 +214,21 @@ func run(ctx context.Context, cfg node.Config) error {
 	}
 }
 
+// maxToken bounds what is read of a token's file.
+const maxToken = 4096
+
+func readToken(name string) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(io.LimitReader(os.Stdin, maxToken))
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxToken))
+}
+
 // config is what the flags say, checked as far as they can be without looking at the machine.
 func (f *flags) config(join string) (node.Config, error) {
 	c := f.Config
@@ -215,11 +240,15 @@ func (f *flags) config(join string) (node.Config, error) {
 	if join != "" {
 		c.Join = join
 	}
+	// What this daemon starts has no need of it.
+	if err := os.Unsetenv("MURMUR_TOKEN"); err != nil {
+		return c, err
+	}
 	if f.tokenFile != "" {
 		if c.Token != "" {
 			return c, errors.New("--token and --token-file say the same thing twice: give one")
 		}
-		b, err := os.ReadFile(f.tokenFile)
+		b, err := readToken(f.tokenFile)
 		if err != nil {
 			return c, fmt.Errorf("--token-file: %w", err)
 		}

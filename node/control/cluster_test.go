@@ -141,7 +141,7 @@ func start(t *testing.T, nodes ...string) *cluster {
 	}
 	for _, n := range nodes {
 		controllers, err := control.New(control.Config{
-			Store: store, Node: n, View: c.view, CACert: []byte("bundle"), Resources: resources, Usage: api.QuotaUsage, Numbers: api, Settle: 50 * time.Millisecond,
+			Store: store, Node: n, View: c.view, CACert: func() []byte { return []byte("bundle") }, Resources: resources, Usage: api.QuotaUsage, Numbers: api, Settle: 50 * time.Millisecond,
 			API: func(user string) control.API {
 				return api.As(user, "system:serviceaccounts", "system:serviceaccounts:kube-system")
 			},

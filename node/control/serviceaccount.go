@@ -32,8 +32,12 @@ const (
 )
 
 // rootCA gives every namespace the bundle that its pods verify the API with.
-func rootCA(bundle string) func(*world, *crdt.Entry) plan {
+func rootCA(now func() []byte) func(*world, *crdt.Entry) plan {
 	return func(w *world, e *crdt.Entry) plan {
+		bundle := ""
+		if now != nil {
+			bundle = string(now())
+		}
 		if !active(e) || bundle == "" {
 			return plan{}
 		}

@@ -239,7 +239,21 @@ func (v *Volumes) token(ctx context.Context, f *files, s *corev1.ServiceAccountT
 		file.Mode = 0o600
 	}
 	f.payload[strings.TrimPrefix(s.Path, "/")] = file
+	// Also one that is good for long may be void soon: see RenewTokens.
+	if again := time.Now().Add(lookAtTokens); again.Before(have.refresh) {
+		return again, nil
+	}
 	return have.refresh, nil
+}
+
+// lookAtTokens is how often a pod's tokens are looked at.
+const lookAtTokens = 2 * time.Minute
+
+// RenewTokens has the tokens of all pods made anew, each when it is looked at next: the key that signed them is being replaced.
+func (v *Volumes) RenewTokens() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	clear(v.tokens)
 }
 
 // onlyUser is the user that every container of the pod runs as, nil if they differ or do not say.

@@ -198,7 +198,7 @@ func TestProvisionedMachinesBecomeACluster(t *testing.T) {
 	first.provision(t)
 	token := filepath.Join(t.TempDir(), "token")
 	await(t, first, "a token", func() error {
-		out, err := exec.Command(first.dir+"/usr/bin/murmur", "token", "create", "--ttl=0", "--token-only", "--run-dir", first.run).Output()
+		out, err := exec.Command(first.dir+"/usr/bin/murmur", "token", "create", "--reusable", "--token-only", "--run-dir", first.run).Output()
 		if err != nil {
 			return err
 		}

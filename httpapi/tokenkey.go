@@ -1,0 +1,273 @@
+package httpapi
+
+import (
+	"cmp"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"gopkg.in/go-jose/go-jose.v2/jwt"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	apiserverserviceaccount "k8s.io/apiserver/pkg/authentication/serviceaccount"
+	"k8s.io/kubernetes/pkg/serviceaccount"
+
+	"murmur/crdt"
+)
+
+// TokenKeys are the keys of ServiceAccount tokens where every node has its own.
+type TokenKeys struct {
+	// Sign is the key that signs the tokens which this node gives out.
+	Sign func() *ecdsa.PrivateKey
+	// Public are all keys that are believed now. Server.TokenKeysChanged says that it answers otherwise than before.
+	Public func() []TokenKey
+}
+
+// TokenKey is one that is believed.
+type TokenKey struct {
+	Key crypto.PublicKey
+	// Node is who signs with it. Unless Anywhere is true, its tokens are believed only for pods that run there.
+	Node     string
+	Anywhere bool
+}
+
+// serviceAccountTokens proves the tokens of ServiceAccounts, and makes the generator and the discovery of the keys. Nil: there are no keys.
+func (s *Server) serviceAccountTokens() (authenticator.Token, error) {
+	keys := s.cfg.TokenKeys
+	if keys.Sign == nil {
+		if s.cfg.ServiceAccountKey == nil {
+			return nil, nil
+		}
+		signer, ok := s.cfg.ServiceAccountKey.(crypto.Signer)
+		if !ok {
+			return nil, fmt.Errorf("httpapi: ServiceAccountKey is a %T, want an RSA or ECDSA private key", s.cfg.ServiceAccountKey)
+		}
+		generator, err := serviceaccount.JWTTokenGenerator(s.cfg.Issuer, s.cfg.ServiceAccountKey)
+		if err != nil {
+			return nil, fmt.Errorf("ServiceAccount tokens: %w", err)
+		}
+		s.issuer = generator
+		keys.Public = func() []TokenKey { return []TokenKey{{Key: signer.Public(), Anywhere: true}} }
+	} else {
+		s.issuer = &generator{keys: keys, issuer: s.cfg.Issuer, node: s.cfg.Node, store: s.cfg.Store}
+	}
+	s.tokenKeys = &publicKeys{read: keys.Public}
+	if err := s.tokenKeys.update(); err != nil {
+		return nil, fmt.Errorf("ServiceAccount tokens: %w", err)
+	}
+	// Whoever is to believe these tokens finds the keys here: OpenID Connect Discovery 1.0. An issuer that is not a https URL cannot
+	// be discovered, and its tokens are as good here. Nor can one of which no key is known yet that is believed anywhere.
+	var err error
+	found := &tokenDiscovery{}
+	found.make = func() error {
+		p, err := serviceaccount.NewOpenIDMetadataProvider(s.cfg.Issuer, s.cfg.Issuer+serviceaccount.JWKSPath, "", s.tokenKeys)
+		if err == nil {
+			found.made.Store(&p)
+		}
+		return err
+	}
+	if err = found.make(); err == nil || len(s.tokenKeys.now.Load().anywhere) == 0 {
+		s.openid = found
+	} else {
+		s.cfg.Log.Warn("the issuer of ServiceAccount tokens cannot be discovered", "issuer", s.cfg.Issuer, "err", err)
+	}
+	return &believed{
+		Token: serviceaccount.JWTTokenAuthenticator([]string{s.cfg.Issuer}, s.tokenKeys, s.audiences, serviceaccount.NewValidator(tokenSubjects{s.cfg.Store})),
+		store: s.cfg.Store,
+	}, nil
+}
+
+// TokenKeysChanged has the server believe what Config.TokenKeys says now.
+func (s *Server) TokenKeysChanged() {
+	if s.tokenKeys == nil {
+		return
+	}
+	if err := s.tokenKeys.update(); err != nil {
+		s.cfg.Log.Error("keys of ServiceAccount tokens", "err", err)
+	}
+	if d, ok := s.openid.(*tokenDiscovery); ok && d.made.Load() == nil {
+		_ = d.make() // until there is a key
+	}
+}
+
+// tokenDiscovery is upstream's, once there is something to discover.
+type tokenDiscovery struct {
+	make func() error
+	made atomic.Pointer[serviceaccount.OpenIDMetadataProvider]
+}
+
+func (d *tokenDiscovery) GetConfigJSON() ([]byte, int) {
+	if p := d.made.Load(); p != nil {
+		return (*p).GetConfigJSON()
+	}
+	return []byte("{}"), 0
+}
+
+func (d *tokenDiscovery) GetKeysetJSON() ([]byte, int) {
+	if p := d.made.Load(); p != nil {
+		return (*p).GetKeysetJSON()
+	}
+	return []byte(`{"keys":[]}`), 0
+}
+
+// publicKeys are the keys that are believed, as upstream asks for them.
+type publicKeys struct {
+	read func() []TokenKey
+	now  atomic.Pointer[keySet]
+
+	// mu guards what follows.
+	mu        sync.Mutex
+	listeners []serviceaccount.Listener
+}
+
+// keySet is those that are believed anywhere, which is what others than this API may go by, and all by the name in a token.
+type keySet struct {
+	anywhere []serviceaccount.PublicKey
+	of       map[string]TokenKey
+}
+
+var _ serviceaccount.PublicKeysGetter = (*publicKeys)(nil)
+
+func (p *publicKeys) update() error {
+	set := &keySet{of: map[string]TokenKey{}}
+	for _, k := range p.read() {
+		named, err := serviceaccount.StaticPublicKeysGetter([]any{k.Key})
+		if err != nil {
+			return err
+		}
+		key := named.GetPublicKeys(context.Background(), "")[0]
+		// A key that somebody else claims as well stays the one of who is believed more.
+		if old, ok := set.of[key.KeyID]; ok && old.Anywhere {
+			continue
+		}
+		set.of[key.KeyID] = k
+		if k.Anywhere {
+			set.anywhere = append(set.anywhere, key)
+		}
+	}
+	slices.SortFunc(set.anywhere, func(a, b serviceaccount.PublicKey) int { return cmp.Compare(a.KeyID, b.KeyID) })
+	p.now.Store(set)
+	p.mu.Lock()
+	listeners := slices.Clone(p.listeners)
+	p.mu.Unlock()
+	for _, l := range listeners {
+		l.Enqueue()
+	}
+	return nil
+}
+
+// AddListener has l told of changes.
+func (p *publicKeys) AddListener(l serviceaccount.Listener) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.listeners = append(p.listeners, l)
+}
+
+// GetCacheAgeMaxSeconds is short: a member that joins signs at once.
+func (p *publicKeys) GetCacheAgeMaxSeconds() int { return 60 }
+
+// provenBy is, in the context of a token that is looked at, where the key goes that proved it.
+type provenBy struct{}
+
+// GetPublicKeys is the key of a name. A token without one is proven by none.
+func (p *publicKeys) GetPublicKeys(ctx context.Context, name string) []serviceaccount.PublicKey {
+	set := p.now.Load()
+	by, asked := ctx.Value(provenBy{}).(*TokenKey)
+	if name == "" && !asked {
+		return set.anywhere
+	}
+	k, ok := set.of[name]
+	if !ok {
+		return nil
+	}
+	if asked {
+		*by = k
+	}
+	return []serviceaccount.PublicKey{{KeyID: name, PublicKey: k.Key}}
+}
+
+// believed is upstream's authenticator with one more question: whether the node that signed a token may speak for whom it names.
+type believed struct {
+	authenticator.Token
+	store *crdt.Store
+}
+
+var errNotThere = errors.New("the token was signed by a node that is believed only for the pods that run on it")
+
+func (b *believed) AuthenticateToken(ctx context.Context, token string) (*authenticator.Response, bool, error) {
+	by := &TokenKey{}
+	who, ok, err := b.Token.AuthenticateToken(context.WithValue(ctx, provenBy{}, by), token)
+	if err != nil || !ok || by.Anywhere {
+		return who, ok, err
+	}
+	namespace, account, err := apiserverserviceaccount.SplitUsername(who.User.GetName())
+	if err != nil {
+		return nil, false, err
+	}
+	said := func(key string) string {
+		if v := who.User.GetExtra()[key]; len(v) == 1 {
+			return v[0]
+		}
+		return ""
+	}
+	if node := said(apiserverserviceaccount.NodeNameKey); node != "" && node != by.Node {
+		return nil, false, errNotThere
+	}
+	if !runs(b.store, by.Node, namespace, account, said(apiserverserviceaccount.PodNameKey), said(apiserverserviceaccount.PodUIDKey)) {
+		return nil, false, errNotThere
+	}
+	return who, true, nil
+}
+
+// runs tells whether a pod of an account is on a node.
+func runs(store *crdt.Store, node, namespace, account, name, uid string) bool {
+	p, ok := crdt.Get[corev1.Pod](store.Snapshot(), crdt.Key{Resource: "pods", Namespace: namespace, Name: name})
+	return ok && uid != "" && string(p.UID) == uid && p.Spec.NodeName == node && node != "" &&
+		cmp.Or(p.Spec.ServiceAccountName, "default") == account
+}
+
+// generator signs with the key that this node has now.
+type generator struct {
+	keys         TokenKeys
+	issuer, node string
+	store        *crdt.Store
+}
+
+func (g *generator) GenerateToken(ctx context.Context, claims *jwt.Claims, private any) (string, error) {
+	key := g.keys.Sign()
+	anywhere := slices.ContainsFunc(g.keys.Public(), func(k TokenKey) bool { return k.Anywhere && key.PublicKey.Equal(k.Key) })
+	if !anywhere && !g.here(private) {
+		return "", fmt.Errorf("%s may sign the tokens of pods that run on it and no others, for it is no issuer of the cluster: ask the API of a member that is", g.node)
+	}
+	of, err := serviceaccount.JWTTokenGenerator(g.issuer, key)
+	if err != nil {
+		return "", err
+	}
+	return of.GenerateToken(ctx, claims, private)
+}
+
+// here tells whether the claims are those of a pod on this node.
+func (g *generator) here(private any) bool {
+	b, err := json.Marshal(private)
+	if err != nil {
+		return false
+	}
+	type ref struct{ Name, UID string }
+	var c struct {
+		Of struct {
+			Namespace      string
+			ServiceAccount ref
+			Pod            *ref
+		} `json:"kubernetes.io"`
+	}
+	if json.Unmarshal(b, &c) != nil || c.Of.Pod == nil {
+		return false
+	}
+	return runs(g.store, g.node, c.Of.Namespace, c.Of.ServiceAccount.Name, c.Of.Pod.Name, c.Of.Pod.UID)
+}

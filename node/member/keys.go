@@ -1,0 +1,140 @@
+package member
+
+import (
+	"cmp"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"time"
+)
+
+func newGossipKey() []byte {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b)
+	return b
+}
+
+// gossipName names a gossip key without telling it.
+func gossipName(key []byte) string {
+	sum := sha256.Sum256(append([]byte("murmur gossip key\x00"), key...))
+	return hex.EncodeToString(sum[:8])
+}
+
+func newTokenKey(now time.Time) (tokenKey, error) {
+	k, err := newKey()
+	if err != nil {
+		return tokenKey{}, err
+	}
+	b, err := encodeKey(k)
+	return tokenKey{Key: b, Since: now.UTC()}, err
+}
+
+// Ring is the gossip keys of a node: it writes with the first and reads all.
+type Ring [][]byte
+
+// ring is that of an identity.
+func (id *Identity) ring() Ring { return append(Ring{id.Cluster.GossipKey}, id.GossipKeys...) }
+
+func (r Ring) names() []string {
+	out := make([]string, len(r))
+	for i, k := range r {
+		out[i] = gossipName(k)
+	}
+	return out
+}
+
+func (r Ring) has(key []byte) bool {
+	return slices.ContainsFunc(r, func(k []byte) bool { return slices.Equal(k, key) })
+}
+
+// settleGossip is how long a new gossip key is only read, so that all who can hear of it can read it before it is written with.
+const settleGossip = 10 * time.Second
+
+// nextRing is the ring that follows from the keys that were published. The newest is written with once all live members say that
+// they read it, or after a while; the others are dropped once every registered member writes with it and the overlap is over, or, if
+// one was stolen, after the overlap whoever has not come along. live and registered are what members say, by node ID; nil for one that
+// says nothing.
+func nextRing(have Ring, keys []aboutGossipKey, live, registered map[string]*aboutMember, now time.Time) Ring {
+	if len(keys) == 0 {
+		return have
+	}
+	slices.SortFunc(keys, func(a, b aboutGossipKey) int {
+		return cmp.Or(b.At.Compare(a.At), slices.Compare(b.Key, a.Key))
+	})
+	newest := keys[0]
+	name := gossipName(newest.Key)
+	reads, writes := true, true
+	for _, m := range live {
+		reads = reads && m != nil && slices.Contains(m.Gossip, name)
+	}
+	for _, m := range registered {
+		writes = writes && m != nil && len(m.Gossip) > 0 && m.Gossip[0] == name
+	}
+	first := have[0]
+	if reads || now.Sub(newest.At) > settleGossip {
+		first = newest.Key
+	}
+	out := Ring{first}
+	add := func(k []byte) {
+		if !out.has(k) {
+			out = append(out, k)
+		}
+	}
+	add(newest.Key)
+	over := now.Sub(newest.At) > newest.Overlap
+	if slices.Equal(first, newest.Key) && over && (writes || newest.Stolen) {
+		return out
+	}
+	for _, k := range have {
+		add(k)
+	}
+	for _, k := range keys[1:] {
+		// One from before this node's time is no news to it.
+		if have.has(k.Key) || now.Sub(k.At) < k.Overlap {
+			add(k.Key)
+		}
+	}
+	return out
+}
+
+// settleTokens is how long a new key for ServiceAccount tokens is only published, so that who is to believe its tokens has it.
+const settleTokens = 10 * time.Second
+
+// nextTokenKeys makes a new key if a rotation was ordered since the newest was made, and drops those that a rotation replaced once
+// its overlap is over. first has a node publish its key before it signs: see signing.
+func nextTokenKeys(have []tokenKey, rotations []aboutRotation, now time.Time) ([]tokenKey, bool, error) {
+	if len(rotations) == 0 {
+		return have, false, nil
+	}
+	last := slices.MaxFunc(rotations, func(a, b aboutRotation) int { return a.At.Compare(b.At) })
+	out := slices.Clone(have)
+	changed := false
+	if len(out) == 0 || out[0].Since.Before(last.At) {
+		// Its time is the order's, if the clock here is behind: or it would be made anew for ever.
+		made := now
+		if made.Before(last.At) {
+			made = last.At
+		}
+		k, err := newTokenKey(made)
+		if err != nil {
+			return have, false, err
+		}
+		out, changed = append([]tokenKey{k}, out...), true
+	}
+	if now.Sub(last.At) > last.Overlap {
+		kept := slices.DeleteFunc(slices.Clone(out), func(k tokenKey) bool { return k.Since.Before(last.At) })
+		if len(kept) != len(out) {
+			out, changed = kept, true
+		}
+	}
+	return out, changed, nil
+}
+
+// signing is the key to sign with: the newest, unless it is so new that others may not have it and there is another.
+func signing(keys []tokenKey, now time.Time) tokenKey {
+	if len(keys) > 1 && now.Sub(keys[0].Since) < settleTokens {
+		return keys[1]
+	}
+	return keys[0]
+}

@@ -1,0 +1,744 @@
+package member
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"murmur/crdt"
+)
+
+// Config is what a Self is made of.
+type Config struct {
+	// Dir is the data directory: the identity in it is kept up to date.
+	Dir string
+	// Hosts are the names and addresses by which this node's API is reached.
+	Hosts []string
+	// Now may be nil.
+	Now func() time.Time
+	Log *slog.Logger
+}
+
+// Self is this node as a member: its identity and what it believes. Its values are read without a lock at any time; Follow
+// keeps them up to date with what the other members publish.
+type Self struct {
+	cfg Config
+	now func() time.Time
+	log *slog.Logger
+
+	// saving is held by the one who makes the next identity. It holds up nobody who reads.
+	saving chan struct{}
+	id     atomic.Pointer[Identity]
+	trust  atomic.Pointer[Trust]
+	pair   atomic.Pointer[tls.Certificate]
+	signer atomic.Pointer[ecdsa.PrivateKey]
+	keys   atomic.Pointer[tokenKeys]
+	wake   chan struct{}
+	memo   memo
+}
+
+// Open makes a Self of an identity, which may be one of a program of before. A node that was given no certificate and can make
+// none is refused.
+func Open(cfg Config, id *Identity) (*Self, error) {
+	s := &Self{cfg: cfg, now: cfg.Now, log: cfg.Log, saving: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	next := id.clone()
+	changed, err := next.ensureKeys(s.now())
+	if err != nil {
+		return nil, err
+	}
+	pair, err := next.pair()
+	if err != nil {
+		return nil, err
+	}
+	a, issuer, err := next.authority()
+	if err != nil {
+		return nil, err
+	}
+	if pair == nil || issuer && a.plausible(s.now()) && (!covers(pair.Leaf, cfg.Hosts) || due(pair.Leaf, s.now())) {
+		if err := next.selfSign(cfg.Hosts, s.now()); errors.Is(err, errNoIssuer) && pair == nil {
+			return nil, fmt.Errorf("this node was restored from the backup of a member that is no issuer, and has no certificate of its own: remove %s and join again, or restore the backup of an issuer", cfg.Dir)
+		} else if err != nil {
+			return nil, err
+		}
+		changed = true
+	}
+	if changed {
+		if err := next.Save(cfg.Dir); err != nil {
+			return nil, err
+		}
+	}
+	return s, s.set(next, nil)
+}
+
+// covers tells whether a certificate has all names and addresses.
+func covers(leaf *x509.Certificate, hosts []string) bool {
+	return !slices.ContainsFunc(hosts, func(h string) bool {
+		if ip := net.ParseIP(h); ip != nil {
+			return !slices.ContainsFunc(leaf.IPAddresses, ip.Equal)
+		}
+		return h != "" && !slices.Contains(leaf.DNSNames, h)
+	})
+}
+
+// set makes an identity that is on disk the one in use.
+func (s *Self) set(id *Identity, pinned map[string]map[[32]byte]bool) error {
+	t, err := id.trust(pinned, &s.memo)
+	if err != nil {
+		return err
+	}
+	pair, err := id.pair()
+	if err != nil {
+		return err
+	}
+	key, err := decodeKey(signing(id.TokenKeys, s.now()).Key)
+	if err != nil {
+		return fmt.Errorf("key of ServiceAccount tokens: %w", err)
+	}
+	s.id.Store(id)
+	s.trust.Store(t)
+	s.pair.Store(pair)
+	s.signer.Store(key)
+	return nil
+}
+
+// Identity is this node's. It is not to be changed.
+func (s *Self) Identity() *Identity { return s.id.Load() }
+
+// Trust is what this node believes now.
+func (s *Self) Trust() *Trust { return s.trust.Load() }
+
+// Certificate is this node's, as a client and a server.
+func (s *Self) Certificate() *tls.Certificate { return s.pair.Load() }
+
+// Ring is the gossip keys: this node writes with the first and reads all.
+func (s *Self) Ring() Ring { return s.id.Load().ring() }
+
+// Issuer tells whether this node is one.
+func (s *Self) Issuer() bool { return s.id.Load().Issuer() }
+
+// Verify checks the certificate chain of a peer, now.
+func (s *Self) Verify(chain []*x509.Certificate) (Member, error) {
+	return s.trust.Load().Member(chain, s.now())
+}
+
+// Update makes the next identity, on disk first.
+func (s *Self) Update(change func(*Identity) error) error {
+	s.saving <- struct{}{}
+	defer func() { <-s.saving }()
+	next := s.id.Load().clone()
+	if err := change(next); err != nil {
+		return err
+	}
+	if err := next.Save(s.cfg.Dir); err != nil {
+		return err
+	}
+	if err := s.set(next, s.trust.Load().pinned); err != nil {
+		return err
+	}
+	s.Poke()
+	return nil
+}
+
+// Poke has Follow look again.
+func (s *Self) Poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Hooks are what Follow needs of the node.
+type Hooks struct {
+	Store *crdt.Store
+	// Live and Registered list the node IDs of the members that are alive, and of all that are registered with this node among
+	// them. A registered one of which no ID is known stands as its name.
+	Live, Registered func() []string
+	// Settled tells whether this node has the cluster's state. Before, it takes in what it hears and drops nothing.
+	Settled func() bool
+	// Ask asks an issuer in reach over the streams; path is one that Issue answers.
+	Ask func(ctx context.Context, path string, in, out any) error
+	// Changed is called after what this node believes, its certificate or its keys have changed.
+	Changed func()
+}
+
+// unknown stands for the registered members of which a node that has not the cluster's state cannot know.
+const unknown = "?"
+
+const (
+	// lookEvery is how often Follow looks without being woken: for clocks that were set, and for overlaps that end.
+	lookEvery = 5 * time.Second
+	// askAgain is the pause after a question to the issuers that nobody answered, doubled up to askAtMost. Said it is once it is askSaid.
+	askAgain  = 100 * time.Millisecond
+	askAtMost = time.Minute
+	askSaid   = 5 * time.Second
+)
+
+// Follow keeps this node's certificate, its keys and what it believes up to date until the context ends: with what the
+// members publish, and with the time.
+func (s *Self) Follow(ctx context.Context, h Hooks) error {
+	wake := h.Store.Subscribe(append([]string{"nodes"}, Resources...)...)
+	defer wake.Close()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	pause := time.Duration(0)
+	var failed time.Time
+	for {
+		changed, err := s.look(ctx, h)
+		if err != nil && ctx.Err() == nil {
+			s.log.Error("keep up with the members", "err", err)
+		}
+		if now := s.now(); pause == 0 || now.Sub(failed) >= pause || now.Before(failed) {
+			asked, err := s.ask(ctx, h)
+			changed = changed || asked
+			switch {
+			case err == nil:
+				pause = 0
+			case ctx.Err() == nil:
+				pause, failed = min(max(2*pause, askAgain), askAtMost), now
+				if pause >= askSaid {
+					s.log.Warn("no issuer is in reach, which this node needs for its certificate", "again in", pause, "err", err)
+				}
+			}
+		}
+		if !h.Settled() {
+			// It acts for nobody yet.
+		} else if err := s.say(ctx, h); err != nil && ctx.Err() == nil {
+			s.log.Error("publish what this node is", "err", err)
+		}
+		if changed {
+			h.Changed()
+			continue // what follows from it
+		}
+		var again <-chan time.Time
+		if pause > 0 && pause < lookEvery {
+			again = time.After(pause)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-wake.C:
+		case <-s.wake:
+		case <-again:
+		case <-tick.C:
+		}
+	}
+}
+
+// Look takes in once what Follow goes on to, so that what was heard before the daemon ended holds from the first connection on.
+func (s *Self) Look(ctx context.Context, h Hooks) error {
+	_, err := s.look(ctx, h)
+	return err
+}
+
+// look takes in what the members publish, and lets go of what is over.
+func (s *Self) look(ctx context.Context, h Hooks) (changed bool, err error) {
+	s.saving <- struct{}{}
+	defer func() { <-s.saving }()
+	snap, now := h.Store.Snapshot(), s.now()
+	old, trust := s.id.Load(), s.trust.Load()
+	next := old.clone()
+	registered := h.Registered()
+	if !h.Settled() {
+		registered = append(registered, unknown)
+	}
+
+	authorities := heard[aboutAuthority](trust, snap, ResourceAuthorities)
+	pinned, err := next.follow(authorities)
+	if err != nil {
+		return false, err
+	}
+	t, err := next.trust(pinned, &s.memo)
+	if err != nil {
+		return false, err
+	}
+	for id, d := range heard[Denial](t, snap, ResourceRevoked) {
+		if !t.denied[id] && id != next.NodeID {
+			next.Denied = append(next.Denied, Denial{ID: id, Node: d.value.Node, At: d.value.At})
+		}
+	}
+	if t, err = next.trust(pinned, &s.memo); err != nil {
+		return false, err
+	}
+	members := heard[aboutMember](t, snap, ResourceMembers)
+	kept := keepRoots(t.roots, authorities, members, registered, now)
+	for _, c := range t.roots {
+		if !slices.Contains(kept, c) {
+			next.Former = append(next.Former, Hash(c))
+			s.log.Warn("a CA is not believed any more", "ca", Hash(c)[:12])
+		}
+	}
+	next.Cluster.CACert = encodeCerts(kept...)
+
+	about := func(ids []string) map[string]*aboutMember {
+		out := map[string]*aboutMember{}
+		for _, id := range ids {
+			if t.denied[id] {
+				continue
+			}
+			out[id] = nil
+			if m, ok := members[id]; ok {
+				out[id] = &m.value
+			}
+		}
+		return out
+	}
+	var gossip []aboutGossipKey
+	for _, g := range heard[aboutGossipKey](t, snap, ResourceGossipKeys) {
+		if len(g.value.Key) == 32 {
+			gossip = append(gossip, g.value)
+		}
+	}
+	ring := nextRing(next.ring(), gossip, about(h.Live()), about(registered), now)
+	next.Cluster.GossipKey, next.GossipKeys = ring[0], ring[1:]
+
+	var rotations []aboutRotation
+	for _, r := range heard[aboutRotation](t, snap, ResourceRotations) {
+		rotations = append(rotations, r.value)
+	}
+	tokens, _, err := nextTokenKeys(next.TokenKeys, rotations, now)
+	if err != nil {
+		return false, err
+	}
+	over := slices.ContainsFunc(rotations, func(r aboutRotation) bool { return now.Sub(r.At) > r.Overlap })
+	if next.shared() == nil || over {
+		next.Cluster.ServiceAccountKey = nil
+	}
+	next.TokenKeys = tokens
+	if _, err := next.ensureKeys(now); err != nil {
+		return false, err
+	}
+
+	saved, _ := json.Marshal(old)
+	if b, _ := json.Marshal(next); string(b) != string(saved) {
+		if err := next.Save(s.cfg.Dir); err != nil {
+			return false, err
+		}
+		changed = true
+	}
+	was := s.signer.Load()
+	changed = changed || len(pinned) != len(trust.pinned)
+	if err := s.set(next, pinned); err != nil {
+		return changed, err
+	}
+	changed = s.publicKeys(next, members, registered) || changed || !was.Equal(s.signer.Load())
+	return changed, nil
+}
+
+// follow takes in the CAs that were published since: the one whose key this node holds stands first, then the newest. It returns which
+// were stolen.
+func (id *Identity) follow(authorities map[string]heardOf[aboutAuthority]) (pinned map[string]map[[32]byte]bool, err error) {
+	roots, err := id.roots()
+	if err != nil {
+		return nil, err
+	}
+	holds := ""
+	if len(id.Cluster.CAKey) > 0 {
+		holds = Hash(roots[0])
+	}
+	known := map[string]*x509.Certificate{}
+	for _, c := range roots {
+		known[Hash(c)] = c
+	}
+	pinned = map[string]map[[32]byte]bool{}
+	ordered := inOrder(authorities)
+	for _, hash := range ordered {
+		a := authorities[hash].value
+		cs, err1 := decodeCerts(a.Certificate)
+		xs, err2 := decodeCerts(a.Cross)
+		if err1 != nil || err2 != nil || Hash(cs[0]) != hash {
+			continue
+		}
+		previous, ok := known[a.Previous]
+		key, isKey := cs[0].PublicKey.(*ecdsa.PublicKey)
+		if !ok || !isKey || xs[0].CheckSignatureFrom(previous) != nil || !key.Equal(xs[0].PublicKey) {
+			continue
+		}
+		if known[hash] == nil {
+			known[hash] = cs[0]
+			roots = append(roots, cs[0])
+		}
+		if cross := encodeCerts(xs[0]); !strings.Contains(string(id.Crosses), string(cross)) {
+			id.Crosses = append(slices.Clip(id.Crosses), cross...)
+		}
+		if a.Stolen {
+			pins := map[[32]byte]bool{}
+			for _, k := range a.Keep {
+				if len(k) == sha256.Size {
+					pins[[32]byte(k)] = true
+				}
+			}
+			pinned[a.Previous] = pins
+		}
+	}
+	place := func(c *x509.Certificate) int {
+		hash := Hash(c)
+		if hash == holds {
+			return len(ordered) + 1
+		}
+		return slices.Index(ordered, hash)
+	}
+	slices.SortStableFunc(roots, func(a, b *x509.Certificate) int { return place(b) - place(a) })
+	id.Cluster.CACert = encodeCerts(roots...)
+	return pinned, nil
+}
+
+// trust is what an identity believes.
+func (id *Identity) trust(pinned map[string]map[[32]byte]bool, m *memo) (*Trust, error) {
+	roots, err := id.roots()
+	if err != nil {
+		return nil, err
+	}
+	var chains []*x509.Certificate
+	if len(id.Crosses) > 0 {
+		if chains, err = decodeCerts(id.Crosses); err != nil {
+			return nil, fmt.Errorf("certificates of one CA by another: %w", err)
+		}
+	}
+	return newTrust(roots, chains, pinned, id.Denied, m), nil
+}
+
+// inOrder lists CAs as they followed each other.
+func inOrder(authorities map[string]heardOf[aboutAuthority]) []string {
+	var out []string
+	for hash := range authorities {
+		out = append(out, hash)
+	}
+	slices.SortFunc(out, func(a, b string) int {
+		if c := authorities[a].value.At.Compare(authorities[b].value.At); c != 0 {
+			return c
+		}
+		return slices.Compare([]byte(a), []byte(b))
+	})
+	return out
+}
+
+// keepRoots drops a CA after which another came, once the overlap is over and every registered member has a certificate of a later
+// one; or whoever has, if its key was stolen.
+func keepRoots(roots []*x509.Certificate, authorities map[string]heardOf[aboutAuthority], members map[string]heardOf[aboutMember], registered []string, now time.Time) []*x509.Certificate {
+	return slices.DeleteFunc(slices.Clone(roots), func(c *x509.Certificate) bool {
+		hash := Hash(c)
+		for next, a := range authorities {
+			if a.value.Previous != hash || now.Sub(a.value.At) <= a.value.Overlap || !slices.ContainsFunc(roots, func(r *x509.Certificate) bool { return Hash(r) == next }) {
+				continue
+			}
+			if a.value.Stolen || len(waitFor(c, members, registered)) == 0 {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// waitFor lists the registered members that have a certificate of a CA, or none that is known.
+func waitFor(old *x509.Certificate, members map[string]heardOf[aboutMember], registered []string) (out []string) {
+	for _, id := range registered {
+		m, ok := members[id]
+		if !ok || m.leaf.CheckSignatureFrom(old) == nil {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// newest is the CA that was published last, of those that are believed, and its certificates by those before it.
+func newest(t *Trust, authorities map[string]heardOf[aboutAuthority]) (*x509.Certificate, []*x509.Certificate) {
+	order := inOrder(authorities)
+	slices.Reverse(order)
+	for _, hash := range order {
+		for _, r := range t.roots {
+			if Hash(r) == hash {
+				return r, crosses(t, r)
+			}
+		}
+	}
+	return t.roots[0], crosses(t, t.roots[0])
+}
+
+// crosses are the certificates by which others vouch for a CA.
+func crosses(t *Trust, ca *x509.Certificate) (out []*x509.Certificate) {
+	for _, c := range t.chains {
+		if key, ok := ca.PublicKey.(*ecdsa.PublicKey); ok && key.Equal(c.PublicKey) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// say publishes what this node is, if that has changed, and, at an issuer, what nobody else who is believed says any more.
+func (s *Self) say(ctx context.Context, h Hooks) error {
+	id, t, snap := s.id.Load(), s.trust.Load(), h.Store.Snapshot()
+	if t.Denied(id.NodeID) {
+		return nil
+	}
+	want := aboutMember{Node: id.NodeName, Gossip: id.ring().names()}
+	for _, k := range id.TokenKeys {
+		der, err := publicDER(k)
+		if err != nil {
+			return err
+		}
+		want.TokenKeys = append(want.TokenKeys, der)
+	}
+	if a, ok, err := id.authority(); err == nil && ok {
+		want.Authority = Hash(a.Certificate)
+	}
+	k := crdt.Key{Resource: ResourceMembers, Name: id.NodeID}
+	have, ok := heard[aboutMember](t, snap, ResourceMembers)[id.NodeID]
+	leaf := s.pair.Load().Leaf
+	wb, _ := json.Marshal(want)
+	if hb, _ := json.Marshal(have.value); !ok || string(hb) != string(wb) || !have.leaf.Equal(leaf) {
+		if err := publish(ctx, h.Store, id, k, want); err != nil {
+			return fmt.Errorf("statement about this node: %w", err)
+		}
+	}
+	if !s.Issuer() {
+		return nil
+	}
+	// A revocation holds for who joins later, too: also if its author was shut out since, or its CA is gone.
+	revoked := heard[Denial](t, snap, ResourceRevoked)
+	for _, d := range id.Denied {
+		if _, ok := revoked[d.ID]; !ok {
+			if err := publish(ctx, h.Store, id, crdt.Key{Resource: ResourceRevoked, Name: d.ID}, d); err != nil {
+				return fmt.Errorf("revocation of %s: %w", d.Node, err)
+			}
+		}
+	}
+	if r := id.Rotation; r != nil {
+		certs, err := decodeCerts(r.Certificate)
+		if err != nil {
+			return err
+		}
+		k := crdt.Key{Resource: ResourceAuthorities, Name: Hash(certs[0])}
+		_, there := snap.Get(k)
+		if previous := slices.ContainsFunc(t.roots, func(c *x509.Certificate) bool { return Hash(c) == r.Previous }); previous && !there {
+			if err := publish(ctx, h.Store, id, k, r); err != nil {
+				return fmt.Errorf("the new CA: %w", err)
+			}
+		}
+	}
+	secrets := heard[aboutSecret](t, snap, ResourceSecrets)
+	if _, ok := secrets[permanent]; !ok && id.PermanentSecret != "" {
+		if err := publish(ctx, h.Store, id, crdt.Key{Resource: ResourceSecrets, Name: permanent}, aboutSecret{id.PermanentSecret}); err != nil {
+			return fmt.Errorf("hash of the permanent join secret: %w", err)
+		}
+	}
+	return nil
+}
+
+// permanent names the statement with the permanent join secret.
+const permanent = "permanent"
+
+func publicDER(k tokenKey) ([]byte, error) {
+	key, err := decodeKey(k.Key)
+	if err != nil {
+		return nil, err
+	}
+	return x509.MarshalPKIXPublicKey(key.Public())
+}
+
+// ask gets from an issuer what this node cannot make itself: a certificate that is due or of an earlier CA, and, for an issuer, the key
+// of the CA. An issuer that holds the newest CA makes its own certificate.
+func (s *Self) ask(ctx context.Context, h Hooks) (changed bool, err error) {
+	id, t := s.id.Load(), s.trust.Load()
+	ca, cross := newest(t, heard[aboutAuthority](t, h.Store.Snapshot(), ResourceAuthorities))
+	if a, ok, err := id.authority(); err == nil && id.Issuer() && (!ok || Hash(a.Certificate) != Hash(ca)) {
+		var got keyReply
+		if err := h.Ask(ctx, PathKey, keyRequest{Authority: Hash(ca)}, &got); err != nil {
+			return false, fmt.Errorf("the key of the CA %.12s: %w", Hash(ca), err)
+		}
+		key, err := decodeKey(got.Key)
+		if err != nil || !key.PublicKey.Equal(ca.PublicKey) {
+			return false, fmt.Errorf("the key of the CA %.12s that an issuer sent is not that: %w", Hash(ca), err)
+		}
+		if err := s.Update(func(id *Identity) error {
+			roots, err := id.roots()
+			if err != nil {
+				return err
+			}
+			slices.SortStableFunc(roots, func(a, b *x509.Certificate) int {
+				switch {
+				case a.Equal(ca):
+					return -1
+				case b.Equal(ca):
+					return 1
+				}
+				return 0
+			})
+			id.Cluster.CAKey, id.Cluster.CACert = got.Key, encodeCerts(roots...)
+			_, err = id.ensureKeys(s.now())
+			return err
+		}); err != nil {
+			return false, err
+		}
+		s.log.Info("this node holds the CA's key", "ca", Hash(ca)[:12])
+		id, changed = s.id.Load(), true
+	}
+	leaf := s.pair.Load().Leaf
+	if !due(leaf, s.now()) && leaf.CheckSignatureFrom(ca) == nil && covers(leaf, s.cfg.Hosts) {
+		return changed, nil
+	}
+	if a, ok, err := id.authority(); err != nil || ok && !a.plausible(s.now()) {
+		return changed, err // what it would make was of no use
+	} else if ok {
+		return true, s.Update(func(id *Identity) error {
+			if err := id.selfSign(s.cfg.Hosts, s.now()); err != nil {
+				return err
+			}
+			id.Certificate = append(id.Certificate, encodeCerts(cross...)...)
+			return nil
+		})
+	}
+	key, err := decodeKey(id.Key)
+	if err != nil {
+		return changed, err
+	}
+	req, err := newRequest(key, s.cfg.Hosts)
+	if err != nil {
+		return changed, err
+	}
+	var got signReply
+	if err := h.Ask(ctx, PathSign, signRequest{Request: req}, &got); err != nil {
+		return changed, fmt.Errorf("a new certificate: %w", err)
+	}
+	certs, err := decodeCerts(got.Certificate)
+	if err != nil {
+		return changed, fmt.Errorf("the certificate that an issuer sent: %w", err)
+	}
+	if m, err := t.Member(certs, s.now()); err != nil || m.ID != id.NodeID || m.Name != id.NodeName {
+		return changed, fmt.Errorf("the certificate that an issuer sent is of %q: %w", m.Name, err)
+	}
+	s.log.Info("this node has a new certificate", "until", certs[0].NotAfter)
+	return true, s.Update(func(id *Identity) error { id.Certificate = got.Certificate; return nil })
+}
+
+// Signer is the key that signs the ServiceAccount tokens of this node. As long as a registered member does not know such keys, it
+// is the one that all of them share.
+func (s *Self) Signer() *ecdsa.PrivateKey {
+	if k := s.keys.Load(); k != nil && k.shared != nil && k.others {
+		return k.shared
+	}
+	return s.signer.Load()
+}
+
+// PublicKey is one by which ServiceAccount tokens are proven.
+type PublicKey struct {
+	Key crypto.PublicKey
+	// Node and ID are the member that signs with it, none for the one that all members share.
+	Node, ID string
+	// Anywhere tells that its tokens are believed whatever they are for; else only for pods that run on Node.
+	Anywhere bool
+}
+
+type tokenKeys struct {
+	public []PublicKey
+	shared *ecdsa.PrivateKey
+	// others tells that there is a registered member which knows only the shared key.
+	others bool
+	name   string
+}
+
+// PublicKeys are those that are believed now.
+func (s *Self) PublicKeys() []PublicKey {
+	if k := s.keys.Load(); k != nil {
+		return k.public
+	}
+	return s.ownKeys(s.id.Load())
+}
+
+func (s *Self) ownKeys(id *Identity) (out []PublicKey) {
+	for _, k := range id.TokenKeys {
+		if key, err := decodeKey(k.Key); err == nil {
+			out = append(out, PublicKey{Key: key.Public(), Node: id.NodeName, ID: id.NodeID, Anywhere: id.Issuer()})
+		}
+	}
+	if k := id.shared(); k != nil {
+		out = append(out, PublicKey{Key: k.Public(), Anywhere: true})
+	}
+	return out
+}
+
+// publicKeys takes the keys that members publish.
+func (s *Self) publicKeys(id *Identity, members map[string]heardOf[aboutMember], registered []string) (changed bool) {
+	k := &tokenKeys{public: s.ownKeys(id), shared: id.shared()}
+	for name, m := range members {
+		if name == id.NodeID {
+			continue
+		}
+		for _, der := range m.value.TokenKeys {
+			if key, err := x509.ParsePKIXPublicKey(der); err == nil {
+				k.public = append(k.public, PublicKey{Key: key, Node: m.by.Name, ID: name, Anywhere: m.by.Issuer})
+			}
+		}
+	}
+	for _, r := range registered {
+		if _, ok := members[r]; !ok && r != id.NodeID && r != unknown {
+			k.others = true
+		}
+	}
+	names := make([]string, 0, len(k.public))
+	for _, p := range k.public {
+		der, _ := x509.MarshalPKIXPublicKey(p.Key)
+		names = append(names, fmt.Sprintf("%x %s %v", der, p.Node, p.Anywhere))
+	}
+	slices.Sort(names)
+	k.name = fmt.Sprint(names, k.others)
+	old := s.keys.Swap(k)
+	return old == nil || old.name != k.name
+}
+
+// AdminPair makes the credentials of this node's administrator: those of the cluster's, where the CA's key is; the node's own, where it is
+// not and is not to be. An issuer that has yet to get the key has none.
+func (s *Self) AdminPair() (certificate, key []byte, err error) {
+	id := s.id.Load()
+	a, ok, err := id.authority()
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case !ok && id.Issuer():
+		return nil, nil, nil
+	case !ok:
+		return id.Certificate, id.Key, nil
+	}
+	k, err := newKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	if certificate, err = a.signAdmin(k.Public(), s.now()); err != nil {
+		return nil, nil, err
+	}
+	key, err = encodeKey(k)
+	return append(certificate, encodeCerts(crosses(s.trust.Load(), a.Certificate)...)...), key, err
+}
+
+// AdminDue tells whether credentials that AdminPair made are to be made anew.
+func (s *Self) AdminDue(pair *tls.Certificate) bool {
+	id := s.id.Load()
+	a, ok, err := id.authority()
+	if err != nil {
+		return false
+	}
+	if !ok {
+		return !id.Issuer() && !pair.Leaf.Equal(s.pair.Load().Leaf)
+	}
+	return pair.Leaf.Subject.CommonName != adminUser || pair.Leaf.CheckSignatureFrom(a.Certificate) != nil || due(pair.Leaf, s.now()) && a.plausible(s.now())
+}
+
+// Renewal is when this node's certificate is replaced.
+func (s *Self) Renewal() time.Time { return renewAt(s.pair.Load().Leaf) }
