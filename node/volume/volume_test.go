@@ -148,12 +148,21 @@ func TestTokens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if left := time.Until(again); left < 47*time.Minute || left > 49*time.Minute { // 80 % of an hour
-			t.Errorf("token is renewed in %v", left)
+		if left := time.Until(again); left < lookAtTokens-time.Minute || left > lookAtTokens {
+			t.Errorf("the token is looked at again in %v", left)
+		}
+		for _, have := range v.tokens {
+			if left := time.Until(have.refresh); left < 47*time.Minute || left > 49*time.Minute { // 80 % of an hour
+				t.Errorf("token is renewed in %v", left)
+			}
 		}
 	}
 	if calls != 1 {
 		t.Errorf("%d tokens were made for one that lasts", calls)
+	}
+	v.RenewTokens()
+	if _, err := v.Prepare(ctx, p, objects{}); err != nil || calls != 2 {
+		t.Errorf("after the key was replaced %d tokens were made, want 2: %v", calls, err)
 	}
 	if text, err := os.ReadFile(filepath.Join(v.path(p.UID, "projected", "v"), "token")); err != nil || string(text) != "default@api" {
 		t.Errorf("token %q %v", text, err)
