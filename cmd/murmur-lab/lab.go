@@ -37,6 +37,8 @@ type labNode struct {
 	Started uint64
 	CutFrom []string
 	Loss    float64
+	// NoIssuer: it holds no key of the CA, and its kubeconfig is that of a node, which may not list others.
+	NoIssuer bool
 }
 
 const (
@@ -208,20 +210,24 @@ func (l *lab) joinAll(ctx context.Context, nodes []*labNode, how ...string) erro
 	return g.Wait()
 }
 
-// member is a node whose daemon runs.
+// member is an issuer whose daemon runs.
 func (l *lab) member() (*labNode, error) {
 	for _, n := range l.Nodes {
-		if n.alive() {
+		if n.alive() && !n.NoIssuer {
 			return n, nil
 		}
 	}
-	return nil, fmt.Errorf("no node of lab %s runs", l.Name)
+	return nil, fmt.Errorf("no node of lab %s runs that admits others", l.Name)
 }
 
-func (l *lab) add(ctx context.Context, how ...string) (*labNode, error) {
+func (l *lab) add(ctx context.Context, noIssuer bool) (*labNode, error) {
 	n, err := l.create()
 	if err != nil {
 		return nil, err
+	}
+	var how []string
+	if n.NoIssuer = noIssuer; noIssuer {
+		how = append(how, "--no-issuer")
 	}
 	if err := l.joinAll(ctx, []*labNode{n}, how...); err != nil {
 		return nil, err
@@ -283,8 +289,16 @@ func (l *lab) readyNodes(ctx context.Context, n *labNode) (int, error) {
 	if _, err := os.Stat(filepath.Join(l.etc(n), "murmur.yaml")); err != nil {
 		return 0, errors.New("the API is not up")
 	}
-	cmd, err := l.command(ctx, n, []string{"kubectl", "get", "nodes", "-o",
-		`jsonpath={range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}`, "--request-timeout=5s"})
+	args := []string{"kubectl", "get", "nodes", "-o",
+		`jsonpath={range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}`, "--request-timeout=5s"}
+	if n.NoIssuer {
+		issuer, err := l.member()
+		if err != nil {
+			return 0, err
+		}
+		args = append(args, "--kubeconfig", filepath.Join(l.etc(issuer), "murmur.yaml"), "--server", "https://"+n.address()+":6443")
+	}
+	cmd, err := l.command(ctx, n, args)
 	if err != nil {
 		return 0, err
 	}

@@ -79,11 +79,7 @@ func root() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var how []string
-			if noIssuer {
-				how = append(how, "--no-issuer")
-			}
-			n, err := l.add(c.Context(), how...)
+			n, err := l.add(c.Context(), noIssuer)
 			if err == nil {
 				fmt.Fprintln(c.OutOrStdout(), n.Name)
 			}
