@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -249,6 +250,9 @@ func (h *Homes) Commit(ctx context.Context, w Write) (*Entry, error) {
 
 func (h *Homes) commit(ctx context.Context, w Write) (*Entry, error) {
 	p, err := h.config.Store.propose(w)
+	if err == nil && p.create {
+		err = h.config.Store.creates() // the home looks at its own
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -309,6 +313,9 @@ func (h *Homes) commit(ctx context.Context, w Write) (*Entry, error) {
 		case s.outcome == unheld:
 			return nil, fmt.Errorf("%w (%s)", ErrUnknown, s.why)
 		case s.outcome == failed:
+			if why, full := strings.CutPrefix(s.why, ErrQuota.Error()); full {
+				return nil, fmt.Errorf("%w%s", ErrQuota, why)
+			}
 			return nil, errors.New(s.why)
 		default:
 			why = s.why

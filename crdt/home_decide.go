@@ -151,7 +151,7 @@ func (b *batch) decide(p *proposal, value map[string]any, limits bounds) (said, 
 		}
 	}
 	b.store.clock.bounds = limits
-	_, err := b.write(p.key, base, value)
+	_, err := b.write(p.key, base, value, false)
 	b.store.clock.bounds = bounds{}
 	if err != nil {
 		return said{}, err

@@ -111,13 +111,13 @@ func (b *batch) settle(from *Key, seen, settled Vector) (next *Key) {
 		}
 		switch d := sl.doc; {
 		case d.grave && settled.contains(d.context) && b.now.Sub(d.died.Time()) > graveAge:
-			b.staged[sl.key] = &slot{key: sl.key, derived: sl.derived, entry: sl.entry}
+			b.let(sl, nil)
 		case d.dead() && !d.grave:
 			grave := *d
 			grave.grave = true
-			b.staged[sl.key] = &slot{key: sl.key, doc: &grave, derived: sl.derived, entry: sl.entry}
+			b.let(sl, &grave)
 		case !d.dead() && !d.stamps.folded() && !d.hides():
-			b.staged[sl.key] = &slot{key: sl.key, doc: d.settle(&b.store.schemas), derived: sl.derived, entry: sl.entry}
+			b.let(sl, d.settle(&b.store.schemas))
 		}
 		return true
 	})
@@ -126,6 +126,12 @@ func (b *batch) settle(from *Key, seen, settled Vector) (next *Key) {
 		b.dirty = true
 	}
 	return next
+}
+
+// let puts a document in a slot's place of which readers see nothing else than before.
+func (b *batch) let(sl *slot, doc *document) {
+	b.staged[sl.key] = &slot{key: sl.key, doc: doc, derived: sl.derived, entry: sl.entry}
+	b.grown += doc.size() - sl.doc.size()
 }
 
 // folded tells whether there is one stamp.

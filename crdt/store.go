@@ -51,6 +51,8 @@ type Config struct {
 	// Speaks tells whether a peer's word is the best to be had on how many commits an origin has made: it is that origin's node, or
 	// that node is not connected here. It is asked rarely. nil: everybody's word is.
 	Speaks func(peer string, o Origin) bool
+	// Quota is how many bytes of documents are held before those who write through the API are refused what grows; 0 is no bound.
+	Quota int64
 	// History is how many events are kept for watchers; 0 means 8192.
 	History int
 }
@@ -67,6 +69,7 @@ type Store struct {
 	done    chan struct{}
 
 	current atomic.Pointer[state]
+	quota   quota
 	outbox  outbox
 
 	// mu guards what Status reports beside the state.
@@ -91,6 +94,8 @@ type state struct {
 	snapshot Snapshot
 	meta     meta
 	progress progress
+	// bytes is the size of all documents.
+	bytes int64
 	// dots orders the live commits: per origin and key the newest.
 	dots *btree.BTreeG[dot]
 }
@@ -117,6 +122,8 @@ type Write struct {
 	Object runtime.Object
 	// Base is the entry that the write was made from; nil creates.
 	Base *Entry
+	// Asked tells that somebody asked for it through the API: above the quota such a write may not grow the store.
+	Asked bool
 }
 
 // op is one request to the apply loop.
@@ -149,6 +156,7 @@ func Open(c Config) (*Store, error) {
 		now: c.Now, log: c.Log, random: c.Rand, disk: d, ops: make(chan *op, 1024), done: make(chan struct{}),
 		aside: newAside(), speaks: c.Speaks, merge: merge, firmAfter: cmp.Or(c.Firm, 30*time.Second),
 	}
+	s.quota.limit = c.Quota
 	builtin() // here and once: it takes longer than a first write should
 	if err := s.load(c); err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -202,6 +210,7 @@ func (s *Store) load(c Config) error {
 		}
 		st.snapshot.tree.ReplaceOrInsert(sl)
 		st.index(nil, sl)
+		st.bytes += r.doc.size()
 		s.clock.observe(s.now(), r.doc.newest())
 	}
 	st.meta = *m
@@ -210,6 +219,7 @@ func (s *Store) load(c Config) error {
 	st.snapshot.version = m.reserved
 	s.history = newHistory(m.reserved, cmp.Or(c.History, 8192))
 	s.current.Store(st)
+	s.quota.look(st.bytes)
 	if marker, ok := s.disk.(Marker); ok {
 		// From here on it is open, also after a loss of power.
 		return marker.Mark(Mark{Origin: m.origin, Writes: m.writes}, true)
@@ -421,7 +431,7 @@ func (s *Store) Commit(ctx context.Context, w Write) (*Entry, error) {
 		}
 	}
 	return s.do(ctx, func(b *batch) (*Entry, error) {
-		e, err := b.write(w.Key, w.Base, value)
+		e, err := b.write(w.Key, w.Base, value, !w.Asked)
 		if err != nil {
 			return nil, fmt.Errorf("commit %s: %w", w.Key, err)
 		}
@@ -503,6 +513,8 @@ type batch struct {
 	staged map[Key]*slot
 	events []Event
 	bytes  int
+	// grown is by how much the documents are larger than before.
+	grown  int64
 	sent   []outgoing
 	losses []Loss
 	// dirty tells that the meta record changed.
@@ -555,6 +567,7 @@ func (b *batch) show(old *slot, doc *document, derived []byte) *slot {
 		b.events = append(b.events, Event{Type: Modified, Entry: sl.entry, Old: was})
 	}
 	b.staged[old.key] = sl
+	b.grown += doc.size() - old.doc.size()
 	if doc != nil {
 		b.bytes += min(len(doc.value), 64<<10) + 256
 	}
@@ -566,8 +579,8 @@ func (e *Entry) at(v Version) *Entry {
 	return &Entry{Key: e.Key, Version: v, UID: e.UID, Generation: e.Generation, doc: e.doc, value: e.value}
 }
 
-// write decides one local commit. value is nil for a deletion.
-func (b *batch) write(k Key, base *Entry, value map[string]any) (*Entry, error) {
+// write decides one local commit. value is nil for a deletion; own tells that it is the node itself that writes.
+func (b *batch) write(k Key, base *Entry, value map[string]any, own bool) (*Entry, error) {
 	old := b.slot(k)
 	switch {
 	case old.entry == nil && base != nil:
@@ -597,6 +610,9 @@ func (b *batch) write(k Key, base *Entry, value map[string]any) (*Entry, error) 
 	}
 	if doc == old.doc {
 		return old.entry, nil
+	}
+	if err := b.room(old.doc, doc, own); err != nil {
+		return nil, err
 	}
 	b.meta.seq++
 	doc.context = doc.context.with(b.meta.origin, b.meta.seq)
@@ -810,7 +826,7 @@ func (b *batch) seal() {
 		b.meta.writes++
 		b.records = append(b.records, metaRecord(&b.meta))
 	}
-	st := &state{snapshot: b.old.snapshot, meta: b.meta, progress: b.old.progress, dots: b.old.dots.Clone()}
+	st := &state{snapshot: b.old.snapshot, meta: b.meta, progress: b.old.progress, dots: b.old.dots.Clone(), bytes: b.held()}
 	st.snapshot.tree = b.old.snapshot.tree.Clone()
 	st.snapshot.version = b.version
 	if b.progress != nil {
@@ -843,6 +859,7 @@ func (b *batch) persist() error {
 		}
 	}
 	b.store.current.Store(b.next)
+	b.store.quota.look(b.next.bytes)
 	for _, e := range b.overwritten {
 		decoded.drop(e)
 	}
@@ -874,6 +891,7 @@ type Status struct {
 	Objects    int
 	Tombstones int
 	DiskBytes  int64
+	Quota      Quota
 	Vector     Vector
 	// Behind: see Store.Behind.
 	Behind bool
@@ -898,6 +916,7 @@ func (s *Store) Status() Status {
 		return true
 	})
 	out.DiskBytes = s.disk.Size()
+	out.Quota = s.Quota()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.aside.describe(&out)

@@ -135,6 +135,7 @@ func (o *objects) commit(ctx context.Context, serialised bool, w crdt.Write) (*c
 	if admit.Reserved(o.kind.resource.Group) {
 		return nil, errors.New("it is a document of the store's own")
 	}
+	w.Asked = true
 	if serialised && o.server.cfg.Homes != nil {
 		return o.server.cfg.Homes.Commit(ctx, w)
 	}

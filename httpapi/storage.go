@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"reflect"
 	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -105,6 +107,8 @@ func failed(resource schema.GroupResource, verb string, k crdt.Key, err error) e
 	switch {
 	case errors.Is(err, crdt.ErrDerived):
 		return apierrors.NewForbidden(resource, k.Name, err)
+	case errors.Is(err, crdt.ErrQuota):
+		return insufficientStorage(resource, verb, k.Name, err)
 	case errors.Is(err, crdt.ErrClosed):
 		return apierrors.NewServiceUnavailable("this node is stopping")
 	case errors.Is(err, crdt.ErrUnsettled):
@@ -115,6 +119,18 @@ func failed(resource schema.GroupResource, verb string, k crdt.Key, err error) e
 		return apierrors.NewTimeoutError(fmt.Sprintf("%s %s: %v", verb, k, err), 0)
 	}
 	return fmt.Errorf("%s %s: %w", verb, k, err)
+}
+
+// reasonInsufficientStorage is the reason of a write that is refused because the store has come to its quota. Upstream has none for it: what
+// etcd says of its own quota comes out as an internal error.
+const reasonInsufficientStorage metav1.StatusReason = "InsufficientStorage"
+
+func insufficientStorage(resource schema.GroupResource, verb, name string, err error) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusInsufficientStorage, Reason: reasonInsufficientStorage,
+		Details: &metav1.StatusDetails{Group: resource.Group, Kind: resource.Resource, Name: name},
+		Message: fmt.Sprintf("cannot %s %s %q: %v", verb, resource, name, err),
+	}}
 }
 
 func (o *objects) Versioner() storage.Versioner { return versioner{objects: o} }

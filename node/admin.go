@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"murmur/crdt"
 	"murmur/node/member"
 )
 
@@ -63,6 +64,8 @@ type StoreStatus struct {
 	Objects    int   `json:"objects"`
 	Tombstones int   `json:"tombstones"`
 	DiskBytes  int64 `json:"diskBytes"`
+	// Quota is how much of the objects' bytes the store may hold.
+	Quota crdt.Quota `json:"quota"`
 	// Held lists writes that are held aside because they were stamped too far in the future.
 	Held map[string]time.Time `json:"held,omitempty"`
 	// Failed lists objects that could not be merged, with the reasons.
@@ -99,7 +102,7 @@ func (n *Node) status() Status {
 		Digest: fmt.Sprintf("%x", digest[:]), Members: n.members(), Settings: n.settings,
 		CertificateRotation: n.self.Renewal(), Issuer: n.self.Issuer(),
 		MemoryBytes: mem.Sys - mem.HeapReleased,
-		Store:       StoreStatus{Objects: st.Objects, Tombstones: st.Tombstones, DiskBytes: st.DiskBytes, Conflicts: len(st.Losses)},
+		Store:       StoreStatus{Objects: st.Objects, Tombstones: st.Tombstones, DiskBytes: st.DiskBytes, Quota: st.Quota, Conflicts: len(st.Losses)},
 	}
 	if inv := n.joining.Load(); inv != nil {
 		out.Joining = inv.NodeName

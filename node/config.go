@@ -49,6 +49,9 @@ type Config struct {
 
 	// ExternalIPs lets Services have spec.externalIPs. It is to be the same on all nodes: whoever is refused by one asks another.
 	ExternalIPs bool
+	// StoreQuota is how many bytes of objects the store holds before the API refuses what makes it grow: nil is a quarter of the memory, at
+	// most 1 GiB, and 0 no bound.
+	StoreQuota *int64
 	// CgroupRoot is the parent of the pods' cgroups: /murmur.
 	CgroupRoot string
 	// Containerd is the socket of an existing containerd to use instead of our own.
@@ -226,6 +229,16 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.Join != "" && c.Token == "" {
 		return c, errors.New("a token is required to join, in MURMUR_TOKEN or a --token-file; `murmur token create` on a member prints one")
+	}
+	if c.StoreQuota == nil {
+		q, err := defaultQuota()
+		if err != nil {
+			return c, err
+		}
+		c.StoreQuota = &q
+	}
+	if err := checkQuota(*c.StoreQuota); err != nil {
+		return c, err
 	}
 	if _, err := pod.NewSysctls(c.AllowedUnsafeSysctls); err != nil {
 		return c, err

@@ -14,6 +14,10 @@ var (
 	metricObjects    = prometheus.NewDesc("murmur_store_objects", "Objects in this node's store.", nil, nil)
 	metricTombstones = prometheus.NewDesc("murmur_store_tombstones", "Deletions that this node's store remembers.", nil, nil)
 	metricDisk       = prometheus.NewDesc("murmur_store_disk_bytes", "Size of this node's store on disk.", nil, nil)
+	metricBytes      = prometheus.NewDesc("murmur_store_bytes", "Bytes of objects that this node's store holds.", nil, nil)
+	metricQuota      = prometheus.NewDesc("murmur_store_quota_bytes", "Bytes of objects from which on the API refuses what makes the store grow; 0 is no bound.", nil, nil)
+	metricFull       = prometheus.NewDesc("murmur_store_quota_exceeded", "Whether the store has come to its quota and not below 95 % of it since.", nil, nil)
+	metricRefused    = prometheus.NewDesc("murmur_store_quota_refused_writes_total", "Writes refused because the store had come to its quota.", nil, nil)
 	metricHeld       = prometheus.NewDesc("murmur_store_held_writes", "Writes held aside because they are stamped too far in the future.", nil, nil)
 	metricFailed     = prometheus.NewDesc("murmur_store_failed_objects", "Objects set aside because they could not be merged.", nil, nil)
 	metricLosses     = prometheus.NewDesc("murmur_store_conflicts", "Remembered fields in which a concurrent write lost.", nil, nil)
@@ -28,7 +32,7 @@ var (
 type metrics struct{ node *Node }
 
 func (metrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{metricMembers, metricObjects, metricTombstones, metricDisk, metricHeld, metricFailed, metricLosses, metricQueued, metricDropped, metricSynced, metricGossip, metricPending} {
+	for _, d := range []*prometheus.Desc{metricMembers, metricObjects, metricTombstones, metricDisk, metricBytes, metricQuota, metricFull, metricRefused, metricHeld, metricFailed, metricLosses, metricQueued, metricDropped, metricSynced, metricGossip, metricPending} {
 		out <- d
 	}
 }
@@ -48,6 +52,14 @@ func (m metrics) Collect(out chan<- prometheus.Metric) {
 	gauge(metricObjects, float64(st.Objects))
 	gauge(metricTombstones, float64(st.Tombstones))
 	gauge(metricDisk, float64(st.DiskBytes))
+	full := 0.0
+	if st.Quota.Full {
+		full = 1
+	}
+	gauge(metricBytes, float64(st.Quota.Held))
+	gauge(metricQuota, float64(st.Quota.Limit))
+	gauge(metricFull, full)
+	out <- prometheus.MustNewConstMetric(metricRefused, prometheus.CounterValue, float64(st.Quota.Refused))
 	gauge(metricHeld, float64(len(st.Held)))
 	gauge(metricFailed, float64(len(st.Failed)))
 	gauge(metricLosses, float64(len(st.Losses)))

@@ -216,7 +216,8 @@ func (n *Node) assemble() error {
 		return err
 	}
 	if n.store, err = crdt.Open(crdt.Config{
-		Dir: filepath.Join(cfg.DataDir, "store"), Cluster: cluster.ID, Speaks: n.speaks, Log: n.log.With("part", "crdt"),
+		Dir: filepath.Join(cfg.DataDir, "store"), Cluster: cluster.ID, Speaks: n.speaks, Quota: *cfg.StoreQuota,
+		Log: n.log.With("part", "crdt"),
 	}); err != nil {
 		return err
 	}
@@ -569,6 +570,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	acting.run("homes", n.homes.Run, failed)
 	acting.run("registration", n.register.Run, failed)
 	acting.run("settling", n.settle, failed)
+	acting.run("store quota", n.watchQuota, failed)
 	acting.run("forgotten", n.giveUp, failed)
 	acting.run("containerd", n.runtime.Run, failed)
 	acting.run("network", n.network.Run, failed)

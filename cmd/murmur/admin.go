@@ -112,6 +112,11 @@ func printStatus(out io.Writer, s node.Status) error {
 		row("Missing", "%s; it is tried again", s.Missing)
 	}
 	row("Store", "%d objects, %d tombstones, %.1f MiB on disk, digest %s", s.Store.Objects, s.Store.Tombstones, float64(s.Store.DiskBytes)/(1<<20), s.Digest)
+	if q := s.Store.Quota; q.Full {
+		row("Store quota", "%.1f of %.1f MiB: what makes the store grow is refused; delete what is not needed, until less than 95 %% is held", float64(q.Held)/(1<<20), float64(q.Limit)/(1<<20))
+	} else if q.Limit > 0 {
+		row("Store quota", "%.1f of %.1f MiB", float64(q.Held)/(1<<20), float64(q.Limit)/(1<<20))
+	}
 	row("Conflicts", "%d fields in which a concurrent write lost", s.Store.Conflicts)
 	for key, at := range s.Store.Held {
 		row("Held aside", "%s, stamped %s", key, at.Format(time.RFC3339))

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/klog/v2"
 
@@ -133,6 +134,7 @@ type flags struct {
 	node.Config
 	nodeIP, tokenFile, clusterCIDR, serviceCIDR, clusterDNS string
 	labels, taints                                          []string
+	storeQuota                                              string
 	debug                                                   bool
 	configFile                                              string
 }
@@ -162,6 +164,7 @@ func nodeFlags(fs *pflag.FlagSet) *flags {
 	fs.BoolVar(&f.ExternalIPs, "allow-external-ips", false, "let Services have external IPs, by which whoever may write one draws the traffic of any address to it; the same on all nodes")
 	fs.StringVar(&f.clusterDNS, "cluster-dns", "", "`address` of cluster DNS (default: the tenth of --service-cidr)")
 	fs.StringVar(&f.Cluster.ClusterDomain, "cluster-domain", "", "domain of cluster DNS (default cluster.local)")
+	fs.StringVar(&f.storeQuota, "store-quota", "", "`bytes` of objects, such as 512Mi, from which on the API refuses what makes the store grow; 0: no bound (default: a quarter of the memory, at most 1Gi)")
 	fs.StringVar(&f.CgroupRoot, "cgroup-root", "/murmur", "parent of the pods' cgroups")
 	fs.StringVar(&f.Containerd, "container-runtime-endpoint", "", "`socket` of a containerd to use instead of our own")
 	fs.StringVar(&f.Authentication, "authentication-config", "", "issuers of tokens that this node's API believes, an apiserver.config.k8s.io/v1 AuthenticationConfiguration (OpenID Connect); read again when it changes")
@@ -286,6 +289,14 @@ func (f *flags) config(join string) (node.Config, error) {
 		if d != "dns" {
 			return c, fmt.Errorf("--disable %q: the bundled parts that can be disabled are: dns", d)
 		}
+	}
+	if f.storeQuota != "" {
+		q, err := resource.ParseQuantity(f.storeQuota)
+		if err != nil || q.Sign() < 0 {
+			return c, fmt.Errorf("--store-quota %q: want bytes, such as 512Mi; 0 is no bound", f.storeQuota)
+		}
+		bytes := q.Value()
+		c.StoreQuota = &bytes
 	}
 	c.NodeLabels = map[string]string{}
 	for _, l := range f.labels {
