@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -214,6 +215,11 @@ func (c *Client) Update(ctx context.Context, obj runtime.Object) (runtime.Object
 // UpdateStatus replaces an object's status and leaves the rest.
 func (c *Client) UpdateStatus(ctx context.Context, obj runtime.Object) (runtime.Object, error) {
 	return c.update(ctx, obj, "status")
+}
+
+// Approve replaces the conditions of a certificate signing request that say whether it is approved.
+func (c *Client) Approve(ctx context.Context, request *certificatesv1.CertificateSigningRequest) (runtime.Object, error) {
+	return c.update(ctx, request, "approval")
 }
 
 // Finalize replaces a namespace's spec.finalizers; without any, a terminating namespace goes.

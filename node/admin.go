@@ -228,6 +228,13 @@ func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
 		}
 		return n.createToken(r.Context(), req)
 	})
+	answer("POST /v1/user", func(r *http.Request) (any, error) {
+		var req UserRequest
+		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+			return nil, err
+		}
+		return n.createUser(r.Context(), req)
+	})
 	answer("POST /v1/leave", func(*http.Request) (any, error) {
 		select {
 		case <-n.leaving:

@@ -139,6 +139,13 @@ func (a *Admin) CreateToken(ctx context.Context, req TokenRequest) (TokenReply, 
 	return t, err
 }
 
+// CreateUser has a client certificate signed.
+func (a *Admin) CreateUser(ctx context.Context, req UserRequest) (UserReply, error) {
+	var u UserReply
+	err := a.call(ctx, "/v1/user", req, &u)
+	return u, err
+}
+
 // Leave tells the daemon to leave the cluster and end.
 func (a *Admin) Leave(ctx context.Context) error { return a.call(ctx, "/v1/leave", struct{}{}, nil) }
 

@@ -335,7 +335,7 @@ func (n *Node) parts(cfg Config, settings Settings) error {
 		API: func(account string) control.API {
 			return n.api.As(account, "system:serviceaccounts", "system:serviceaccounts:kube-system")
 		},
-		CACert: func() []byte { return n.self.Trust().Bundle() }, Resources: n.api.Resources(), Usage: n.api.QuotaUsage, Numbers: n.api, Log: n.log.With("part", "control"),
+		CACert: func() []byte { return n.self.Trust().Bundle() }, Resources: n.api.Resources(), Usage: n.api.QuotaUsage, Numbers: n.api, Signer: signer{n}, Log: n.log.With("part", "control"),
 	}); err != nil {
 		return err
 	}

@@ -76,6 +76,8 @@ type Config struct {
 	Usage Usage
 	// Numbers gives out cluster addresses and node ports; nil: what two Services have stays so.
 	Numbers Numbers
+	// Signer signs certificate signing requests; nil: nobody does.
+	Signer Signer
 	// Brake is Available if empty.
 	Brake Brake
 	// Settle is how long a node must have been in sight before the readiness of its pods is believed enough to withdraw
@@ -182,6 +184,7 @@ func table(cfg Config) []row {
 		{name: "pvc-protection-controller", owners: []string{claims}, watches: []string{pods, nodes}, decide: claimProtection},
 		{name: "pv-protection-controller", owners: []string{volumes}, watches: []string{claims, nodes}, decide: volumeProtection},
 		{name: "volumeattributesclass-protection-controller", owners: []string{attributeClasses}, watches: []string{volumes, claims, nodes}, decide: attributesProtection},
+		{name: "certificate-controller", owners: []string{requests}, decide: cleaning},
 		{name: "token-cleaner", owners: []string{"secrets"}, decide: token},
 	}
 	if cfg.Numbers != nil {
@@ -189,6 +192,9 @@ func table(cfg Config) []row {
 		rows = append(rows,
 			row{name: "service-controller", owners: []string{"services"}, watches: []string{addressClaims, portClaims}, prepare: services.prepare, decide: services.service},
 			row{name: "service-controller", owners: []string{addressClaims, portClaims}, watches: []string{"services"}, prepare: claims.prepare, decide: claims.claim})
+	}
+	if cfg.Signer != nil {
+		rows = append(rows, row{name: "certificate-controller", owners: []string{requests}, watches: []string{nodes}, everywhere: true, decide: signing(cfg.Signer)})
 	}
 	if cfg.Usage != nil {
 		spent := newCharges(cfg.Usage)

@@ -11,6 +11,7 @@ import (
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -72,6 +73,8 @@ const (
 	// claim and renumber are about the numbers of a Service: see Numbers.
 	claim    verb = "claim"
 	renumber verb = "renumber"
+	// sign signs a certificate signing request, and writes its status.
+	sign verb = "sign"
 	// rescale sets the replicas of an HPA's target, and then the HPA's status.
 	rescale verb = "rescale"
 )
@@ -446,6 +449,11 @@ func (c *Controllers) write(ctx context.Context, api API, w write) error {
 		err = c.cfg.Numbers.Claim(ctx, w.obj.(*corev1.Service), w.numbers)
 	case renumber:
 		err = c.cfg.Numbers.Renumber(ctx, w.obj.(*corev1.Service), w.numbers)
+	case sign:
+		var out *certificatesv1.CertificateSigningRequest
+		if out, err = signed(c.cfg.Signer, w.obj.(*certificatesv1.CertificateSigningRequest)); err == nil {
+			_, err = api.UpdateStatus(ctx, out)
+		}
 	case rescale:
 		err = scaleTo(ctx, api, w.obj.(*autoscalingv2.HorizontalPodAutoscaler), w.scale)
 	case commit:

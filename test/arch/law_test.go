@@ -140,6 +140,7 @@ var kubernetes = map[string][]string{
 		"third_party/forked/golang/expansion", // $(VAR)
 	},
 	"node/control": {
+		"pkg/apis/certificates",          // what a kubelet's serving certificate may say
 		"pkg/api/v1/endpoints",           // repacking subsets
 		"pkg/api/v1/pod",                 // when a pod is available
 		"pkg/controller",                 // expectations of a ReplicaSet on its pods, their ranking
