@@ -41,7 +41,9 @@ type Config struct {
 	// Roots has signed. Refuse tells of a peer that was verified whether it was shut out since; nil: none is. See Cut.
 	Verify func(chain []*x509.Certificate) (name string, err error)
 	Refuse func(chain []*x509.Certificate) error
-	Roots  *x509.CertPool
+	// Revoked tells whether the member with an ID was shut out: it is none, whatever membership says. Nil: none was.
+	Revoked func(id string) bool
+	Roots   *x509.CertPool
 	// State is the replicated store.
 	State State
 	// Known lists "address:port" (Serf's) of the nodes that should be members, to dial again those that are not alive.
@@ -247,6 +249,16 @@ func (a *Agent) follow(ctx context.Context) {
 
 // refresh takes the member list anew. The list is the truth; events only say when to look.
 func (a *Agent) refresh() {
+	for _, id := range a.take() {
+		// It does not answer any more: nobody dials it again.
+		if err := a.serf.RemoveFailedNode(id); err != nil {
+			a.log.Debug("forget a revoked member", "id", id, "err", err)
+		}
+	}
+}
+
+// take is refresh under the lock. It returns the revoked members that membership still waits for.
+func (a *Agent) take() (gone []string) {
 	now := time.Now()
 	changed := false
 	a.mu.Lock()
@@ -256,6 +268,12 @@ func (a *Agent) refresh() {
 		m, err := memberOf(sm)
 		if err != nil {
 			a.log.Warn("ignored", "err", err)
+			continue
+		}
+		if a.config.Revoked != nil && a.config.Revoked(m.ID) {
+			if m.Status == Failed {
+				gone = append(gone, m.ID)
+			}
 			continue
 		}
 		old, known := a.members[m.ID]
@@ -272,13 +290,14 @@ func (a *Agent) refresh() {
 	changed = changed || len(next) != len(a.members)
 	a.members = next
 	if !changed {
-		return
+		return gone
 	}
 	a.mux.wake()
 	close(a.changed)
 	a.changed = make(chan struct{})
 	// A member to which no stream comes about is not reachable after a while: look again then.
 	time.AfterFunc(streamless, a.announce)
+	return gone
 }
 
 // Members lists all members by name, this node included.

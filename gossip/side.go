@@ -49,8 +49,12 @@ func (x *mux) side(_ context.Context, name string, tc *tls.Conn) {
 	}
 }
 
-// Cut closes the sessions with peers whose certificates are not believed any more.
+// Cut closes the sessions with peers that were shut out since, and lists them as members no more.
 func (a *Agent) Cut() {
+	select {
+	case a.events <- nil: // look at the members
+	default:
+	}
 	a.mux.mu.Lock()
 	var sessions []*session
 	for _, s := range a.mux.sessions {

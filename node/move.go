@@ -164,7 +164,8 @@ func systems(e *crdt.Entry, self string) bool {
 		return false
 	}
 	for _, f := range o.Metadata.ManagedFields {
-		if !strings.HasPrefix(cmp.Or(f.Manager, "?"), "system:") {
+		// Flow schemas and priority levels are made by upstream's code, which calls itself so.
+		if m := cmp.Or(f.Manager, "?"); !strings.HasPrefix(m, "system:") && !strings.HasPrefix(m, "api-priority-and-fairness-config-") {
 			return false
 		}
 	}

@@ -243,7 +243,8 @@ func (n *Node) parts(cfg Config, settings Settings) error {
 		Name: name, ID: n.id.NodeID, Addr: cfg.NodeIP,
 		SerfPort: cfg.GossipPort, StreamPort: cfg.StreamPort, APIPort: cfg.HTTPSPort,
 		Key: n.self.Ring()[0], Others: n.self.Ring()[1:], Certificate: n.self.Certificate, Verify: n.verifyPeer, Refuse: n.refusePeer, State: n.store,
-		Known: func() []netip.AddrPort { return registered(n.store.Snapshot()) }, Lost: n.lost,
+		Revoked: func(id string) bool { return n.self.Trust().Denied(id) },
+		Known:   func() []netip.AddrPort { return registered(n.store.Snapshot()) }, Lost: n.lost,
 		Log: n.log.With("part", "gossip"),
 	}); err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -180,7 +181,7 @@ func TestUsersObjects(t *testing.T) {
 	kind := func(apiVersion, kind string) metav1.TypeMeta {
 		return metav1.TypeMeta{APIVersion: apiVersion, Kind: kind}
 	}
-	resources := []string{"namespaces", "nodes", "configmaps", "serviceaccounts", "secrets", "pods", "events", "rbac.authorization.k8s.io/clusterroles"}
+	resources := []string{"namespaces", "nodes", "configmaps", "serviceaccounts", "secrets", "pods", "events", "rbac.authorization.k8s.io/clusterroles", "flowcontrol.apiserver.k8s.io/flowschemas"}
 	fresh := func(t *testing.T) *crdt.Store {
 		s := newStore(t, "c")
 		commit(t, s, "namespaces", &corev1.Namespace{TypeMeta: kind("v1", "Namespace"), ObjectMeta: meta("", "default", "system:apiserver")})
@@ -188,6 +189,7 @@ func TestUsersObjects(t *testing.T) {
 		commit(t, s, "serviceaccounts", &corev1.ServiceAccount{TypeMeta: kind("v1", "ServiceAccount"), ObjectMeta: meta("default", "default")})
 		commit(t, s, "configmaps", &corev1.ConfigMap{TypeMeta: kind("v1", "ConfigMap"), ObjectMeta: meta("default", "kube-root-ca.crt", "system:serviceaccount:kube-system:root-ca-cert-publisher")})
 		commit(t, s, "rbac.authorization.k8s.io/clusterroles", &rbacv1.ClusterRole{TypeMeta: kind("rbac.authorization.k8s.io/v1", "ClusterRole"), ObjectMeta: meta("", "edit", "system:apiserver")})
+		commit(t, s, "flowcontrol.apiserver.k8s.io/flowschemas", &flowcontrolv1.FlowSchema{TypeMeta: kind("flowcontrol.apiserver.k8s.io/v1", "FlowSchema"), ObjectMeta: meta("", "catch-all", "api-priority-and-fairness-config-producer-v1")})
 		commit(t, s, "events", &corev1.Event{TypeMeta: kind("v1", "Event"), ObjectMeta: meta("default", "n1.1")})
 		return s
 	}
