@@ -319,6 +319,9 @@ func FuzzOneMeaning(f *testing.F) {
 		f.Add("DELETE", target)
 	}
 	f.Fuzz(func(t *testing.T, method, target string) {
+		if method == "" {
+			return // net/http makes a GET of it; no request on the wire is like that
+		}
 		if err := r.compare(method, target, r.inMemory); err != nil {
 			t.Fatal(err)
 		}
