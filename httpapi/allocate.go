@@ -119,9 +119,9 @@ func (a *addresses) Allocate(ip net.IP) error {
 		a.claims.taken = true
 		return ipallocator.ErrAllocated
 	}
-	if err := a.claims.take(addressClaim(addr)); err != nil {
+	if !a.claims.draw(addressClaim(addr)) {
 		a.release(addr)
-		return err
+		return ipallocator.ErrAllocated
 	}
 	return nil
 }
@@ -244,13 +244,9 @@ func (p *ports) Allocate(port int) error {
 		p.claims.taken = true
 		return portallocator.ErrAllocated
 	}
-	switch err := p.claims.take(portClaim(port)); {
-	case errors.Is(err, ipallocator.ErrAllocated):
+	if !p.claims.draw(portClaim(port)) {
 		p.release(port)
 		return portallocator.ErrAllocated
-	case err != nil:
-		p.release(port)
-		return err
 	}
 	return nil
 }

@@ -2,12 +2,18 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"murmur/crdt"
 )
 
 // TestAllocation: what Services draw depends on their names alone, stays clear of the reserved, and is never drawn twice.
@@ -43,4 +49,111 @@ func TestAllocation(t *testing.T) {
 		wg.Go(func() { draw(one, fmt.Sprintf("c%d", i)) })
 	}
 	wg.Wait()
+}
+
+// slowHome decides at once, but for the claims of one Service, which wait.
+type slowHome struct {
+	store *crdt.Store
+	of    string
+	asked chan struct{}
+	until chan struct{}
+}
+
+func (h *slowHome) Commit(ctx context.Context, w crdt.Write) (*crdt.Entry, error) {
+	if o, ok := w.Object.(*networkingv1.IPAddress); ok && o.Spec.ParentRef.Name == h.of {
+		h.asked <- struct{}{}
+		select {
+		case <-h.until:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return h.store.Commit(ctx, w)
+}
+
+func (h *slowHome) StoodFor(context.Context, crdt.Key, crdt.Version) (crdt.Version, bool) {
+	return 0, false
+}
+
+// TestClaimsWaitForNobody: while the claim of one Service's address waits for another node, other Services are made; and the one that
+// waits gets an address of its own.
+func TestClaimsWaitForNobody(t *testing.T) {
+	h := &slowHome{of: "slow", asked: make(chan struct{}, 10), until: make(chan struct{})}
+	n := newNode(t, func(c *Config) { h.store, c.Homes = c.Store, h })
+	c, ctx := n.typed(), context.Background()
+	service := func(name, ip string) *corev1.Service {
+		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, ClusterIP: ip, Ports: []corev1.ServicePort{{Port: 80}}}}
+	}
+	slow := make(chan *corev1.Service, 1)
+	go func() {
+		made, err := c.CoreV1().Services("default").Create(ctx, service("slow", ""), metav1.CreateOptions{})
+		if err != nil {
+			t.Error(err)
+		}
+		slow <- made
+	}()
+	<-h.asked
+	var made []*corev1.Service
+	for _, name := range []string{"a", "b", "c"} {
+		svc, err := c.CoreV1().Services("default").Create(ctx, service(name, ""), metav1.CreateOptions{})
+		check(t, err)
+		svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{Name: "more", Port: 81})
+		svc.Spec.Ports[0].Name = "first"
+		svc, err = c.CoreV1().Services("default").Update(ctx, svc, metav1.UpdateOptions{})
+		check(t, err)
+		made = append(made, svc)
+	}
+	close(h.until)
+	made = append(made, <-slow)
+	seen := map[string]bool{}
+	for _, svc := range made {
+		numbers := []string{svc.Spec.ClusterIP}
+		for _, p := range svc.Spec.Ports {
+			numbers = append(numbers, fmt.Sprint(p.NodePort))
+		}
+		for _, k := range numbers {
+			if seen[k] || k == "" || k == "0" {
+				t.Errorf("%s has %s, which another has too", svc.Name, k)
+			}
+			seen[k] = true
+		}
+	}
+	// A number that is claimed for another, as only the home knows, is refused; the other's claim stays.
+	taken := made[0].Spec.ClusterIP
+	if _, err := c.CoreV1().Services("default").Create(ctx, service("thief", taken), metav1.CreateOptions{}); !apierrors.IsInvalid(err) {
+		t.Errorf("an address that is another's: %v", err)
+	}
+	if _, ok := n.store.Snapshot().Get(crdt.Key{Resource: addressClaims, Name: taken}); !ok {
+		t.Error("a claim went with an attempt to take it")
+	}
+}
+
+// TestLostClaim: a claim that turns out to be another's when it is made is drawn again, and stays the other's.
+func TestLostClaim(t *testing.T) {
+	n := newNode(t, nil)
+	ctx := context.Background()
+	// What one draws is known from its name.
+	probe, err := n.typed().CoreV1().Services("default").Create(ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}}, metav1.CreateOptions{})
+	check(t, err)
+	addr := netip.MustParseAddr(probe.Spec.ClusterIP)
+	c := &claims{cfg: &n.cfg}
+	if err := c.take(ctx, "default/other", addressClaim(addr)); !errors.Is(err, errClaimed) {
+		t.Errorf("the claim of another: %v", err)
+	}
+	undone := false
+	free := addressClaim(nth(addr, 1))
+	err = c.takeAll(ctx, "default/other", []crdt.Key{free, addressClaim(addr)}, func() {
+		undone = true
+		c.drop(free)
+		c.drop(addressClaim(addr))
+	})
+	if !errors.Is(err, errClaimed) || !undone {
+		t.Errorf("%v, undone: %v", err, undone)
+	}
+	if _, ok := n.store.Snapshot().Get(free); ok {
+		t.Error("a claim that was made for nothing stays")
+	}
+	if e, ok := n.store.Snapshot().Get(addressClaim(addr)); !ok || !c.owns("default/s", e) {
+		t.Error("the other's claim is gone")
+	}
 }

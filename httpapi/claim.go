@@ -13,9 +13,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	core "k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/registry/core/service/ipallocator"
@@ -94,29 +96,45 @@ func newClaim(k crdt.Key, namespace, name string) runtime.Object {
 }
 
 // claims makes and drops claims. Upstream's allocators are not told for which Service they allocate, so those of one node
-// allocate one after the other.
+// draw one after the other, in memory. What was drawn is claimed after that, without a lock: it may take as long as other
+// nodes take to answer.
 type claims struct {
 	cfg *Config
 
+	// mu is held while numbers are drawn for one Service. What follows is about that Service.
 	mu sync.Mutex
-	// What follows is about the Service that is allocated for now; mu is held as long as it is.
-	ctx             context.Context
-	namespace, name string
-	// taken: a number turned out to be another's, drawn before that was known here. failed: a claim could not be made.
-	taken  bool
-	failed error
+	// owner is its "namespace/name".
+	owner string
+	// drawn are the numbers that it is to claim.
+	drawn []crdt.Key
+	// taken: a number turned out to be another's.
+	taken bool
+
+	// lostMu guards lost: the numbers that requests under way have drawn and did not get, whose claims are others'.
+	lostMu sync.Mutex
+	lost   map[crdt.Key]int
 }
 
-// free tells whether a number may be claimed, as far as is known here.
+// free tells whether a number may be claimed for the Service that draws, as far as is known here.
 func (c *claims) free(k crdt.Key) bool {
 	snap := c.cfg.Store.Snapshot()
 	e, ok := snap.Get(k)
-	return !ok || c.mine(e) || c.void(snap, e)
+	return !ok || c.owns(c.owner, e) || c.void(snap, e)
 }
 
-func (c *claims) mine(e *crdt.Entry) bool {
-	owner, _ := claimant(e)
-	return owner == c.namespace+"/"+c.name
+// draw notes a number to be claimed. It is false if it is claimed for another.
+func (c *claims) draw(k crdt.Key) bool {
+	if !c.free(k) {
+		c.taken = true
+		return false
+	}
+	c.drawn = append(c.drawn, k)
+	return true
+}
+
+func (c *claims) owns(owner string, e *crdt.Entry) bool {
+	of, _ := claimant(e)
+	return of == owner
 }
 
 // void tells whether a claim is older than any Service that it could be for, and no Service uses its number.
@@ -133,40 +151,77 @@ func (c *claims) void(snap *crdt.Snapshot, e *crdt.Entry) bool {
 // claimAttempts bounds how often a claim is tried that others change meanwhile.
 const claimAttempts = 4
 
-// take claims a number for the Service that is allocated for.
-func (c *claims) take(k crdt.Key) error {
+// errClaimed is returned for a number whose claim is another Service's.
+var errClaimed = errors.New("the number is claimed for another Service")
+
+// take claims a number for a Service.
+func (c *claims) take(ctx context.Context, owner string, k crdt.Key) error {
 	commit := c.cfg.Store.Commit
-	if c.cfg.Homes != nil && askedOf(c.ctx).outside {
+	if c.cfg.Homes != nil && askedOf(ctx).outside {
 		commit = c.cfg.Homes.Commit
 	}
+	namespace, name, _ := strings.Cut(owner, "/")
 	for range claimAttempts {
 		snap := c.cfg.Store.Snapshot()
-		w := crdt.Write{Key: k, Object: newClaim(k, c.namespace, c.name)}
+		w := crdt.Write{Key: k, Object: newClaim(k, namespace, name)}
 		if e, ok := snap.Get(k); ok {
-			if c.mine(e) {
+			if c.owns(owner, e) {
 				return nil
 			}
 			if !c.void(snap, e) {
-				break
+				return errClaimed
 			}
 			w = crdt.Write{Key: k, Base: e}
 		}
-		_, err := commit(c.ctx, w)
+		_, err := commit(ctx, w)
 		switch {
 		case err == nil && w.Base == nil:
 			return nil
 		case err == nil, errors.Is(err, crdt.ErrExists), errors.Is(err, crdt.ErrConflict), errors.Is(err, crdt.ErrNotFound):
 			continue // as it is now, it is looked at again
 		}
-		c.failed = fmt.Errorf("claim %s: %w", k.Name, err)
-		return c.failed
+		return fmt.Errorf("claim %s: %w", k.Name, err)
 	}
-	c.taken = true
-	return ipallocator.ErrAllocated
+	return errClaimed
+}
+
+// takeAll claims numbers for a Service. If one cannot be claimed, undo gives back what was drawn: of the claims, those that
+// were made.
+func (c *claims) takeAll(ctx context.Context, owner string, numbers []crdt.Key, undo func()) error {
+	for i, k := range numbers {
+		err := c.take(ctx, owner, k)
+		if err == nil {
+			continue
+		}
+		c.lose(numbers[i:], 1)
+		undo()
+		c.lose(numbers[i:], -1)
+		return err
+	}
+	return nil
+}
+
+func (c *claims) lose(numbers []crdt.Key, n int) {
+	c.lostMu.Lock()
+	defer c.lostMu.Unlock()
+	if c.lost == nil {
+		c.lost = map[crdt.Key]int{}
+	}
+	for _, k := range numbers {
+		if c.lost[k] += n; c.lost[k] == 0 {
+			delete(c.lost, k)
+		}
+	}
 }
 
 // drop takes a claim away if no Service uses its number.
 func (c *claims) drop(k crdt.Key) {
+	c.lostMu.Lock()
+	lost := c.lost[k] > 0
+	c.lostMu.Unlock()
+	if lost {
+		return
+	}
 	snap := c.cfg.Store.Snapshot()
 	e, ok := snap.Get(k)
 	if !ok {
@@ -183,39 +238,53 @@ func (c *claims) drop(k crdt.Key) {
 	}
 }
 
-// begin allocates for a Service until end.
-func (c *claims) begin(ctx context.Context, namespace, name string) (end func()) {
+// begin draws for a Service until end, which says what it is to claim and whether a number was another's.
+func (c *claims) begin(owner string) (end func() (drawn []crdt.Key, taken bool)) {
 	c.mu.Lock()
-	c.ctx, c.namespace, c.name, c.taken, c.failed = ctx, namespace, name, false, nil
-	return func() {
-		c.ctx, c.namespace, c.name = nil, "", ""
-		c.mu.Unlock()
+	c.owner, c.drawn, c.taken = owner, nil, false
+	return func() ([]crdt.Key, bool) {
+		defer c.mu.Unlock()
+		drawn, taken := c.drawn, c.taken
+		c.owner, c.drawn = "", nil
+		return drawn, taken
 	}
 }
 
 // drawAgain bounds how often a Service draws numbers that turn out to be taken.
 const drawAgain = 8
 
-// allocate has a Service draw what it does not name, and upstream claim it.
+// allocate has a Service draw what it does not name, upstream allocate it, and the claims made.
 func (s *Server) allocate(ctx context.Context, svc, old *core.Service, dry bool, upstream func() (genericregistry.FinishFunc, error)) (genericregistry.FinishFunc, error) {
-	c := &s.claims
-	defer c.begin(ctx, svc.Namespace, svc.Name)()
+	owner := svc.Namespace + "/" + svc.Name
 	asked := svc.DeepCopy()
 	for attempt := 0; ; attempt++ {
-		c.taken, c.failed = false, nil
+		end := s.claims.begin(owner)
 		s.choose(svc, old, dry)
 		drew := !equality.Semantic.DeepEqual(asked.Spec, svc.Spec)
 		finish, err := upstream()
-		switch {
-		case err == nil:
-			return finish, nil
-		case c.failed != nil:
-			return nil, failed(core.Resource("services"), "allocate", crdt.Key{Resource: "services", Namespace: svc.Namespace, Name: svc.Name}, c.failed)
-		case !c.taken || !drew || attempt == drawAgain:
-			return nil, err
+		drawn, taken := end()
+		if err == nil {
+			if err = s.claims.takeAll(ctx, owner, drawn, func() { finish(ctx, false) }); err == nil {
+				return finish, nil
+			}
+			if taken = errors.Is(err, errClaimed); !taken {
+				return nil, failed(core.Resource("services"), "allocate", crdt.Key{Resource: "services", Namespace: svc.Namespace, Name: svc.Name}, err)
+			}
+		}
+		if !taken || !drew || attempt == drawAgain {
+			return nil, invalidNumber(svc, err)
 		}
 		*svc = *asked.DeepCopy()
 	}
+}
+
+// invalidNumber is upstream's answer to a Service that names a number of another's.
+func invalidNumber(svc *core.Service, err error) error {
+	if !errors.Is(err, errClaimed) {
+		return err
+	}
+	return apierrors.NewInvalid(core.Kind("Service"), svc.Name, field.ErrorList{field.Invalid(field.NewPath("spec"), svc.Spec.ClusterIPs,
+		"an address or port that it names is allocated already")})
 }
 
 // Claim makes the claims of a Service's numbers say that they are its. That is so already unless two sides of a cut network
@@ -244,7 +313,6 @@ func (s *Server) Claim(ctx context.Context, svc *corev1.Service, numbers []crdt.
 func (s *Server) Renumber(ctx context.Context, svc *corev1.Service, numbers []crdt.Key) error {
 	// Other nodes allocate too.
 	ctx = context.WithValue(ctx, classKey{}, asked{outside: true})
-	defer s.claims.begin(ctx, svc.Namespace, svc.Name)()
 	base, ok := s.cfg.Store.Snapshot().Get(crdt.Key{Resource: "services", Namespace: svc.Namespace, Name: svc.Name})
 	if !ok || base.UID != svc.UID {
 		return nil
@@ -255,7 +323,7 @@ func (s *Server) Renumber(ctx context.Context, svc *corev1.Service, numbers []cr
 	}
 	next.APIVersion, next.Kind = "v1", "Service"
 	for _, k := range numbers {
-		if err := s.renumber(next, k); err != nil {
+		if err := s.renumber(ctx, next, k); err != nil {
 			return fmt.Errorf("another number than %s for service %s/%s: %w", k.Name, svc.Namespace, svc.Name, err)
 		}
 	}
@@ -263,19 +331,49 @@ func (s *Server) Renumber(ctx context.Context, svc *corev1.Service, numbers []cr
 	return err
 }
 
-func (s *Server) renumber(svc *corev1.Service, k crdt.Key) error {
-	name := svc.Namespace + "/" + svc.Name
+// renumber draws another number in place of k, and claims it.
+func (s *Server) renumber(ctx context.Context, svc *corev1.Service, k crdt.Key) error {
+	owner := svc.Namespace + "/" + svc.Name
 	for range drawAgain {
-		if k.Resource == addressClaims {
-			addr, ok := s.addresses.choose(name)
-			if !ok {
-				return ipallocator.ErrFull
-			}
-			if err := s.addresses.Allocate(addr.AsSlice()); errors.Is(err, ipallocator.ErrAllocated) {
-				continue
-			} else if err != nil {
-				return err
-			}
+		replace, release, err := s.another(owner, k)
+		switch {
+		case err != nil:
+			return err
+		case replace == nil:
+			continue
+		}
+		drawn := replace.key
+		switch err := s.claims.takeAll(ctx, owner, []crdt.Key{drawn}, release); {
+		case errors.Is(err, errClaimed):
+			continue
+		case err != nil:
+			return err
+		}
+		replace.in(svc)
+		return nil
+	}
+	return ipallocator.ErrAllocated
+}
+
+// replacement is a number that a Service gets in place of another.
+type replacement struct {
+	key crdt.Key
+	in  func(*corev1.Service)
+}
+
+// another draws a number of the kind of k. It is nil if what was drawn is taken meanwhile.
+func (s *Server) another(owner string, k crdt.Key) (*replacement, func(), error) {
+	end := s.claims.begin(owner)
+	defer end()
+	if k.Resource == addressClaims {
+		addr, ok := s.addresses.choose(owner)
+		if !ok {
+			return nil, nil, ipallocator.ErrFull
+		}
+		if err := s.addresses.Allocate(addr.AsSlice()); err != nil {
+			return nil, nil, unlessTaken(err)
+		}
+		return &replacement{addressClaim(addr), func(svc *corev1.Service) {
 			for i := range svc.Spec.ClusterIPs {
 				if svc.Spec.ClusterIPs[i] == k.Name {
 					svc.Spec.ClusterIPs[i] = addr.String()
@@ -284,17 +382,16 @@ func (s *Server) renumber(svc *corev1.Service, k crdt.Key) error {
 			if svc.Spec.ClusterIP == k.Name {
 				svc.Spec.ClusterIP = addr.String()
 			}
-			return nil
-		}
-		port, ok := s.ports.choose(name, nil)
-		if !ok {
-			return portallocator.ErrFull
-		}
-		if err := s.ports.Allocate(port); errors.Is(err, portallocator.ErrAllocated) {
-			continue
-		} else if err != nil {
-			return err
-		}
+		}}, func() { s.addresses.release(addr) }, nil
+	}
+	port, ok := s.ports.choose(owner, nil)
+	if !ok {
+		return nil, nil, portallocator.ErrFull
+	}
+	if err := s.ports.Allocate(port); err != nil {
+		return nil, nil, unlessTaken(err)
+	}
+	return &replacement{portClaim(port), func(svc *corev1.Service) {
 		for i := range svc.Spec.Ports {
 			if p := &svc.Spec.Ports[i]; strconv.Itoa(int(p.NodePort)) == k.Name {
 				p.NodePort = int32(port)
@@ -303,7 +400,13 @@ func (s *Server) renumber(svc *corev1.Service, k crdt.Key) error {
 		if strconv.Itoa(int(svc.Spec.HealthCheckNodePort)) == k.Name {
 			svc.Spec.HealthCheckNodePort = int32(port)
 		}
+	}}, func() { s.ports.release(port) }, nil
+}
+
+// unlessTaken drops the error of a number that is taken.
+func unlessTaken(err error) error {
+	if errors.Is(err, ipallocator.ErrAllocated) || errors.Is(err, portallocator.ErrAllocated) {
 		return nil
 	}
-	return ipallocator.ErrAllocated
+	return err
 }
