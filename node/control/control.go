@@ -66,7 +66,7 @@ type Config struct {
 	API func(user string) API
 	// Recorder writes events; nil means none.
 	Recorder record.EventRecorder
-	// CACert is the PEM bundle that pods verify the API with, as it is now. It changes with documents of murmur.io/authorities and
+	// CACert is the PEM bundle that pods verify the API with, as it is now. It changes with the documents of murmur.io/authorities and
 	// murmur.io/members.
 	CACert func() []byte
 	// Resources lists what is stored, as in crdt.Key.Resource. Namespaces are emptied of, and owners are looked for
@@ -173,7 +173,7 @@ func table(cfg Config) []row {
 		{name: "job-controller", owners: []string{jobs}, watches: []string{pods, nodes}, decide: job},
 		{name: "cronjob-controller", owners: []string{cronJobs}, watches: []string{jobs}, decide: cronJob},
 		{name: "service-account-controller", owners: []string{"namespaces"}, watches: []string{"serviceaccounts"}, decide: serviceAccount},
-		{name: "root-ca-cert-publisher", owners: []string{"namespaces"}, watches: []string{"configmaps"}, decide: rootCA(cfg.CACert)},
+		{name: "root-ca-cert-publisher", owners: []string{"namespaces"}, watches: []string{"configmaps", "murmur.io/authorities", "murmur.io/members"}, decide: rootCA(cfg.CACert)},
 		{name: "namespace-controller", owners: []string{"namespaces"}, watchesAll: true, decide: namespace},
 		{name: "generic-garbage-collector", all: true, pace: 50 * time.Millisecond,
 			prepare: collector.prepare, decide: collector.decide},

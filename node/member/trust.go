@@ -1,10 +1,12 @@
 package member
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -46,8 +48,10 @@ func newTrust(roots, chains []*x509.Certificate, pinned map[string]map[[32]byte]
 // Pool is the set of CAs, for what can use nothing better.
 func (t *Trust) Pool() *x509.CertPool { return t.pool }
 
-// Bundle is the CAs in PEM.
-func (t *Trust) Bundle() []byte { return encodeCerts(t.roots...) }
+// Bundle is the CAs in PEM, in an order that is the same on all members: it stands in objects that any of them writes.
+func (t *Trust) Bundle() []byte {
+	return encodeCerts(slices.SortedFunc(slices.Values(t.roots), func(a, b *x509.Certificate) int { return cmp.Compare(Hash(a), Hash(b)) })...)
+}
 
 // Member checks the certificate of a peer, with the ones that it sent along, and tells who it is. Only that it has expired
 // counts of time: a certificate of tomorrow was signed by the CA all the same, and it is this node's clock that is wrong.

@@ -97,7 +97,7 @@ func TestLeaveJoinForget(t *testing.T) {
 		t.Errorf("still run on n2:\n%s", strings.Join(left, "\n"))
 	}
 	data := filepath.Join("/var/lib/murmur-lab", l.name, "n2", "data")
-	for _, name := range []string{"identity.json", "store", "placement", "cni", "logs"} {
+	for _, name := range []string{"identity.json", "store", "store.left", "placement", "cni", "logs"} {
 		if _, err := os.Stat(filepath.Join(data, name)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s was left behind", name)
 		}
