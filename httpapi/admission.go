@@ -1,9 +1,12 @@
 package httpapi
 
 import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/initializer"
 	webhookinit "k8s.io/apiserver/pkg/admission/plugin/webhook/initializer"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/util/compatibility"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 
@@ -16,6 +19,7 @@ func (s *Server) admission() (admission.Interface, error) {
 		TolerationSeconds: s.cfg.TolerationSeconds,
 		Arbiter:           s.cfg.Arbiter,
 		MutatingPolicies:  newMutatingPolicies(s), ValidatingPolicies: newValidatingPolicies(s), Quota: newQuotas(s),
+		Accepted:    s.fields.Plugin(),
 		ExternalIPs: s.cfg.ExternalIPs,
 		Initializers: admission.PluginInitializers{
 			initializer.New(s.own, nil, snapshotInformers{store: s.cfg.Store, followers: &s.followers}, s.authz, utilfeature.DefaultFeatureGate,
@@ -23,4 +27,20 @@ func (s *Server) admission() (admission.Interface, error) {
 			webhookinit.NewPluginInitializer(webhookClients, webhookServices{s}),
 		},
 	})
+}
+
+// tell has Events written for new pods with fields that nothing acts on: once they are stored, and so have a UID to be found by.
+func (s *Server) tell(pods *genericregistry.Store) {
+	if s.cfg.Event == nil {
+		return
+	}
+	events, then := s.fields.Events(s.cfg.Event), pods.AfterCreate
+	pods.AfterCreate = func(obj runtime.Object, opts *metav1.CreateOptions) {
+		if then != nil {
+			then(obj, opts)
+		}
+		if len(opts.DryRun) == 0 {
+			events.Created(obj)
+		}
+	}
 }

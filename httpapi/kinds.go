@@ -179,6 +179,7 @@ func kinds() []*kind {
 			if err != nil {
 				return nil, err
 			}
+			r.tell(s.Pod.Store)
 			stream := streams{server: r.Server, pods: s.Pod.Store}
 			return map[string]rest.Storage{
 				"": s.Pod, "status": s.Status, "resize": s.Resize, "binding": s.Binding, "eviction": s.Eviction,

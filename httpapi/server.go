@@ -36,6 +36,7 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
+	"murmur/httpapi/accepted"
 	"murmur/httpapi/audit"
 	"murmur/httpapi/fairness"
 	"murmur/httpapi/issuers"
@@ -101,6 +102,8 @@ type Config struct {
 	// be reached.
 	Relay func(ctx context.Context, node string) (net.Conn, error)
 
+	// Event writes an Event of type Warning about an object, without waiting. Nil: none are written.
+	Event func(about *corev1.ObjectReference, reason, message string)
 	// Audit records requests. May be nil.
 	Audit *audit.Recorder
 	// Join answers /murmur/v1/, without authentication. Metrics answers /metrics. Both may be nil.
@@ -174,6 +177,7 @@ type Server struct {
 	rules     rbacvalidation.AuthorizationRuleResolver
 	resolver  authorizer.RuleResolver
 	admit     admission.Interface
+	fields    *accepted.Fields
 	followers followers
 	policies  []*policies
 	claims    claims
@@ -225,6 +229,9 @@ func New(cfg Config) (*Server, error) {
 		Informers: snapshotInformers{store: s.cfg.Store, followers: &s.followers}, Client: s.own.FlowcontrolV1(),
 		Seats: s.cfg.ReadsInFlight + s.cfg.WritesInFlight, Patience: s.cfg.RequestTimeout / 4, Count: s.count,
 	})
+	if s.fields, err = accepted.New(); err != nil {
+		return nil, fmt.Errorf("httpapi: %w", err)
+	}
 	if s.admit, err = s.admission(); err != nil {
 		return nil, err
 	}

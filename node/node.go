@@ -313,6 +313,7 @@ func (n *Node) parts(cfg Config, settings Settings) error {
 		}
 	}
 	n.basics = newBootstrap(n.ensureBasics, n.log.With("part", "bootstrap"))
+	told := n.recorder("apiserver")
 	if n.api, err = httpapi.New(httpapi.Config{
 		Store: n.store, Homes: n.homes, Node: name, Address: net.JoinHostPort("", strconv.Itoa(int(cfg.HTTPSPort))),
 		TLS: &tls.Config{
@@ -323,11 +324,14 @@ func (n *Node) parts(cfg Config, settings Settings) error {
 		ServiceCIDR: settings.ServiceCIDR, NodePorts: ports, Port: int32(cfg.HTTPSPort),
 		Kubelet: n.kubelet, Usage: n.kubelet.Usage, Arbiter: n.sched.ArbiterAnnotations, Metrics: n.metricsHandler(),
 		ExternalIPs: cfg.ExternalIPs,
-		Relay:       func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceAPI) },
-		Join:        n.door,
-		Ready:       n.basics.missing,
-		Audit:       n.audit,
-		Log:         n.log.With("part", "httpapi"),
+		Event: func(about *corev1.ObjectReference, reason, message string) {
+			told.Event(about, corev1.EventTypeWarning, reason, message)
+		},
+		Relay: func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceAPI) },
+		Join:  n.door,
+		Ready: n.basics.missing,
+		Audit: n.audit,
+		Log:   n.log.With("part", "httpapi"),
 	}); err != nil {
 		return err
 	}

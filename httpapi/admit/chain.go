@@ -44,11 +44,16 @@ type Config struct {
 	Arbiter func() map[string]string
 	// MutatingPolicies, ValidatingPolicies and Quota stand where upstream has its plugins of these names.
 	MutatingPolicies, ValidatingPolicies, Quota admission.Interface
+	// Accepted tells who sets a field that nothing acts on.
+	Accepted admission.Interface
 	// ExternalIPs lets Services have addresses of their makers' choice, to which every node then redirects.
 	ExternalIPs bool
 	// Initializers give upstream's plugins what they ask for: listers, clients, the authorizer, feature gates.
 	Initializers admission.PluginInitializers
 }
+
+// acceptedName is that of the plugin of httpapi/accepted.
+const acceptedName = "AcceptedFields"
 
 // plugin is one member of the chain.
 type plugin struct {
@@ -108,6 +113,7 @@ func chain(cfg Config) []plugin {
 		out = append(out, given(placementName, placementRecord{admission.NewHandler(admission.Create), cfg.Arbiter}))
 	}
 	return append(out,
+		given(acceptedName, cfg.Accepted),
 		given(mutatingpolicy.PluginName, cfg.MutatingPolicies),
 		upstreams(mutating.PluginName, mutating.Register),
 		given(validatingpolicy.PluginName, cfg.ValidatingPolicies),

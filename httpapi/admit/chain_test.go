@@ -23,6 +23,7 @@ var added = map[string]string{
 	"NodeRestriction":        "upstream leaves it to who sets a cluster up, and kubeadm and k3s enable it: a node is no administrator",
 	"DenyServiceExternalIPs": "upstream leaves it to who sets a cluster up: an external address takes the traffic for it on every node. Config.ExternalIPs lets it out",
 	"ReservedNames":          "ours: annotations and a group by which nodes and controllers tell each other things; after all that is built in, before policies and webhooks",
+	"AcceptedFields":         "ours: who sets a field that nothing acts on is told so (httpapi/accepted); the last of ours, of what is stored when all of them are through",
 	"PlacementRecord":        "ours: a new pod says who places it; after ReservedNames, which drops what its maker said of that",
 }
 
@@ -65,8 +66,8 @@ func TestChain(t *testing.T) {
 	}
 	// Ours stand between the last that is built in and the first that users make.
 	ours := slices.Index(have, reservedName)
-	if have[ours-1] != "PodResizeValidator" || have[ours+1] != placementName || have[ours+2] != "MutatingAdmissionPolicy" {
-		t.Errorf("ours stand between %v", have[ours-1:ours+3])
+	if have[ours-1] != "PodResizeValidator" || have[ours+1] != placementName || have[ours+2] != acceptedName || have[ours+3] != "MutatingAdmissionPolicy" {
+		t.Errorf("ours stand between %v", have[ours-1:ours+4])
 	}
 	var open []string
 	for _, p := range chain(Config{ExternalIPs: true}) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -172,5 +174,42 @@ func TestTokens(t *testing.T) {
 	}
 	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), v.cfg.Dir) {
 		t.Error("the tmpfs is still mounted")
+	}
+}
+
+// TestUnknownVolume: a volume of a type that nothing here mounts keeps its pod from starting, whatever types upstream has.
+func TestUnknownVolume(t *testing.T) {
+	const unknown = "not supported"
+	known := []string{"HostPath", "EmptyDir", "Secret", "ConfigMap", "DownwardAPI", "Projected", "PersistentVolumeClaim", "Image"}
+	v := New(Config{Dir: t.TempDir(), Node: "n1"})
+	source := reflect.TypeFor[corev1.VolumeSource]()
+	for i := range source.NumField() {
+		f := source.Field(i)
+		if slices.Contains(known, f.Name) {
+			continue
+		}
+		vol := corev1.Volume{Name: "v"}
+		reflect.ValueOf(&vol.VolumeSource).Elem().Field(i).Set(reflect.New(f.Type.Elem()))
+		if _, err := v.Prepare(t.Context(), testPod(vol), bound(t)); err == nil || !strings.Contains(err.Error(), unknown) {
+			t.Errorf("%s: %v", f.Name, err)
+		}
+	}
+	certificate := corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+		Sources: []corev1.VolumeProjection{{PodCertificate: &corev1.PodCertificateProjection{}}}}}}
+	if _, err := v.Prepare(t.Context(), testPod(certificate), bound(t)); err == nil || !strings.Contains(err.Error(), unknown) {
+		t.Errorf("a certificate: %v", err)
+	}
+	persistent := reflect.TypeFor[corev1.PersistentVolumeSource]()
+	for i := range persistent.NumField() {
+		f := persistent.Field(i)
+		if f.Name == "HostPath" || f.Name == "Local" {
+			continue
+		}
+		s := bound(t)
+		s.pv.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{}
+		reflect.ValueOf(&s.pv.Spec.PersistentVolumeSource).Elem().Field(i).Set(reflect.New(f.Type.Elem()))
+		if _, err := v.Prepare(t.Context(), claimPod("p"), s); err == nil || !strings.Contains(err.Error(), unknown) {
+			t.Errorf("a volume of type %s: %v", f.Name, err)
+		}
 	}
 }

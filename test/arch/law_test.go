@@ -15,6 +15,7 @@ var rooms = []room{
 	{pkg: "gossip"},
 	{pkg: "sched", may: []string{"crdt"}},
 	{pkg: "httpapi", may: []string{"crdt", "httpapi/..."}},
+	{pkg: "httpapi/accepted"},
 	{pkg: "httpapi/admit"},
 	{pkg: "httpapi/audit", may: []string{"httpapi/configfile"}},
 	{pkg: "httpapi/configfile"},

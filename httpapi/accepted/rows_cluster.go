@@ -1,0 +1,70 @@
+package accepted
+
+import core "k8s.io/kubernetes/pkg/apis/core"
+
+// clusterRows are those of namespaces, nodes, and what says how much there may be.
+func clusterRows() []Row {
+	token := warned("Secret", "nothing here writes a token into it: ask for one by kubectl create token", "type")
+	token.asks = func(v any) bool {
+		of, ok := v.(*core.SecretType)
+		return ok && *of == core.SecretTypeServiceAccountToken
+	}
+	return []Row{
+		acted("Namespace", "node/control", "node/control.TestNamespacePodsFirst", "spec.finalizers"),
+		acted("Namespace", "httpapi/admit", "httpapi.TestPodSecurity", "metadata.labels"),
+
+		acted("Node", "sched", "sched.TestPlugins", "metadata.labels", "spec.unschedulable", "spec.taints"),
+		acted("Node", "node/control", "node/control.TestTaints", "spec.taints.timeAdded"),
+		acted("Node", "node/network", "node/network.TestPlan", "spec.podCIDR", "spec.podCIDRs"),
+		acted("Node", "node/pod", "node/pod.TestNodeStatus", "status"),
+		kept("Node", "spec.providerID", "spec.externalID", "spec.configSource"),
+		dropped("Node", "InPlacePodVerticalScalingSchedulerPreemption", "spec.podPreemptionPolicy"),
+
+		acted("ServiceAccount", "httpapi/admit", "httpapi.TestServiceAccountToken", "secrets", "imagePullSecrets", "automountServiceAccountToken"),
+		acted("Secret", "node/volume", "node/containerd.TestVolumes", "data", "stringData"),
+		acted("Secret", "httpapi", "httpapi.TestKinds", "immutable"),
+		token,
+		acted("ConfigMap", "node/volume", "node/volume.TestConfigMap", "data", "binaryData"),
+		acted("ConfigMap", "httpapi", "httpapi.TestKinds", "immutable"),
+		kept("Event", "involvedObject", "reason", "message", "source", "firstTimestamp", "lastTimestamp", "count", "type", "eventTime", "series", "action", "related",
+			"reportingComponent", "reportingInstance"),
+
+		acted("ResourceQuota", "httpapi", "node/control.TestQuota", "spec.hard", "spec.scopes", "spec.scopeSelector"),
+		acted("LimitRange", "httpapi/admit", "httpapi.TestPodDefaults", "spec.limits"),
+		acted("Lease", "httpapi", "httpapi.TestLeasesHaveOneHolder", "spec.holderIdentity", "spec.leaseDurationSeconds", "spec.acquireTime", "spec.renewTime", "spec.leaseTransitions"),
+		dropped("Lease", "CoordinatedLeaderElection", "spec.strategy", "spec.preferredHolder"),
+		acted("PriorityClass", "httpapi/admit", "httpapi.TestPodDefaults", "value", "globalDefault", "preemptionPolicy"),
+		kept("PriorityClass", "description"),
+		acted("RuntimeClass", "node/containerd", "node/containerd.TestSecurity", "handler"),
+		acted("RuntimeClass", "httpapi/admit", "httpapi.TestPodDefaults", "overhead", "scheduling"),
+	}
+}
+
+// accessRows are those of what says who may do what, and of how the API itself behaves.
+func accessRows() []Row {
+	var out []Row
+	for _, kind := range []string{"Role", "ClusterRole"} {
+		out = append(out, acted(kind, "httpapi", "httpapi.TestKinds", "rules"))
+	}
+	for _, kind := range []string{"RoleBinding", "ClusterRoleBinding"} {
+		out = append(out, acted(kind, "httpapi", "httpapi.TestKinds", "subjects", "roleRef"))
+	}
+	return append(out,
+		acted("ClusterRole", "node/control", "node/control.TestClusterRolesAreMadeOfThoseTheySelect", "aggregationRule"),
+		acted("CertificateSigningRequest", "node/control", "node/control.TestSigning", "spec"),
+		acted("CertificateSigningRequest", "httpapi/admit", "httpapi.TestCertificateRequests", "spec.username", "spec.groups", "spec.uid", "spec.extra"),
+		acted("ClusterTrustBundle", "node/volume", "node/volume.TestTrustAnchors", "spec"),
+		acted("FlowSchema", "httpapi/fairness", "httpapi.TestFairness", "spec"),
+		acted("PriorityLevelConfiguration", "httpapi/fairness", "httpapi.TestFairness", "spec"),
+		acted("CustomResourceDefinition", "httpapi", "httpapi.TestCustomResourcesAreServed", "spec"),
+		acted("CustomResourceDefinition", "httpapi", "httpapi.TestConversionWebhook", "spec.conversion"),
+		acted("CustomResourceDefinition", "httpapi", "httpapi.TestNamesAreAcceptedOnce", "spec.names"),
+		refused("APIService", "httpapi", "httpapi.TestAPIServicesFollowDefinitions", "", "spec"),
+		acted("MutatingWebhookConfiguration", "httpapi", "httpapi.TestWebhooks", "webhooks"),
+		acted("ValidatingWebhookConfiguration", "httpapi", "httpapi.TestWebhooks", "webhooks"),
+		acted("MutatingAdmissionPolicy", "httpapi", "httpapi.TestPolicies", "spec"),
+		acted("MutatingAdmissionPolicyBinding", "httpapi", "httpapi.TestPolicies", "spec"),
+		acted("ValidatingAdmissionPolicy", "httpapi", "httpapi.TestPolicies", "spec"),
+		acted("ValidatingAdmissionPolicyBinding", "httpapi", "httpapi.TestPolicies", "spec"),
+	)
+}

@@ -1,0 +1,145 @@
+package accepted
+
+import core "k8s.io/kubernetes/pkg/apis/core"
+
+const (
+	placedWithout = "not acted on here yet; the pod is placed without it"
+	noPlugin      = "nothing here mounts volumes of this type; a pod with it never starts"
+)
+
+// podRows are the fields of a pod beside its containers and volumes.
+func podRows() []Row {
+	const k = "Pod"
+	return []Row{
+		acted(k, "node/pod", "node/containerd.TestEnvironment", "metadata.labels", "metadata.annotations"),
+
+		// Where it runs.
+		acted(k, "sched", "sched.TestPlugins", "spec.nodeName", "spec.nodeSelector", "spec.affinity.nodeAffinity", "spec.tolerations", "spec.schedulerName", "spec.schedulingGates", "spec.overhead"),
+		acted(k, "node/control", "node/control.TestEviction", "spec.tolerations.tolerationSeconds"),
+		acted(k, "sched", "sched.TestPreemption", "spec.priority", "spec.priorityClassName", "spec.preemptionPolicy"),
+		warned(k, placedWithout, "spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution",
+			"spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution"),
+		warned(k, placedWithout, "spec.affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution",
+			"spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution"),
+		warned(k, placedWithout, "spec.topologySpreadConstraints"),
+		warned(k, "resource claims are not served here; the pod is placed without its devices", "spec.resourceClaims", "spec.resources.claims"),
+		dropped(k, "GenericWorkload", "spec.schedulingGroup"),
+		dropped(k, "EvictionRequestAPI", "spec.evictionResponders"),
+		acted(k, "node/pod", "node/pod.TestUnenforceable", "spec.os"),
+
+		// How it lives.
+		acted(k, "node/pod", "node/pod.TestStep", "spec.restartPolicy", "spec.terminationGracePeriodSeconds", "spec.activeDeadlineSeconds"),
+		acted(k, "node/pod", "node/pod.TestResources", "spec.resources.limits", "spec.resources.requests"),
+		acted(k, "node/pod", "node/containerd.TestConform", "spec.readinessGates"),
+		acted(k, "node/containerd", "node/containerd.TestSecurity", "spec.runtimeClassName"),
+		acted(k, "node/pod", "node/containerd.TestEnvironment", "spec.enableServiceLinks"),
+
+		// Who it is.
+		acted(k, "httpapi/admit", "httpapi.TestServiceAccountToken", "spec.serviceAccountName", "spec.serviceAccount", "spec.automountServiceAccountToken"),
+		acted(k, "node/pod", "node/pod.TestImageOfAnotherTenant", "spec.imagePullSecrets"),
+		acted(k, "node/pod", "node/pod.TestResolver", "spec.dnsPolicy", "spec.dnsConfig"),
+		acted(k, "node/pod", "node/containerd.TestNames", "spec.hostname", "spec.subdomain", "spec.setHostnameAsFQDN", "spec.hostAliases", "spec.hostnameOverride"),
+
+		// What keeps it apart. node/pod.TestSecurityFields holds the types of these against what reads them.
+		acted(k, "node/containerd", "node/containerd.TestSecurity", "spec.hostNetwork", "spec.hostPID", "spec.hostIPC", "spec.shareProcessNamespace",
+			"spec.securityContext.runAsUser", "spec.securityContext.runAsGroup"),
+		acted(k, "node/containerd", "node/containerd.TestUsersOfItsOwn", "spec.hostUsers"),
+		acted(k, "node/pod", "node/pod.TestNonRoot", "spec.securityContext.runAsNonRoot"),
+		acted(k, "node/containerd", "node/containerd.TestGroups", "spec.securityContext.supplementalGroups", "spec.securityContext.supplementalGroupsPolicy"),
+		acted(k, "node/volume", "node/volume.TestGroupOfALocalVolume", "spec.securityContext.fsGroup", "spec.securityContext.fsGroupChangePolicy"),
+		acted(k, "node/pod", "node/pod.TestSysctls", "spec.securityContext.sysctls"),
+		acted(k, "node/containerd", "node/containerd.TestSeccomp", "spec.securityContext.seccompProfile"),
+		acted(k, "node/containerd", "node/containerd.TestSecurity", "spec.securityContext.appArmorProfile"),
+		noLabels("spec.securityContext.seLinuxOptions"),
+		noWindows("spec.securityContext.windowsOptions"),
+		warned(k, "SELinux labels are set by no node here, so this says nothing", "spec.securityContext.seLinuxChangePolicy"),
+	}
+}
+
+// noLabels refuses SELinux labels. spc_t asks to be left alone, which is kept.
+func noLabels(path string) Row {
+	r := refused("Pod", Refuser, "httpapi.TestAcceptedFields", "no node here sets SELinux labels", path)
+	r.asks = func(v any) bool {
+		o, ok := v.(*core.SELinuxOptions)
+		return ok && *o != (core.SELinuxOptions{}) && o.Type != "spc_t"
+	}
+	return r
+}
+
+func noWindows(path string) Row {
+	return refused("Pod", Refuser, "httpapi.TestAcceptedFields", "all nodes here run Linux", path)
+}
+
+// containerRows are the fields of containers of all three sorts.
+func containerRows() []Row {
+	const k = "Pod"
+	unanswered := warned(k, "only the action Restart is acted on", "spec.containers.restartPolicyRules.action")
+	unanswered.Unless = []string{"Restart"}
+	return []Row{
+		acted(k, "node/containerd", "node/containerd.TestConform", "spec.containers.name", "spec.containers.image", "spec.containers.imagePullPolicy",
+			"spec.containers.command", "spec.containers.args", "spec.containers.workingDir"),
+		acted(k, "node/containerd", "node/containerd.TestStreams", "spec.containers.stdin", "spec.containers.stdinOnce", "spec.containers.tty"),
+		acted(k, "sched", "sched.TestPlugins", "spec.containers.ports"),
+		acted(k, "node/pod", "node/containerd.TestEnvironment", "spec.containers.env", "spec.containers.envFrom"),
+		warned(k, "not acted on here yet; the variable is empty", "spec.containers.env.valueFrom.fileKeyRef"),
+		acted(k, "node/pod", "node/pod.TestResources", "spec.containers.resources.limits", "spec.containers.resources.requests"),
+		warned(k, "counted where the pod is placed, and not enforced while it runs", "spec.containers.resources.limits[ephemeral-storage]"),
+		warned(k, "resource claims are not served here; the pod is placed without its devices", "spec.containers.resources.claims"),
+		acted(k, "node/pod", "node/containerd.TestConform", "spec.containers.resizePolicy"),
+		acted(k, "node/pod", "node/pod.TestStep", "spec.containers.restartPolicy", "spec.containers.restartPolicyRules"),
+		unanswered,
+		acted(k, "node/pod", "node/containerd.TestConform", "spec.containers.livenessProbe"),
+		dropped(k, "H2CContainerProbe", "spec.containers.livenessProbe.httpGet.protocol"),
+		dropped(k, "GRPCContainerProbeTLS", "spec.containers.livenessProbe.grpc.mode"),
+		acted(k, "node/pod", "node/containerd.TestConform", "spec.containers.lifecycle"),
+		acted(k, "node/pod", "node/pod.TestHookRedirects", "spec.containers.lifecycle.postStart.httpGet"),
+		dropped(k, "H2CContainerProbe", "spec.containers.lifecycle.postStart.httpGet.protocol"),
+		refused(k, "node/pod", "node/pod.TestStep", "a hook of this type always fails", "spec.containers.lifecycle.postStart.tcpSocket"),
+		dropped(k, "ContainerStopSignals", "spec.containers.lifecycle.stopSignal"),
+		acted(k, "node/containerd", "node/containerd.TestConform", "spec.containers.terminationMessagePath", "spec.containers.terminationMessagePolicy"),
+		acted(k, "node/containerd", "node/containerd.TestConform", "spec.ephemeralContainers.targetContainerName"),
+
+		acted(k, "node/volume", "node/containerd.TestVolumes", "spec.containers.volumeMounts"),
+		dropped(k, "VolumeBindMountOptions", "spec.containers.volumeMounts.bindMountOptions"),
+		refused(k, "node/volume", "node/volume.TestClaimModes", "volumes are not given as devices here; a pod with it never starts", "spec.containers.volumeDevices"),
+
+		acted(k, "node/containerd", "node/containerd.TestSecurity", "spec.containers.securityContext"),
+		acted(k, "node/pod", "node/pod.TestUnenforceable", "spec.containers.securityContext.procMount"),
+		acted(k, "node/containerd", "node/containerd.TestSeccomp", "spec.containers.securityContext.seccompProfile"),
+		acted(k, "node/pod", "node/pod.TestNonRoot", "spec.containers.securityContext.runAsNonRoot"),
+		noLabels("spec.containers.securityContext.seLinuxOptions"),
+		noWindows("spec.containers.securityContext.windowsOptions"),
+	}
+}
+
+// podVolumeRows are the volumes of a pod: each type is a member of a union, and counts for itself.
+func podVolumeRows() []Row {
+	const k = "Pod"
+	onDisk := warned(k, "not enforced here: the volume may fill the node's disk", "spec.volumes.emptyDir")
+	onDisk.asks = func(v any) bool {
+		e, ok := v.(*core.EmptyDirVolumeSource)
+		return ok && e.SizeLimit != nil && !e.SizeLimit.IsZero() && e.Medium != core.StorageMediumMemory
+	}
+	return []Row{
+		acted(k, "node/volume", "node/containerd.TestVolumes", "spec.volumes.name", "spec.volumes.emptyDir.medium", "spec.volumes.emptyDir.sizeLimit",
+			"spec.volumes.secret", "spec.volumes.configMap", "spec.volumes.downwardAPI", "spec.volumes.projected.sources.secret",
+			"spec.volumes.projected.sources.configMap", "spec.volumes.projected.sources.downwardAPI", "spec.volumes.projected.defaultMode"),
+		onDisk,
+		dropped(k, "EmptyDirVolumeMode", "spec.volumes.emptyDir.mode"),
+		dropped(k, "AtomicWriteVolumeUserFields", "spec.volumes.secret.defaultUser", "spec.volumes.secret.items.user",
+			"spec.volumes.configMap.defaultUser", "spec.volumes.configMap.items.user", "spec.volumes.downwardAPI.defaultUser", "spec.volumes.downwardAPI.items.user",
+			"spec.volumes.projected.defaultUser", "spec.volumes.projected.sources.secret.items.user", "spec.volumes.projected.sources.configMap.items.user",
+			"spec.volumes.projected.sources.downwardAPI.items.user", "spec.volumes.projected.sources.serviceAccountToken.user",
+			"spec.volumes.projected.sources.clusterTrustBundle.user", "spec.volumes.projected.sources.podCertificate.user"),
+		acted(k, "node/volume", "node/volume.TestHostPath", "spec.volumes.hostPath"),
+		acted(k, "node/volume", "node/volume.TestTokens", "spec.volumes.projected.sources.serviceAccountToken"),
+		acted(k, "node/volume", "node/volume.TestTrustAnchors", "spec.volumes.projected.sources.clusterTrustBundle"),
+		refused(k, "node/volume", "node/volume.TestUnknownVolume", "nothing here signs certificates of pods; a pod with it never starts", "spec.volumes.projected.sources.podCertificate"),
+		acted(k, "node/volume", "node/volume.TestClaim", "spec.volumes.persistentVolumeClaim"),
+		acted(k, "node/containerd", "node/containerd.TestImageVolume", "spec.volumes.image"),
+		refused(k, "node/volume", "node/volume.TestUnknownVolume", noPlugin, "spec.volumes.csi", "spec.volumes.ephemeral", "spec.volumes.nfs", "spec.volumes.iscsi", "spec.volumes.fc",
+			"spec.volumes.gitRepo", "spec.volumes.awsElasticBlockStore", "spec.volumes.azureDisk", "spec.volumes.azureFile", "spec.volumes.cephfs", "spec.volumes.cinder",
+			"spec.volumes.flexVolume", "spec.volumes.flocker", "spec.volumes.gcePersistentDisk", "spec.volumes.glusterfs", "spec.volumes.photonPersistentDisk",
+			"spec.volumes.portworxVolume", "spec.volumes.quobyte", "spec.volumes.rbd", "spec.volumes.scaleIO", "spec.volumes.storageos", "spec.volumes.vsphereVolume"),
+	}
+}
