@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -97,8 +98,8 @@ func aggregate(role *rbacv1.ClusterRole, all []*rbacv1.ClusterRole, seen map[str
 	return out
 }
 
-// nodeAuthorizer lets a node do what upstream's lets it: what its role lists, and of Secrets, ConfigMaps, volumes, claims, ServiceAccounts
-// and pods no more than has to do with the pods bound to it. Upstream keeps a graph of what has to do with what; here the node's
+// nodeAuthorizer lets a node do what upstream's lets it: what its role lists, and of Secrets, ConfigMaps, volumes, claims, ServiceAccounts,
+// requests for pods' certificates and pods no more than has to do with the pods bound to it. Upstream keeps a graph of what has to do with what; here the node's
 // part of it is drawn from the newest snapshot when a node asks, which is seldom.
 type nodeAuthorizer struct {
 	store *crdt.Store
@@ -121,6 +122,12 @@ func (n nodeAuthorizer) graph(name, resource string) *nodeauthorizer.Graph {
 		for _, va := range crdt.List[storagev1.VolumeAttachment](snap, "storage.k8s.io/volumeattachments", "") {
 			if va.Spec.NodeName == name {
 				g.AddVolumeAttachment(va.Name, name)
+			}
+		}
+	case "podcertificaterequests":
+		for _, pcr := range crdt.List[certificatesv1.PodCertificateRequest](snap, "certificates.k8s.io/podcertificaterequests", "") {
+			if string(pcr.Spec.NodeName) == name {
+				g.AddPodCertificateRequest(pcr)
 			}
 		}
 	case "secrets", "configmaps", "persistentvolumeclaims", "persistentvolumes", "serviceaccounts", "pods":

@@ -50,6 +50,7 @@ import (
 	jobstore "k8s.io/kubernetes/pkg/registry/batch/job/storage"
 	certificatestore "k8s.io/kubernetes/pkg/registry/certificates/certificates/storage"
 	trustbundlestore "k8s.io/kubernetes/pkg/registry/certificates/clustertrustbundle/storage"
+	podcertificatestore "k8s.io/kubernetes/pkg/registry/certificates/podcertificaterequest/storage"
 	leasestore "k8s.io/kubernetes/pkg/registry/coordination/lease/storage"
 	configmapstore "k8s.io/kubernetes/pkg/registry/core/configmap/storage"
 	endpointsstore "k8s.io/kubernetes/pkg/registry/core/endpoint/storage"
@@ -92,6 +93,7 @@ import (
 	attachmentstore "k8s.io/kubernetes/pkg/registry/storage/volumeattachment/storage"
 	volumeattributesstore "k8s.io/kubernetes/pkg/registry/storage/volumeattributesclass/storage"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
+	"k8s.io/utils/clock"
 
 	"murmur/crdt"
 )
@@ -314,6 +316,10 @@ func kinds() []*kind {
 			return map[string]rest.Storage{"": s, "status": status, "approval": approval}, err
 		}},
 		{resource: certificatesv1.Resource("clustertrustbundles"), storage: certificatesv1.SchemeGroupVersion, decode: as[certificatesv1.ClusterTrustBundle], rest: alone(trustbundlestore.NewREST)},
+		{resource: certificatesv1.Resource("podcertificaterequests"), storage: certificatesv1.SchemeGroupVersion, decode: as[certificatesv1.PodCertificateRequest], rest: func(r *registry) (map[string]rest.Storage, error) {
+			s, status, err := podcertificatestore.NewREST(r, r.authz, clock.RealClock{})
+			return map[string]rest.Storage{"": s, "status": status}, err
+		}},
 		{resource: flowcontrolv1.Resource("flowschemas"), storage: flowcontrolv1.SchemeGroupVersion, decode: as[flowcontrolv1.FlowSchema], rest: reported(flowschemastore.NewREST)},
 		{resource: flowcontrolv1.Resource("prioritylevelconfigurations"), storage: flowcontrolv1.SchemeGroupVersion, decode: as[flowcontrolv1.PriorityLevelConfiguration], rest: reported(prioritylevelstore.NewREST)},
 
