@@ -20,6 +20,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -907,6 +908,21 @@ func TestToken(t *testing.T) {
 	c.eventually("expired tokens gone", func(s *crdt.Snapshot) bool {
 		left := crdt.List[corev1.Secret](s, "secrets", "kube-system")
 		return len(left) == 1 && left[0].Name == "bootstrap-token-new"
+	})
+}
+
+// TestOldPodCertificateRequest: the cleaner may delete what is old, and does.
+func TestOldPodCertificateRequest(t *testing.T) {
+	c := start(t, "n1")
+	for name, age := range map[string]time.Duration{"old": 16 * time.Minute, "new": 0} {
+		_, err := c.store.Commit(c.ctx, crdt.Write{Key: crdt.Key{Resource: "certificates.k8s.io/podcertificaterequests", Namespace: "default", Name: name},
+			Object: &certificatesv1.PodCertificateRequest{TypeMeta: metav1.TypeMeta{APIVersion: "certificates.k8s.io/v1", Kind: "PodCertificateRequest"},
+				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, CreationTimestamp: metav1.NewTime(time.Now().Add(-age))}}})
+		check(t, err)
+	}
+	c.eventually("the old one has gone", func(s *crdt.Snapshot) bool {
+		left := crdt.List[certificatesv1.PodCertificateRequest](s, "certificates.k8s.io/podcertificaterequests", "default")
+		return len(left) == 1 && left[0].Name == "new"
 	})
 }
 

@@ -186,6 +186,7 @@ func table(cfg Config) []row {
 		{name: "volumeattributesclass-protection-controller", owners: []string{attributeClasses}, watches: []string{volumes, claims, nodes}, decide: attributesProtection},
 		{name: "certificate-controller", owners: []string{requests}, decide: cleaning},
 		{name: "token-cleaner", owners: []string{"secrets"}, decide: token},
+		{name: "podcertificaterequestcleaner", owners: []string{podCertificateRequests}, decide: podCertificateRequest},
 	}
 	if cfg.Numbers != nil {
 		services, claims := &numbered{}, &numbered{}
