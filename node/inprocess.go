@@ -6,6 +6,7 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -29,6 +30,16 @@ func (n *Node) podToken(ctx context.Context, namespace, serviceAccount, audience
 		return "", time.Time{}, fmt.Errorf("token of ServiceAccount %s/%s: %w", namespace, serviceAccount, err)
 	}
 	return got.Status.Token, got.Status.ExpirationTimestamp.Time, nil
+}
+
+// podCertificate asks the API in this process, as this node, for a certificate of a pod. Policies and webhooks are asked as of any client:
+// which pods ask which signer is theirs to say, and a signer's answer goes through them as well.
+func (n *Node) podCertificate(ctx context.Context, req *certificatesv1.PodCertificateRequest) (*certificatesv1.PodCertificateRequest, error) {
+	got, err := n.api.As(gossip.NodeUser(n.id.NodeName), "system:nodes").Create(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return got.(*certificatesv1.PodCertificateRequest), nil
 }
 
 // ensureDNSService makes the Service by which cluster DNS is known. No rules follow from it: every node answers on

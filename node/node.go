@@ -280,11 +280,13 @@ func (n *Node) parts(cfg Config, settings Settings) error {
 	if err != nil {
 		return err
 	}
-	n.volumes = volume.New(volume.Config{Dir: dir("pods"), Node: name, Tokens: n.podToken})
+	events := n.recorder("kubelet")
+	n.volumes = volume.New(volume.Config{Dir: dir("pods"), Node: name, Tokens: n.podToken, Certificates: n.podCertificate,
+		Warn: func(p *corev1.Pod, reason, message string) { events.Event(p, corev1.EventTypeWarning, reason, message) }})
 	n.kubelet = pod.New(pod.Config{
 		Store: n.store, Node: name, MayStart: n.sched.MayStart,
 		Holds: func(p *corev1.Pod) bool { return sched.Holds(p, name) }, Admit: n.admit, Resize: n.resize, Sysctls: sysctls,
-		Runtime: n.runtime, Volumes: n.volumes, Recorder: n.recorder("kubelet"),
+		Runtime: n.runtime, Volumes: n.volumes, Recorder: events,
 		HostIPs: []string{cfg.NodeIP.String()}, ClusterDNS: []string{settings.ClusterDNS.String()},
 		ClusterDomain: settings.ClusterDomain, LogDir: dir("logs"), DataDir: cfg.DataDir, Log: n.log.With("part", "pod"),
 	})

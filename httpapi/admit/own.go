@@ -20,7 +20,8 @@ import (
 //     serves, and the tokens of pods that run here. The built-in plugins are asked all the same.
 //   - A cover, the pod that stands in for one out of sight, goes past webhooks that cannot be called: the one out of
 //     sight may be what answers them. A webhook that answers, and a policy, may refuse it.
-//   - All else is asked as it is in upstream, controllers' writes too.
+//   - All else is asked as it is in upstream, controllers' writes too, and a node's requests for the certificates of its pods: their
+//     signers' answers go through the same, and which pod asks which signer is for policies to say.
 //
 // That webhooks and policies themselves are never shown to webhooks and policies is upstream's own rule.
 

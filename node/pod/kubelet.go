@@ -201,7 +201,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 
 // manage keeps one worker for each pod of this node and for each pod that is only in the runtime or on the disk.
 func (k *Kubelet) manage(ctx context.Context, group *errgroup.Group) error {
-	wake := k.cfg.Store.Subscribe("pods", "configmaps", "secrets", "persistentvolumeclaims", trustBundles)
+	wake := k.cfg.Store.Subscribe("pods", "configmaps", "secrets", "persistentvolumeclaims", trustBundles, certificateRequests)
 	defer wake.Close()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -231,6 +231,7 @@ func (k *Kubelet) manage(ctx context.Context, group *errgroup.Group) error {
 // assign gives every bound pod a worker and wakes those whose world changed.
 func (k *Kubelet) assign(ctx context.Context, group *errgroup.Group) map[types.UID]bool {
 	snap := k.cfg.Store.Snapshot()
+	asked := &requested{snap: snap}
 	bound := map[types.UID]bool{}
 	for e := range snap.Range("pods", "", "") {
 		p, err := crdt.As[corev1.Pod](e)
@@ -243,7 +244,7 @@ func (k *Kubelet) assign(ctx context.Context, group *errgroup.Group) map[types.U
 		}
 		bound[p.UID] = true
 		w := k.worker(ctx, group, RefOf(p))
-		w.notice(e.Version, sources(snap, p))
+		w.notice(e.Version, sources(asked, p))
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

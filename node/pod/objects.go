@@ -8,6 +8,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
+	"k8s.io/apimachinery/pkg/types"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
 	"murmur/crdt"
@@ -22,10 +23,15 @@ type Objects interface {
 	Node(name string) (*corev1.Node, bool)
 	RuntimeClass(name string) (*nodev1.RuntimeClass, bool)
 	Services(namespace string) []*corev1.Service
+	ServiceAccount(namespace, name string) (*corev1.ServiceAccount, bool)
 	ClusterTrustBundles() []*certificatesv1.ClusterTrustBundle
+	PodCertificateRequest(namespace, name string) (*certificatesv1.PodCertificateRequest, bool)
 }
 
-const trustBundles = "certificates.k8s.io/clustertrustbundles"
+const (
+	trustBundles        = "certificates.k8s.io/clustertrustbundles"
+	certificateRequests = "certificates.k8s.io/podcertificaterequests"
+)
 
 // snapshot reads Objects from the store.
 type snapshot struct{ *crdt.Snapshot }
@@ -62,6 +68,33 @@ func (s snapshot) ClusterTrustBundles() []*certificatesv1.ClusterTrustBundle {
 	return crdt.List[certificatesv1.ClusterTrustBundle](s.Snapshot, trustBundles, "")
 }
 
+func (s snapshot) ServiceAccount(namespace, name string) (*corev1.ServiceAccount, bool) {
+	return crdt.Get[corev1.ServiceAccount](s.Snapshot, crdt.Key{Resource: "serviceaccounts", Namespace: namespace, Name: name})
+}
+
+func (s snapshot) PodCertificateRequest(namespace, name string) (*certificatesv1.PodCertificateRequest, bool) {
+	return crdt.Get[certificatesv1.PodCertificateRequest](s.Snapshot, crdt.Key{Resource: certificateRequests, Namespace: namespace, Name: name})
+}
+
+// requested are the versions of the requests for certificates in one snapshot, by the pod that they are for. They are looked
+// through when the first is asked for: few pods have any.
+type requested struct {
+	snap *crdt.Snapshot
+	of   map[types.UID]string
+}
+
+func (r *requested) versions(uid types.UID) string {
+	if r.of == nil {
+		r.of = map[types.UID]string{}
+		for e := range r.snap.Range(certificateRequests, "", "") {
+			if req, err := crdt.As[certificatesv1.PodCertificateRequest](e); err == nil {
+				r.of[req.Spec.PodUID] += e.Version.String() + " "
+			}
+		}
+	}
+	return r.of[uid]
+}
+
 // references are the keys of what a pod's volumes and environment are made from.
 func references(p *corev1.Pod) []crdt.Key {
 	var keys []crdt.Key
@@ -82,8 +115,9 @@ func references(p *corev1.Pod) []crdt.Key {
 }
 
 // sources tells one state of what a pod's volumes and environment are made from, from another: the objects that it refers
-// to and, if a volume shows the pod's own metadata, that.
-func sources(s *crdt.Snapshot, p *corev1.Pod) string {
+// to, what was said of the certificates that it asks for and, if a volume shows the pod's own metadata, that.
+func sources(r *requested, p *corev1.Pod) string {
+	s := r.snap
 	keys := references(p)
 	text := make([]byte, 0, 16*len(keys))
 	for _, k := range keys {
@@ -96,6 +130,9 @@ func sources(s *crdt.Snapshot, p *corev1.Pod) string {
 		for e := range s.Range(trustBundles, "", "") {
 			text = append(append(text, e.Version.String()...), ' ')
 		}
+	}
+	if projects(p, func(s corev1.VolumeProjection) bool { return s.PodCertificate != nil }) {
+		text = append(text, r.versions(p.UID)...)
 	}
 	if showsItself(p) {
 		for _, m := range []map[string]string{p.Labels, p.Annotations} {

@@ -305,7 +305,7 @@ func (w *worker) begin(ctx context.Context, p *corev1.Pod, snap *crdt.Snapshot, 
 	w.op = op
 	t := &turn{w: w, k: w.k, pod: p, objects: snapshot{snap}, sandboxes: sandboxes, containers: containers, op: op}
 	if p != nil {
-		t.refs = sources(snap, p)
+		t.refs = sources(&requested{snap: snap}, p)
 	}
 	w.mu.Lock()
 	w.doing, w.since = actions[0].String(), time.Now()

@@ -71,7 +71,7 @@ func (v *Volumes) prepareFiles(ctx context.Context, p *corev1.Pod, vol *corev1.V
 	return again, nil
 }
 
-func (v *Volumes) collect(ctx context.Context, f *files, vol *corev1.Volume) (again time.Time, err error) {
+func (v *Volumes) collect(ctx context.Context, f *files, vol *corev1.Volume) (again time.Time, _ error) {
 	optional := func(b *bool) bool { return b != nil && *b }
 	switch {
 	case vol.ConfigMap != nil:
@@ -84,7 +84,15 @@ func (v *Volumes) collect(ctx context.Context, f *files, vol *corev1.Volume) (ag
 		return again, f.downward(vol.DownwardAPI.Items, vol.DownwardAPI.DefaultMode)
 	}
 	mode := vol.Projected.DefaultMode
-	for _, s := range vol.Projected.Sources {
+	soonest := func(next time.Time, err error) error {
+		if err == nil && !next.IsZero() && (again.IsZero() || next.Before(again)) {
+			again = next
+		}
+		return err
+	}
+	var failed error
+	for i, s := range vol.Projected.Sources {
+		var err error
 		switch {
 		case s.ConfigMap != nil:
 			err = f.configMap(s.ConfigMap.Name, s.ConfigMap.Items, mode, optional(s.ConfigMap.Optional))
@@ -93,10 +101,9 @@ func (v *Volumes) collect(ctx context.Context, f *files, vol *corev1.Volume) (ag
 		case s.DownwardAPI != nil:
 			err = f.downward(s.DownwardAPI.Items, mode)
 		case s.ServiceAccountToken != nil:
-			var next time.Time
-			if next, err = v.token(ctx, f, s.ServiceAccountToken, mode); err == nil && (again.IsZero() || next.Before(again)) {
-				again = next
-			}
+			err = soonest(v.token(ctx, f, s.ServiceAccountToken, mode))
+		case s.PodCertificate != nil:
+			err = soonest(v.certificate(ctx, f, certificateKey{f.pod.UID, vol.Name, i}, s.PodCertificate, mode))
 		case s.ClusterTrustBundle != nil:
 			var anchors []byte
 			if anchors, err = trustAnchors(s.ClusterTrustBundle, f.objects.ClusterTrustBundles()); err == nil {
@@ -105,11 +112,9 @@ func (v *Volumes) collect(ctx context.Context, f *files, vol *corev1.Volume) (ag
 		default:
 			err = fmt.Errorf("a source of the projected volume has a type that is not supported")
 		}
-		if err != nil {
-			return time.Time{}, err
-		}
+		failed = both(failed, err)
 	}
-	return again, nil
+	return again, failed
 }
 
 func (f *files) put(name string, data []byte, mode, otherwise *int32) {
@@ -121,6 +126,18 @@ func (f *files) put(name string, data []byte, mode, otherwise *int32) {
 		m = *mode
 	}
 	f.payload[name] = volumeutil.FileProjection{Data: data, Mode: m}
+}
+
+// own puts what is the pod's alone. One user for all containers owns it; with that or a group, nobody else may read it.
+func (f *files) own(name string, data []byte, mode *int32) {
+	f.put(name, data, nil, mode)
+	file := f.payload[name]
+	if user := onlyUser(f.pod); user != nil {
+		file.FsUser, file.Mode = user, 0o600
+	} else if fsGroup(f.pod) != nil {
+		file.Mode = 0o600
+	}
+	f.payload[name] = file
 }
 
 // keys puts all values, or the items that are asked for.
@@ -228,17 +245,7 @@ func (v *Volumes) token(ctx context.Context, f *files, s *corev1.ServiceAccountT
 		v.tokens[key] = have
 		v.mu.Unlock()
 	}
-	file := volumeutil.FileProjection{Data: []byte(have.text), Mode: 0o644}
-	if mode != nil {
-		file.Mode = *mode
-	}
-	// One user for all containers owns the token; with that or a group, nobody else may read it.
-	if user := onlyUser(f.pod); user != nil {
-		file.FsUser, file.Mode = user, 0o600
-	} else if fsGroup(f.pod) != nil {
-		file.Mode = 0o600
-	}
-	f.payload[strings.TrimPrefix(s.Path, "/")] = file
+	f.own(strings.TrimPrefix(s.Path, "/"), []byte(have.text), mode)
 	// Also one that is good for long may be void soon: see RenewTokens.
 	if again := time.Now().Add(lookAtTokens); again.Before(have.refresh) {
 		return again, nil

@@ -18,10 +18,16 @@
 // A pod's author writes the names of claims, a claim's author that of a volume, and neither is asked whether the volume is his: the
 // volume says so, by the claim's UID, which nobody but the cluster's administrators and binders write (claim.go).
 //
+// # Certificates
+//
+// A podCertificate source has its key made here, and its certificate by whoever signs for the signer that it names: Prepare asks, by a
+// PodCertificateRequest, and fails until the answer is there, which the pod's worker is woken by. No lock is held and no other pod waits.
+// Keys are in memory and in the volumes, which are tmpfs; a daemon that is started again finds them there (certificate.go, KEP-4317).
+//
 // # The loop
 //
 // There is none. Prepare is called by the pod's worker before the sandbox is made, whenever a ConfigMap or Secret the pod names has
-// changed, and when a token is due; it writes contents by an atomic exchange of a link, and nothing at all if they are the same.
+// changed, when its certificate is issued or refused, and when a token or a certificate is due; it writes contents by an atomic exchange of a link, and nothing at all if they are the same.
 //
 // # What it does not do
 //
@@ -33,6 +39,7 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,6 +51,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kubernetes/pkg/volume/util/hostutil"
@@ -56,11 +64,18 @@ import (
 // Tokens makes tokens for service accounts, bound to the pod. It is asked again in time before a token expires.
 type Tokens func(ctx context.Context, namespace, serviceAccount, audience string, seconds int64, pod *corev1.Pod) (token string, expires time.Time, err error)
 
+// Certificates creates a request for a pod's certificate, as this node, and returns it as stored.
+type Certificates func(ctx context.Context, req *certificatesv1.PodCertificateRequest) (*certificatesv1.PodCertificateRequest, error)
+
 // Config of Volumes.
 type Config struct {
 	Dir    string // the pods' directories, e.g. /var/lib/murmur/pods
 	Node   string // this node's name, whose labels say which volumes can be reached from here
 	Tokens Tokens // nil: pods with serviceAccountToken volumes wait
+	// Certificates asks for a pod's certificate; nil: pods with podCertificate volumes wait.
+	Certificates Certificates
+	// Warn makes an event of what happened to a pod's volumes while it runs; nil: none are made.
+	Warn func(p *corev1.Pod, reason, message string)
 }
 
 // Volumes prepares volumes. It satisfies pod.Volumes.
@@ -69,10 +84,13 @@ type Volumes struct {
 	mounter  mount.Interface
 	subpaths subpath.Interface
 	host     *hostutil.HostUtil
+	making   chan struct{} // held while a private key is made
 
 	mu     sync.Mutex // guards what follows
 	tokens map[tokenKey]token
-	sole   map[types.UID]types.UID // by claim that only one pod may use: that pod
+	// certificates are what is had and asked for, with the private keys: they are nowhere else but in the volumes.
+	certificates map[certificateKey]certificate
+	sole         map[types.UID]types.UID // by claim that only one pod may use: that pod
 	// grouped are the local volumes that were given to their pod's fsGroup, as UID/NAME.
 	grouped map[string]bool
 }
@@ -82,7 +100,11 @@ var _ pod.Volumes = (*Volumes)(nil)
 // New prepares nothing yet.
 func New(cfg Config) *Volumes {
 	m := mount.New("")
-	return &Volumes{cfg: cfg, mounter: m, subpaths: subpath.New(m), host: hostutil.NewHostUtil(), tokens: map[tokenKey]token{}, sole: map[types.UID]types.UID{}, grouped: map[string]bool{}}
+	if cfg.Warn == nil {
+		cfg.Warn = func(*corev1.Pod, string, string) {}
+	}
+	return &Volumes{cfg: cfg, mounter: m, subpaths: subpath.New(m), host: hostutil.NewHostUtil(), making: make(chan struct{}, 1), tokens: map[tokenKey]token{},
+		certificates: map[certificateKey]certificate{}, sole: map[types.UID]types.UID{}, grouped: map[string]bool{}}
 }
 
 // Dir is the pod's directory.
@@ -113,22 +135,38 @@ func (v *Volumes) path(uid types.UID, plugin, name string) string {
 	return filepath.Join(v.Dir(uid), "volumes", "kubernetes.io~"+plugin, name)
 }
 
-// Prepare makes all volumes of a pod present and up to date.
+// Prepare makes all volumes of a pod present and up to date. One that cannot be keeps none of the others from it: a pod whose certificate
+// is not renewed has its tokens renewed.
 func (v *Volumes) Prepare(ctx context.Context, p *corev1.Pod, objects pod.Objects) (again time.Time, err error) {
 	if err := os.MkdirAll(v.Dir(p.UID), 0o750); err != nil {
 		return time.Time{}, fmt.Errorf("make the pod's directory: %w", err)
 	}
+	var failed error
 	for i := range p.Spec.Volumes {
 		vol := &p.Spec.Volumes[i]
 		next, err := v.prepare(ctx, p, vol, objects)
+		if ctx.Err() != nil {
+			return time.Time{}, ctx.Err()
+		}
 		if err != nil {
-			return time.Time{}, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", vol.Name, err)
+			failed = both(failed, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", vol.Name, err))
 		}
 		if !next.IsZero() && (again.IsZero() || next.Before(again)) {
 			again = next
 		}
 	}
+	if failed != nil {
+		return time.Time{}, failed
+	}
 	return again, nil
+}
+
+// both is two errors in one line.
+func both(a, b error) error {
+	if a == nil || b == nil {
+		return cmp.Or(a, b)
+	}
+	return fmt.Errorf("%w; %w", a, b)
 }
 
 func (v *Volumes) prepare(ctx context.Context, p *corev1.Pod, vol *corev1.Volume, objects pod.Objects) (time.Time, error) {
@@ -406,6 +444,7 @@ func (v *Volumes) subPath(p *corev1.Pod, c *corev1.Container, index int, m corev
 // Cleanup unmounts and removes everything of a pod. With keep, its directory stays with the files that are not volumes.
 func (v *Volumes) Cleanup(ctx context.Context, uid types.UID, keep bool) error {
 	v.forgetTokens(uid)
+	v.forgetCertificates(uid)
 	defer v.release(uid)
 	dir := v.Dir(uid)
 	if dir == v.cfg.Dir || uid == "" {

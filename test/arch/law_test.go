@@ -36,7 +36,7 @@ var rooms = []room{
 	{pkg: "node", may: []string{
 		"crdt", "gossip", "sched", "httpapi", "httpapi/audit", "httpapi/issuers", "node/pod", "node/volume", "node/containerd", "node/network", "node/proxy",
 		"node/iptables", "node/dns", "node/control", "node/member",
-	}},
+	}, tests: []string{"node/pod/podtest"}},
 
 	{pkg: "cmd/murmur", may: []string{"node"}},
 	{pkg: "cmd/murmur-lab", may: []string{"node/containerd"}}, // its archive format, to pack images
