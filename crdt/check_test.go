@@ -97,10 +97,12 @@ func TestCheckTakesAMemberAtItsWord(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.meet(t)
-	for range 2 {
+	for range 3 {
 		w.now = w.now.Add(2 * graveAge)
+		w.meet(t)
+		c := w.certain()
 		for _, s := range w.stores {
-			if err := s.Settle(t.Context(), w.certain()); err != nil {
+			if err := s.Settle(t.Context(), c); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -24,10 +24,12 @@ func TestForgottenStoreBringsNothingBack(t *testing.T) {
 	}
 	w.stores = []*Store{a, b}
 	w.meet(t)
-	for range 2 {
+	for range 3 {
 		w.now = w.now.Add(2 * graveAge)
+		w.meet(t)
+		c := w.certain()
 		for _, s := range w.stores {
-			if err := s.Settle(t.Context(), w.certain()); err != nil {
+			if err := s.Settle(t.Context(), c); err != nil {
 				t.Fatal(err)
 			}
 		}

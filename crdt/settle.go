@@ -19,8 +19,8 @@ import (
 //
 // A deletion is let go in two steps, because nodes do not let go at the same moment. First the
 // tombstone becomes a grave: it is told to nobody, and what belonged to the life it ended is known by its commits, which
-// this store has seen. It still gives the next life its place after the last. Only when every node has come so far is the
-// grave dropped: from then on nobody holds anything that could rise, or kill, under that name.
+// this store has seen. It still gives the next life its place after the last. Only when every node has come so far, and begins lives behind
+// where it died (horizon.go), is the grave dropped: from then on nobody holds anything that could rise, or kill, under that name.
 
 // Certainty is what somebody found out by asking every registered node.
 type Certainty struct {
@@ -28,6 +28,9 @@ type Certainty struct {
 	Seen, Made Vector
 	// Settled is what every node had let go of.
 	Settled Vector
+	// First is whose turn it is to move the horizon of lives. It is zero while there is a node that does not know of horizons: until
+	// there is none no tombstone goes.
+	First Origin
 }
 
 // Report is one node's answer.
@@ -36,6 +39,8 @@ type Report struct {
 	// Firm is what it had some time ago, and will not lose with the power: only that may be let go of by others. An older daemon
 	// does not tell.
 	Firm Vector
+	// Origin is the store's. An older daemon does not tell.
+	Origin Origin
 }
 
 // firm is what a store had when it reported last, and when that was.
@@ -52,7 +57,7 @@ func (s *Store) Report() Report {
 	if now := s.now(); s.firm.next == nil || now.Sub(s.firm.at) >= s.firmAfter {
 		s.firm = firm{vector: s.firm.next, next: st.progress.vector, at: now}
 	}
-	return Report{Vector: maps.Clone(st.progress.vector), Settled: maps.Clone(st.meta.settled), Firm: Vector{}.join(s.firm.vector)}
+	return Report{Origin: st.meta.origin, Vector: maps.Clone(st.progress.vector), Settled: maps.Clone(st.meta.settled), Firm: Vector{}.join(s.firm.vector)}
 }
 
 // Conclude is what is certain once every registered node has answered.
@@ -63,10 +68,12 @@ func Conclude(all []Report) Certainty {
 			r.Firm = r.Vector
 		}
 		if i == 0 {
-			c = Certainty{Seen: r.Firm, Made: r.Vector, Settled: r.Settled}
+			c = Certainty{Seen: r.Firm, Made: r.Vector, Settled: r.Settled, First: r.Origin}
 			continue
 		}
-		c = Certainty{Seen: c.Seen.meet(r.Firm), Made: c.Made.join(r.Vector), Settled: c.Settled.meet(r.Settled)}
+		c = Certainty{
+			Seen: c.Seen.meet(r.Firm), Made: c.Made.join(r.Vector), Settled: c.Settled.meet(r.Settled), First: min(c.First, r.Origin),
+		}
 	}
 	return c
 }
@@ -74,7 +81,7 @@ func Conclude(all []Report) Certainty {
 // ErrBehind is returned by Settle while this store lacks something that was made when it was found out what is certain.
 var ErrBehind = errors.New("store has not yet heard of all that was made")
 
-// graveAge is how long a grave is kept at least, so that a UID does not come back while anything might remember it.
+// graveAge is Config.Graves by default.
 const graveAge = time.Hour
 
 // settleBatch is how many documents one group looks at, so that writers need not wait for a whole round.
@@ -84,6 +91,11 @@ const settleBatch = 512
 func (s *Store) Settle(ctx context.Context, c Certainty) error {
 	if !s.current.Load().progress.vector.Covers(c.Made) {
 		return ErrBehind
+	}
+	if c.First != 0 && c.First == s.Origin() {
+		if err := s.advance(ctx, c); err != nil {
+			return err
+		}
 	}
 	var next *Key
 	for {
@@ -101,6 +113,7 @@ func (b *batch) settle(from *Key, seen, settled Vector) (next *Key) {
 		pivot.key = *from
 	}
 	looked := 0
+	horizon := b.old.snapshot.confirmed(seen)
 	b.old.snapshot.tree.AscendGreaterOrEqual(pivot, func(sl *slot) bool {
 		if looked++; looked > settleBatch {
 			next = &sl.key
@@ -110,7 +123,7 @@ func (b *batch) settle(from *Key, seen, settled Vector) (next *Key) {
 			return true
 		}
 		switch d := sl.doc; {
-		case d.grave && settled.contains(d.context) && b.now.Sub(d.died.Time()) > graveAge:
+		case droppable(d, seen, settled, b.now.Add(-b.store.graveAge)) && (d.key.Resource == HorizonResource || !horizon.less(d.died)):
 			b.let(sl, nil)
 		case d.dead() && !d.grave:
 			grave := *d

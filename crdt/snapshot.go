@@ -73,11 +73,11 @@ func (s *Snapshot) NextUID(k Key) types.UID {
 func (s *Snapshot) nextLife(k Key) Stamp {
 	if sl, ok := s.tree.Get(&slot{key: k}); ok && sl.doc != nil {
 		if sl.doc.dead() {
-			return sl.doc.died
+			return s.begins(sl.doc)
 		}
 		return sl.doc.after
 	}
-	return Stamp{}
+	return s.begins(nil)
 }
 
 // Get finds one object and decodes it. Objects that do not decode as T are treated as absent. Read only.

@@ -48,6 +48,8 @@ type Config struct {
 	Rand io.Reader
 	// Firm is how old a write is when no loss of power takes it back, whatever the disk says; 0 means 30 s.
 	Firm time.Duration
+	// Graves is how long a grave is kept at least: the horizon of lives need not move for every deletion. 0 means an hour.
+	Graves time.Duration
 	// Speaks tells whether a peer's word is the best to be had on how many commits an origin has made: it is that origin's node, or
 	// that node is not connected here. It is asked rarely. nil: everybody's word is.
 	Speaks func(peer string, o Origin) bool
@@ -81,6 +83,7 @@ type Store struct {
 	// firm is what others may let go of, and what they may firmAfter later.
 	firm      firm
 	firmAfter time.Duration
+	graveAge  time.Duration
 
 	speaks func(peer string, o Origin) bool
 
@@ -155,6 +158,7 @@ func Open(c Config) (*Store, error) {
 	s := &Store{
 		now: c.Now, log: c.Log, random: c.Rand, disk: d, ops: make(chan *op, 1024), done: make(chan struct{}),
 		aside: newAside(), speaks: c.Speaks, merge: merge, firmAfter: cmp.Or(c.Firm, 30*time.Second),
+		graveAge: cmp.Or(c.Graves, graveAge),
 	}
 	s.quota.limit = c.Quota
 	builtin() // here and once: it takes longer than a first write should
@@ -645,8 +649,9 @@ func (b *batch) create(k Key, dead *document, value map[string]any) (*document, 
 		return nil, err
 	}
 	doc := &document{key: k, value: raw, counted: counted}
+	doc.after = b.old.snapshot.begins(dead)
 	if dead != nil {
-		doc.after, doc.clocks = dead.died, dead.clocks
+		doc.clocks = dead.clocks
 	}
 	doc.stamps.base = b.store.clock.tick(b.now, doc.after)
 	doc.clocks = doc.clocks.with(b.meta.origin, doc.stamps.base.HLC)

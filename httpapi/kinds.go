@@ -1,8 +1,6 @@
 package httpapi
 
 import (
-	"time"
-
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -199,9 +197,9 @@ func kinds() []*kind {
 			return map[string]rest.Storage{"": s, "status": status, "proxy": proxy}, nil
 		}},
 		{resource: coreKind("serviceaccounts"), storage: corev1.SchemeGroupVersion, decode: as[corev1.ServiceAccount], rest: func(r *registry) (map[string]rest.Storage, error) {
-			s, err := serviceaccountstore.NewREST(r, r.issuer, r.audiences, r.authz, 0, r.store("pods"), r.store("secrets"), r.store("nodes"),
+			s, err := serviceaccountstore.NewREST(r, r.issuer, r.audiences, r.authz, r.cfg.MaxTokenLife, r.store("pods"), r.store("secrets"), r.store("nodes"),
 				getter[*admissionregistrationv1.ValidatingWebhookConfiguration](tokenSubjects{r.cfg.Store}.GetValidatingWebhookConfiguration),
-				getter[*admissionregistrationv1.MutatingWebhookConfiguration](tokenSubjects{r.cfg.Store}.GetMutatingWebhookConfiguration), true, 365*24*time.Hour)
+				getter[*admissionregistrationv1.MutatingWebhookConfiguration](tokenSubjects{r.cfg.Store}.GetMutatingWebhookConfiguration), true, min(r.cfg.MaxTokenLife, extendedTokenLife))
 			if err != nil {
 				return nil, err
 			}

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -76,6 +77,8 @@ type Config struct {
 	ClientCertificates ClientCertificates
 	// Issuer is the tokens' issuer and default audience ("https://kubernetes.default.svc.cluster.local").
 	Issuer string
+	// MaxTokenLife bounds the life of every ServiceAccount token; 0 means a year.
+	MaxTokenLife time.Duration
 	// Issuers proves the tokens of other issuers. May be nil.
 	Issuers *issuers.Issuers
 
@@ -135,6 +138,7 @@ func (c Config) withDefaults() Config {
 	if c.Port == 0 {
 		c.Port = 6443
 	}
+	c.MaxTokenLife = cmp.Or(c.MaxTokenLife, extendedTokenLife)
 	if c.Issuer == "" {
 		c.Issuer = "https://kubernetes.default.svc.cluster.local"
 	}

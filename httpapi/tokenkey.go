@@ -203,12 +203,18 @@ var errNotThere = errors.New("the token was signed by a node that is believed on
 func (b *believed) AuthenticateToken(ctx context.Context, token string) (*authenticator.Response, bool, error) {
 	by := &TokenKey{}
 	who, ok, err := b.Token.AuthenticateToken(context.WithValue(ctx, provenBy{}, by), token)
-	if err != nil || !ok || by.Anywhere {
+	if err != nil || !ok {
 		return who, ok, err
 	}
 	namespace, account, err := apiserverserviceaccount.SplitUsername(who.User.GetName())
 	if err != nil {
 		return nil, false, err
+	}
+	if sa, err := (tokenSubjects{b.store}).GetServiceAccount(ctx, namespace, account); err != nil || issuedBefore(token, sa.CreationTimestamp.Time) {
+		return nil, false, errOlder
+	}
+	if by.Anywhere {
+		return who, true, nil
 	}
 	said := func(key string) string {
 		if v := who.User.GetExtra()[key]; len(v) == 1 {

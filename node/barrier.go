@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"murmur/crdt"
 	"murmur/gossip"
 	"murmur/node/member"
 )
@@ -54,6 +55,12 @@ func (n *Node) reachState(ctx context.Context) error {
 		case <-n.leaving:
 			return nil
 		case <-time.After(wait):
+		}
+	}
+	if id.Alone {
+		// Nobody can tell what was deleted since the backup: no UID of that time is to come again.
+		if err := n.store.BeginAt(ctx, crdt.Stamp{}); err != nil {
+			return err
 		}
 	}
 	if err := n.store.CaughtUp(ctx); err != nil {

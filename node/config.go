@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -49,6 +50,8 @@ type Config struct {
 
 	// ExternalIPs lets Services have spec.externalIPs. It is to be the same on all nodes: whoever is refused by one asks another.
 	ExternalIPs bool
+	// MaxTokenLife bounds the life of every ServiceAccount token: a year.
+	MaxTokenLife time.Duration
 	// StoreQuota is how many bytes of objects the store holds before the API refuses what makes it grow: nil is a quarter of the memory, at
 	// most 1 GiB, and 0 no bound.
 	StoreQuota *int64
@@ -236,6 +239,9 @@ func (c Config) complete() (Config, error) {
 			return c, err
 		}
 		c.StoreQuota = &q
+	}
+	if c.MaxTokenLife != 0 && (c.MaxTokenLife < time.Hour || c.MaxTokenLife > 1<<32*time.Second) {
+		return c, fmt.Errorf("--service-account-max-token-expiration %s: want between an hour and 2^32 seconds", c.MaxTokenLife)
 	}
 	if err := checkQuota(*c.StoreQuota); err != nil {
 		return c, err

@@ -322,7 +322,7 @@ func (n *Node) parts(cfg Config, settings Settings) error {
 			MinVersion:     tls.VersionTLS12,
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return n.self.Certificate(), nil },
 		},
-		ClientCertificates: n.clientCertificates(), TokenKeys: n.tokenKeys(), Issuer: issuer, Issuers: n.issuers,
+		ClientCertificates: n.clientCertificates(), TokenKeys: n.tokenKeys(), Issuer: issuer, MaxTokenLife: cfg.MaxTokenLife, Issuers: n.issuers,
 		ServiceCIDR: settings.ServiceCIDR, NodePorts: ports, Port: int32(cfg.HTTPSPort),
 		Kubelet: n.kubelet, Usage: n.kubelet.Usage, Arbiter: n.sched.ArbiterAnnotations, Metrics: n.metricsHandler(),
 		ExternalIPs: cfg.ExternalIPs,

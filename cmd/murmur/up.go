@@ -164,6 +164,7 @@ func nodeFlags(fs *pflag.FlagSet) *flags {
 	fs.BoolVar(&f.ExternalIPs, "allow-external-ips", false, "let Services have external IPs, by which whoever may write one draws the traffic of any address to it; the same on all nodes")
 	fs.StringVar(&f.clusterDNS, "cluster-dns", "", "`address` of cluster DNS (default: the tenth of --service-cidr)")
 	fs.StringVar(&f.Cluster.ClusterDomain, "cluster-domain", "", "domain of cluster DNS (default cluster.local)")
+	fs.DurationVar(&f.MaxTokenLife, "service-account-max-token-expiration", 0, "longest `life` of a ServiceAccount token; who asks for more gets this and a warning (default: a year)")
 	fs.StringVar(&f.storeQuota, "store-quota", "", "`bytes` of objects, such as 512Mi, from which on the API refuses what makes the store grow; 0: no bound (default: a quarter of the memory, at most 1Gi)")
 	fs.StringVar(&f.CgroupRoot, "cgroup-root", "/murmur", "parent of the pods' cgroups")
 	fs.StringVar(&f.Containerd, "container-runtime-endpoint", "", "`socket` of a containerd to use instead of our own")

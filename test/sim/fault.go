@@ -106,7 +106,11 @@ func (w *world) letGo() {
 				return
 			}
 			err := n.store.Settle(context.Background(), c)
-			if n.crashed() || errors.Is(err, crdt.ErrBehind) {
+			if n.crashed() {
+				return
+			}
+			n.publish() // it may have moved the horizon of lives
+			if errors.Is(err, crdt.ErrBehind) {
 				return
 			}
 			if err != nil {
@@ -120,7 +124,7 @@ func (w *world) letGo() {
 // letGoEverywhere has all nodes let go of everything, so that they can be compared to the byte: until then a history may be
 // told in more stamps on one node than on another.
 func (w *world) letGoEverywhere() {
-	for range 3 { // what is reported first is firm with the next
+	for range 4 { // what is reported first is firm with the next
 		w.runUntil(w.now + firmAfter)
 		var reports []crdt.Report
 		for _, n := range w.nodes {
@@ -134,6 +138,7 @@ func (w *world) letGoEverywhere() {
 			if err := n.store.Settle(context.Background(), c); err != nil {
 				w.fail("%s cannot settle when all is quiet: %v", n.name, err)
 			}
+			n.publish()
 		}
 	}
 }

@@ -79,7 +79,7 @@ func (n *node) start(copied bool) {
 	if w.options.Mutant == DiskLies {
 		n.disk.lies = func() bool { return w.faulty && w.chance(0.1) }
 	}
-	store, err := crdt.Open(crdt.Config{Disk: d, Cluster: "sim", Now: n.clock, Copied: copied, Rand: seeded{w}, Firm: firmAfter})
+	store, err := crdt.Open(crdt.Config{Disk: d, Cluster: "sim", Now: n.clock, Copied: copied, Rand: seeded{w}, Firm: firmAfter, Graves: gravesFor})
 	if err != nil {
 		w.fail("%s does not start: %v", n.name, err)
 		return
@@ -226,6 +226,8 @@ const (
 	powerLoses = 2 * time.Second
 	// firmAfter is how old one must be to be let go of.
 	firmAfter = 3 * time.Second
+	// gravesFor is how long a deletion is remembered at least.
+	gravesFor = time.Second
 )
 
 // crashedAgain boots a machine that is down some time later.
@@ -403,16 +405,21 @@ func (n *node) commit(wr crdt.Write) (*crdt.Entry, bool) {
 		w.fail("%s: commit %s: %v", n.name, wr.Key, err)
 		return nil, false
 	}
+	n.publish()
+	return e, true
+}
+
+// publish tells the peers what the node has committed.
+func (n *node) publish() {
 	n.acked = n.seq()
 	for {
 		delta, err := n.store.News(over)
 		if err != nil {
 			break
 		}
-		w.mix(sum(delta))
+		n.world.mix(sum(delta))
 		n.step(func(now time.Duration, p *gossip.Plane) { p.Committed(now, delta) })
 	}
-	return e, true
 }
 
 func sum(b []byte) uint64 {
