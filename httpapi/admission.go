@@ -19,14 +19,19 @@ func (s *Server) admission() (admission.Interface, error) {
 		TolerationSeconds: s.cfg.TolerationSeconds,
 		Arbiter:           s.cfg.Arbiter,
 		MutatingPolicies:  newMutatingPolicies(s), ValidatingPolicies: newValidatingPolicies(s), Quota: newQuotas(s),
-		Accepted:    s.fields.Plugin(),
-		ExternalIPs: s.cfg.ExternalIPs,
-		Initializers: admission.PluginInitializers{
-			initializer.New(s.own, nil, snapshotInformers{store: s.cfg.Store, followers: &s.followers}, s.authz, utilfeature.DefaultFeatureGate,
-				compatibility.DefaultBuildEffectiveVersion(), s.stopping, nil),
-			webhookinit.NewPluginInitializer(webhookClients, webhookServices{s}),
-		},
+		Accepted:     s.fields.Plugin(),
+		ExternalIPs:  s.cfg.ExternalIPs,
+		Initializers: s.initializers(false), CoverInitializers: s.initializers(true),
 	})
+}
+
+// initializers give upstream's plugins what they ask for. The informers of forgiving ones show each webhook as one that may fail.
+func (s *Server) initializers(forgiving bool) admission.PluginInitializers {
+	return admission.PluginInitializers{
+		initializer.New(s.own, nil, snapshotInformers{store: s.cfg.Store, followers: &s.followers, forgiving: forgiving}, s.authz,
+			utilfeature.DefaultFeatureGate, compatibility.DefaultBuildEffectiveVersion(), s.stopping, nil),
+		webhookinit.NewPluginInitializer(webhookClients, webhookServices{s}),
+	}
 }
 
 // tell has Events written for new pods with fields that nothing acts on: once they are stored, and so have a UID to be found by.

@@ -380,8 +380,9 @@ type inProcess struct {
 }
 
 func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
-	ctx := context.WithValue(r.Context(), selfKey{}, t.user)
-	if t.own {
+	// What a request leads to is another request: nothing of who asked the first, or how, counts for it.
+	ctx := context.WithValue(context.WithValue(context.WithValue(r.Context(), selfKey{}, t.user), peerKey{}, nil), classKey{}, nil)
+	if ctx = admit.Common(ctx); t.own {
 		ctx = admit.Own(ctx)
 	}
 	in := r.Clone(ctx)

@@ -26,8 +26,8 @@ import (
 
 // A request that is handed to another node carries what its caller showed here: a bearer token, or the certificate that
 // a connection has proven, and whom it asked to act as. The other node proves it again, and decides again whom it lets
-// act as whom. So a node speaks for a caller only if that caller has spoken to it; it cannot make up a name or a group.
-// What a node asks for its own parts, it asks as the node that its stream's certificate names.
+// act as whom. So a node cannot make up a name or a group. A token it has only if its caller has spoken to it; for a
+// certificate, which is no secret, it is a witness: that the caller had the key, the other node takes from it. What a node asks for its own parts, it asks as the node that its stream's certificate names.
 
 // The headers between nodes. From anybody else they are dropped.
 const (

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"time"
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -100,5 +101,40 @@ func TestFairness(t *testing.T) {
 		if !ok || *level.Spec.Limited.NominalConcurrencyShares != want {
 			t.Errorf("%s: %v, want %d shares", name, level, want)
 		}
+	}
+}
+
+// TestWatchesTakeNoSeats: a watch has a seat while it begins, and not while it lasts; and what is asked for that is no resource is
+// not remembered.
+func TestWatchesTakeNoSeats(t *testing.T) {
+	n := newNode(t, func(c *Config) { c.ReadsInFlight, c.WritesInFlight, c.RequestTimeout = 4, 2, 4*time.Second })
+	ctx := context.Background()
+	_, err := n.typed().RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "v"},
+		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "view"},
+		Subjects: []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: "watcher"}, {Kind: "User", APIGroup: rbacv1.GroupName, Name: "reader"}}}, metav1.CreateOptions{})
+	check(t, err)
+	watching, reading := n.client("watcher"), n.client("reader")
+	for i := range 40 {
+		path := []string{"/api/v1/configmaps?watch=1", "/api/v1/configmaps?watch=1&resourceVersion=0", "/api/v1/configmaps?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"}[i%3]
+		resp, err := watching.Get(n.url + path)
+		check(t, err)
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("watch %d: %s %s", i, resp.Status, readAll(t, resp.Body))
+		}
+		defer resp.Body.Close()
+	}
+	for range 10 {
+		resp, err := reading.Get(n.url + "/api/v1/configmaps")
+		check(t, err)
+		if readAll(t, resp.Body); resp.StatusCode != http.StatusOK {
+			t.Errorf("beside watches: %s", resp.Status)
+		}
+		resp.Body.Close()
+	}
+	if _, there := n.count("nothing.example.com"); there {
+		t.Error("what is no resource is counted")
+	}
+	if stats, there := n.count("clusterroles.rbac.authorization.k8s.io"); !there || stats.ObjectCount < 50 || stats.EstimatedAverageObjectSizeBytes == 0 {
+		t.Errorf("what there is is not: %+v %v", stats, there)
 	}
 }

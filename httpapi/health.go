@@ -1,12 +1,15 @@
 package httpapi
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime"
 
 	"github.com/labstack/echo/v4"
 	apiversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/kubernetes/pkg/serviceaccount"
 )
 
@@ -16,6 +19,9 @@ var version = apiversion.Info{
 	GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
 }
 
+// errWithheld stands for a reason that is not told.
+var errWithheld = errors.New("reason withheld")
+
 func (s *Server) installHealth(e *echo.Echo) {
 	e.GET("/version", func(c echo.Context) error { return c.JSON(http.StatusOK, version) })
 	alive := func(c echo.Context) error { return c.String(http.StatusOK, "ok") }
@@ -23,6 +29,10 @@ func (s *Server) installHealth(e *echo.Echo) {
 	ready := func(c echo.Context) error {
 		if s.cfg.Ready != nil {
 			if err := s.cfg.Ready(); err != nil {
+				// Why is told to those who may read it anyhow; nobody needs only know that.
+				if u, ok := request.UserFrom(c.Request().Context()); !ok || u.GetName() == user.Anonymous {
+					err = errWithheld
+				}
 				return c.String(http.StatusInternalServerError, fmt.Sprintf("not ready: %v\n", err))
 			}
 		}

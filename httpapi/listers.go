@@ -44,6 +44,8 @@ type snapshotInformers struct {
 	store *crdt.Store
 	// followers get those that want to be told of changes.
 	followers *followers
+	// forgiving shows each webhook as one that may fail.
+	forgiving bool
 }
 
 func (f snapshotInformers) Core() informerscore.Interface { return informerscore.New(f, "", nil) }
@@ -93,9 +95,29 @@ func (f snapshotInformers) InformerFor(obj runtime.Object, _ internalinterfaces.
 	case *schedulingv1.PriorityClass:
 		return follow(f, rows[schedulingv1.PriorityClass]{store: f.store, resource: "scheduling.k8s.io/priorityclasses", builtin: schedulinghelpers.SystemPriorityClasses()})
 	case *admissionv1.MutatingWebhookConfiguration:
-		return follow(f, rows[admissionv1.MutatingWebhookConfiguration]{store: f.store, resource: mutatingWebhooks})
+		r := rows[admissionv1.MutatingWebhookConfiguration]{store: f.store, resource: mutatingWebhooks}
+		if f.forgiving {
+			r.as = func(c *admissionv1.MutatingWebhookConfiguration) *admissionv1.MutatingWebhookConfiguration {
+				c = c.DeepCopy()
+				for i := range c.Webhooks {
+					c.Webhooks[i].FailurePolicy = new(admissionv1.Ignore)
+				}
+				return c
+			}
+		}
+		return follow(f, r)
 	case *admissionv1.ValidatingWebhookConfiguration:
-		return follow(f, rows[admissionv1.ValidatingWebhookConfiguration]{store: f.store, resource: validatingWebhooks})
+		r := rows[admissionv1.ValidatingWebhookConfiguration]{store: f.store, resource: validatingWebhooks}
+		if f.forgiving {
+			r.as = func(c *admissionv1.ValidatingWebhookConfiguration) *admissionv1.ValidatingWebhookConfiguration {
+				c = c.DeepCopy()
+				for i := range c.Webhooks {
+					c.Webhooks[i].FailurePolicy = new(admissionv1.Ignore)
+				}
+				return c
+			}
+		}
+		return follow(f, r)
 	case *admissionv1.MutatingAdmissionPolicy:
 		return follow(f, rows[admissionv1.MutatingAdmissionPolicy]{store: f.store, resource: mutatingPolicies})
 	case *admissionv1.MutatingAdmissionPolicyBinding:
@@ -252,11 +274,16 @@ type rows[T any] struct {
 	resource string
 	// builtin are there also before they are written.
 	builtin []*T
+	// as, if there is one, makes of an object what is shown of it.
+	as func(*T) *T
 }
 
 func (r rows[T]) in(namespace string) []any {
 	var out []any
 	for _, obj := range crdt.List[T](r.store.Snapshot(), r.resource, namespace) {
+		if r.as != nil {
+			obj = r.as(obj)
+		}
 		out = append(out, obj)
 	}
 	return out
@@ -279,6 +306,9 @@ func (r rows[T]) GetByKey(key string) (any, bool, error) {
 		return nil, false, err
 	}
 	if obj, ok := crdt.Get[T](r.store.Snapshot(), crdt.Key{Resource: r.resource, Namespace: namespace, Name: name}); ok {
+		if r.as != nil {
+			obj = r.as(obj)
+		}
 		return obj, true, nil
 	}
 	for _, obj := range r.builtin {

@@ -139,6 +139,66 @@ func TestNobodyIsLockedOut(t *testing.T) {
 	}
 }
 
+// TestCoverIsShownToThoseWhoAnswer: of several webhooks, those that answer change a cover and may refuse it, whichever others
+// cannot be called; anything else needs them all.
+func TestCoverIsShownToThoseWhoAnswer(t *testing.T) {
+	n := newNode(t, nil)
+	ctx := context.Background()
+	c := n.typed().AdmissionregistrationV1()
+	nowhere := registrationv1.WebhookClientConfig{URL: new("https://127.0.0.1:1/")}
+	marks := hook(t, func(*admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
+		return &admissionv1.AdmissionResponse{Allowed: true, PatchType: new(admissionv1.PatchTypeJSONPatch), Patch: []byte(`[{"op":"add","path":"/metadata/labels","value":{"seen":"yes"}}]`)}
+	})
+	refuses := hook(t, func(r *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
+		if strings.Contains(r.Name, "bad") {
+			return &admissionv1.AdmissionResponse{Result: &metav1.Status{Message: "no bad ones"}}
+		}
+		return &admissionv1.AdmissionResponse{Allowed: true}
+	})
+	rules := []registrationv1.RuleWithOperations{{Operations: []registrationv1.OperationType{registrationv1.Create},
+		Rule: registrationv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}}}}
+	mutating := func(name string, config registrationv1.WebhookClientConfig) registrationv1.MutatingWebhook {
+		return registrationv1.MutatingWebhook{Name: name + ".example.test", ClientConfig: config, Rules: rules, SideEffects: new(registrationv1.SideEffectClassNone), AdmissionReviewVersions: []string{"v1"}}
+	}
+	validating := func(name string, config registrationv1.WebhookClientConfig) registrationv1.ValidatingWebhook {
+		return registrationv1.ValidatingWebhook{Name: name + ".example.test", ClientConfig: config, Rules: rules, SideEffects: new(registrationv1.SideEffectClassNone), AdmissionReviewVersions: []string{"v1"}}
+	}
+	_, err := c.MutatingWebhookConfigurations().Create(ctx, &registrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "m"},
+		Webhooks: []registrationv1.MutatingWebhook{mutating("a", nowhere), mutating("b", marks), mutating("c", nowhere)}}, metav1.CreateOptions{})
+	check(t, err)
+	_, err = c.ValidatingWebhookConfigurations().Create(ctx, &registrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "v"},
+		Webhooks: []registrationv1.ValidatingWebhook{validating("a", nowhere), validating("b", refuses), validating("c", nowhere)}}, metav1.CreateOptions{})
+	check(t, err)
+	as := n.As("system:serviceaccount:kube-system:replicaset-controller", "system:masters")
+	pod := func(name string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
+	}
+	eventually(t, func() error {
+		if _, err := as.Create(ctx, pod("usual")); err == nil {
+			check(t, as.Delete(ctx, crdt.Key{Resource: "pods", Namespace: "default", Name: "usual"}, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
+			return fmt.Errorf("a pod is made past webhooks that cannot be called")
+		}
+		return nil
+	})
+	// The plugins for covers hear of the webhooks as the others do.
+	eventually(t, func() error {
+		obj, err := as.Cover(ctx, pod("good"))
+		if err != nil {
+			return err
+		}
+		check(t, as.Delete(ctx, crdt.Key{Resource: "pods", Namespace: "default", Name: "good"}, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
+		if obj.(*corev1.Pod).Labels["seen"] != "yes" {
+			return fmt.Errorf("what a webhook changes in a cover is lost: %v", obj.(*corev1.Pod).Labels)
+		}
+		return nil
+	})
+	for range 10 {
+		if _, err := as.Cover(ctx, pod("bad")); err == nil || !strings.Contains(err.Error(), "no bad ones") {
+			t.Fatalf("a cover that a webhook refuses: %v", err)
+		}
+	}
+}
+
 // TestDefinedBehindAWebhook: what is defined comes to be served although a webhook that nobody answers is asked about all that is written after.
 func TestDefinedBehindAWebhook(t *testing.T) {
 	n := newNode(t, nil)

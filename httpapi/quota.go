@@ -3,7 +3,7 @@ package httpapi
 import (
 	"context"
 	"fmt"
-	"sync"
+	"hash/fnv"
 
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -33,15 +33,20 @@ type quotas struct {
 	// registry has an evaluator for each kind. It lists nothing: usage is read off the quota.
 	registry quota.Registry
 
-	// mu lets one request charge at a time, instead of having them meet as conflicts.
-	mu sync.Mutex
+	// turns let one request charge at a time in a namespace, instead of having them meet as conflicts. Namespaces share a few
+	// hundred of them.
+	turns [256]chan struct{}
 }
 
 // chargeAttempts bounds how often a charge is tried that meets another node's.
 const chargeAttempts = 16
 
 func newQuotas(s *Server) *quotas {
-	return &quotas{Handler: admission.NewHandler(admission.Create, admission.Update), server: s, registry: generic.NewRegistry(evaluators(nil))}
+	q := &quotas{Handler: admission.NewHandler(admission.Create, admission.Update), server: s, registry: generic.NewRegistry(evaluators(nil))}
+	for i := range q.turns {
+		q.turns[i] = make(chan struct{}, 1)
+	}
+	return q
 }
 
 // Validate runs after everything else has agreed.
@@ -57,8 +62,16 @@ func (q *quotas) Validate(ctx context.Context, a admission.Attributes, _ admissi
 	if evaluator == nil || !evaluator.Handles(a) || len(q.of(a.GetNamespace())) == 0 {
 		return nil
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	// One after the other in a namespace, or they would be in each other's way; who is tired of waiting leaves.
+	h := fnv.New32a()
+	h.Write([]byte(a.GetNamespace()))
+	turn := q.turns[h.Sum32()%uint32(len(q.turns))]
+	select {
+	case turn <- struct{}{}:
+		defer func() { <-turn }()
+	case <-ctx.Done():
+		return apierrors.NewTimeoutError("others are being charged to the quotas of the namespace", 1)
+	}
 	api := q.server.System()
 	charged := map[string]bool{}
 	var last error

@@ -3,8 +3,10 @@ package httpapi
 import (
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -14,6 +16,10 @@ import (
 	"testing"
 
 	"github.com/emicklei/go-restful/v3"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -23,7 +29,7 @@ import (
 )
 
 // meant is what a request was taken for, by authorisation or by who serves it.
-type meant struct{ Group, Version, Resource, Subresource, Namespace, Name string }
+type meant struct{ Verb, Group, Version, Resource, Subresource, Namespace, Name string }
 
 // recorded is an API whose routes say what they are, and do nothing.
 type recorded struct {
@@ -43,7 +49,7 @@ func (r *recorded) Authorize(_ context.Context, a authorizer.Attributes) (author
 	defer r.mu.Unlock()
 	r.allowed = meant{}
 	if a.IsResourceRequest() {
-		r.allowed = meant{a.GetAPIGroup(), a.GetAPIVersion(), a.GetResource(), a.GetSubresource(), a.GetNamespace(), a.GetName()}
+		r.allowed = meant{a.GetVerb(), a.GetAPIGroup(), a.GetAPIVersion(), a.GetResource(), a.GetSubresource(), a.GetNamespace(), a.GetName()}
 	}
 	return authorizer.DecisionAllow, "", nil
 }
@@ -126,21 +132,30 @@ func (r *recorded) inMemory(method, target string) (int, string) {
 	return w.Code, w.Body.String()
 }
 
-// of is what a template with these names is about, read off its text.
-func of(template, namespace, name string) meant {
+// of is what a method on a template with these names is about, read off its text.
+func of(method, template, namespace, name string) meant {
 	segments := strings.Split(strings.TrimPrefix(template, "/"), "/")
 	m := meant{Version: segments[1]}
 	rest := segments[2:]
 	if segments[0] == "apis" {
 		m.Group, m.Version, rest = segments[1], segments[2], segments[3:]
 	}
+	verbs := map[string]string{"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+	m.Verb = verbs[method]
 	if rest[0] == "watch" {
-		rest = rest[1:]
+		m.Verb, rest = "watch", rest[1:]
 	}
 	if len(rest) > 2 && rest[0] == "namespaces" && rest[1] == "{namespace}" {
 		m.Namespace, rest = namespace, rest[2:]
 	}
 	m.Resource = rest[0]
+	switch {
+	case len(rest) > 1:
+	case m.Verb == "get":
+		m.Verb = "list"
+	case m.Verb == "delete":
+		m.Verb = "deletecollection"
+	}
 	if len(rest) > 1 {
 		m.Name = name
 		if m.Group == "" && m.Resource == "namespaces" {
@@ -189,7 +204,10 @@ func (r *recorded) compare(method, target string, serve func(method, target stri
 	if err != nil {
 		return err
 	}
-	served := of(template, want[1], want[2])
+	served := of(method, template, want[1], want[2])
+	if served.Verb == "list" && info.Verb == "watch" {
+		served.Verb = "watch" // a list that is asked to go on
+	}
 	if served.Name == "" && !strings.Contains(template, "{name}") {
 		served.Name = info.Name // a field selector may name the one that is listed
 	}
@@ -269,7 +287,7 @@ func TestOneMeaningOnTheWire(t *testing.T) {
 	shapes := map[string]string{}
 	for _, one := range r.routes {
 		method, template, _ := strings.Cut(one, " ")
-		m := of(template, "n", "x")
+		m := of(method, template, "n", "x")
 		shapes[fmt.Sprint(method, strings.Count(template, "/"), m.Namespace != "", m.Name != "", m.Subresource, strings.Contains(template, "watch"))] = one
 	}
 	for major, client := range map[int]*http.Client{2: s.Client(), 1: {Transport: &http.Transport{
@@ -303,6 +321,84 @@ func TestOneMeaningOnTheWire(t *testing.T) {
 			}
 		}
 		client.CloseIdleConnections()
+	}
+}
+
+// TestOneMeaningOfDefined: defined kinds have no routes; no spelling of their paths, relayed, impersonated or plain, reaches past
+// what a tenant may.
+func TestOneMeaningOfDefined(t *testing.T) {
+	n := newNode(t, nil)
+	ctx, c := context.Background(), n.typed()
+	for _, scope := range []apiextensionsv1.ResourceScope{apiextensionsv1.NamespaceScoped, apiextensionsv1.ClusterScoped} {
+		name := map[apiextensionsv1.ResourceScope]string{apiextensionsv1.NamespaceScoped: "thing", apiextensionsv1.ClusterScoped: "globe"}[scope]
+		_, err := n.As("admin", "system:masters").Create(ctx, &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: name + "s.example.com"}, Spec: apiextensionsv1.CustomResourceDefinitionSpec{
+			Group: "example.com", Scope: scope, Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: name + "s", Singular: name, Kind: strings.ToUpper(name[:1]) + name[1:]},
+			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{Name: "v1", Served: true, Storage: true,
+				Subresources: &apiextensionsv1.CustomResourceSubresources{Status: &apiextensionsv1.CustomResourceSubresourceStatus{},
+					Scale: &apiextensionsv1.CustomResourceSubresourceScale{SpecReplicasPath: ".spec.replicas", StatusReplicasPath: ".status.replicas"}},
+				Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: new(true)}}}}}})
+		check(t, err)
+	}
+	for _, ns := range []string{"foo", "other"} {
+		_, err := c.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{})
+		check(t, err)
+	}
+	for path, kind := range map[string]string{"namespaces/foo/things": "Thing", "namespaces/other/things": "Thing", "globes": "Globe"} {
+		n.expect(http.StatusCreated, "POST", "/apis/example.com/v1/"+path, "", `{"apiVersion":"example.com/v1","kind":"`+kind+`","metadata":{"name":"bar"},"spec":{"replicas":1}}`)
+	}
+	// The tenant may do everything with ConfigMaps of foo, and read its things by name.
+	_, err := c.RbacV1().Roles("foo").Create(ctx, &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "tenant"}, Rules: []rbacv1.PolicyRule{
+		{Verbs: []string{"*"}, APIGroups: []string{""}, Resources: []string{"configmaps"}},
+		{Verbs: []string{"*"}, APIGroups: []string{"example.com"}, Resources: []string{"configmaps", "bar"}},
+		{Verbs: []string{"get"}, APIGroups: []string{"example.com"}, Resources: []string{"things"}, ResourceNames: []string{"bar"}}}}, metav1.CreateOptions{})
+	check(t, err)
+	_, err = c.RbacV1().RoleBindings("foo").Create(ctx, &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "tenant"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "tenant"},
+		Subjects: []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: "tenant"}}}, metav1.CreateOptions{})
+	check(t, err)
+	cert := n.ca.issue(t, "tenant")
+	masters := &user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}}
+	ask := map[string]func(*http.Request) *http.Request{
+		"plain": func(r *http.Request) *http.Request {
+			return r.WithContext(context.WithValue(r.Context(), selfKey{}, &user.DefaultInfo{Name: "tenant", Groups: []string{user.AllAuthenticated}}))
+		},
+		"impersonated": func(r *http.Request) *http.Request {
+			r.Header.Set("Impersonate-User", "tenant")
+			return r.WithContext(context.WithValue(r.Context(), selfKey{}, masters))
+		},
+		"relayed": func(r *http.Request) *http.Request {
+			r.Header.Set(headerCaller, callerClient)
+			r.Header.Set(headerCertificate, base64.StdEncoding.EncodeToString(cert.Certificate[0]))
+			return r.WithContext(context.WithValue(r.Context(), peerKey{}, "system:node:n2"))
+		},
+	}
+	for how, as := range ask {
+		served := map[string]bool{}
+		for _, path := range []string{"namespaces/foo/things", "namespaces/foo/things/bar", "namespaces/foo/things/bar/status", "namespaces/foo/things/bar/scale",
+			"namespaces/other/things/bar", "globes", "globes/bar", "globes/bar/status", "watch/namespaces/foo/things/bar"} {
+			for _, target := range append(spellings("/apis/example.com/v1/"+path), strings.Replace("/apis/example.com/v1/"+path, "/foo/", "/foo%2Fconfigmaps%2F%2F/", 1),
+				strings.Replace("/apis/example.com/v1/"+path, "/foo/", "/foo%2Fbar/", 1)) {
+				for _, method := range []string{"GET", "DELETE"} {
+					u, err := url.ParseRequestURI(target)
+					if err != nil || strings.Contains(target, "watch") {
+						continue
+					}
+					r := httptest.NewRequest(method, "https://here/", nil)
+					r.URL = u
+					w := httptest.NewRecorder()
+					n.handler.ServeHTTP(w, as(r))
+					if w.Code < 300 {
+						served[method+" "+strings.TrimSuffix(u.Path, "/")] = true
+					}
+				}
+			}
+		}
+		want := map[string]bool{"GET /apis/example.com/v1/namespaces/foo/things/bar": true}
+		if how == "relayed" {
+			want = map[string]bool{} // no node asks this of another
+		}
+		if !maps.Equal(served, want) {
+			t.Errorf("%s: served %v, want %v", how, served, want)
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints"
 	"k8s.io/apiserver/pkg/endpoints/discovery"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
@@ -54,6 +55,7 @@ func (s *Server) routes() (*echo.Echo, error) {
 	}
 	e.Use(pipeline(
 		s.recovery,
+		s.withJoinDeadline,
 		filters.WithAuditInit,
 		filters.WithRequestReceivedTimestamp,
 		func(h http.Handler) http.Handler { return filters.WithRequestInfo(h, route.Info) },
@@ -69,11 +71,11 @@ func (s *Server) routes() (*echo.Echo, error) {
 		unlessJoin(func(h http.Handler) http.Handler {
 			return filters.WithAuthentication(h, s.authn, refused, s.audiences, nil)
 		}),
-		unlessJoin(recorded),
+		unlessJoin(unlessAPI(recorded)),
 		unlessJoin(func(h http.Handler) http.Handler {
 			return impersonation.WithImpersonation(h, s.authz, legacyscheme.Codecs)
 		}),
-		unlessJoin(s.fair.Filter(longRunning)),
+		unlessJoin(unlessSelf(s.fair.Filter(longRunning))),
 		unlessJoin(func(h http.Handler) http.Handler { return filters.WithAuthorization(h, s.authz, legacyscheme.Codecs) }),
 		s.withClass,
 	))
@@ -82,15 +84,38 @@ func (s *Server) routes() (*echo.Echo, error) {
 	}
 	s.installHealth(e)
 	if s.cfg.Join != nil {
-		e.Any(joinPath, handled(serverfilters.WithMaxInFlightLimit(s.cfg.Join, joinsInFlight, joinsInFlight, longRunning)))
+		e.Any(joinPath, handled((&joins{}).limit(s.cfg.Join)))
 	}
 	return e, nil
 }
 
 const joinPath = "/murmur/v1/*"
 
-// joinsInFlight bounds the requests of joiners, who have no seats among the others.
-const joinsInFlight = 16
+// unlessSelf leaves a filter out for what is asked in this process.
+func unlessSelf(filter func(http.Handler) http.Handler) func(http.Handler) http.Handler {
+	return unless(filter, func(r *http.Request) bool { return r.Context().Value(selfKey{}) != nil })
+}
+
+// unlessAPI leaves a filter out for what the API asks itself. The name alone does not make it.
+func unlessAPI(filter func(http.Handler) http.Handler) func(http.Handler) http.Handler {
+	return unless(filter, func(r *http.Request) bool {
+		u, ok := r.Context().Value(selfKey{}).(user.Info)
+		return ok && u.GetName() == user.APIServerUser
+	})
+}
+
+func unless(filter func(http.Handler) http.Handler, out func(*http.Request) bool) func(http.Handler) http.Handler {
+	return func(h http.Handler) http.Handler {
+		with := filter(h)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if out(r) {
+				h.ServeHTTP(w, r)
+				return
+			}
+			with.ServeHTTP(w, r)
+		})
+	}
+}
 
 // decoded has a path read in one spelling only, the decoded one: Echo would route by the encoded one, if there is
 // one, while all others read what it means.
@@ -140,17 +165,10 @@ func pipeline(filters ...func(http.Handler) http.Handler) echo.MiddlewareFunc {
 
 // unlessJoin leaves a filter out for the join endpoint, which proves its clients itself.
 func unlessJoin(filter func(http.Handler) http.Handler) func(http.Handler) http.Handler {
-	return func(h http.Handler) http.Handler {
-		with := filter(h)
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Context().Value(routedKey{}).(*routed).path == joinPath {
-				h.ServeHTTP(w, r)
-				return
-			}
-			with.ServeHTTP(w, r)
-		})
-	}
+	return unless(filter, isJoin)
 }
+
+func isJoin(r *http.Request) bool { return r.Context().Value(routedKey{}).(*routed).path == joinPath }
 
 // recovery turns a panic of one request into a 500 of that request.
 func (s *Server) recovery(h http.Handler) http.Handler {

@@ -363,14 +363,18 @@ func (q quiet) Handle(ctx context.Context, r slog.Record) error {
 const sampled = 32
 
 // count is how many objects a resource has, "deployments.apps" say, and how large they are on average.
-func (s *Server) count(resource string) storage.Stats {
+func (s *Server) count(resource string) (storage.Stats, bool) {
 	var n, bytes int64
-	for e := range s.cfg.Store.Snapshot().Range((&kind{resource: schema.ParseGroupResource(resource)}).key(), "", "") {
+	snap, of := s.cfg.Store.Snapshot(), schema.ParseGroupResource(resource)
+	if s.kind(of) == nil && definition(snap, of) == nil {
+		return storage.Stats{}, false
+	}
+	for e := range snap.Range((&kind{resource: of}).key(), "", "") {
 		if n++; n <= sampled {
 			bytes += int64(len(e.JSON()))
 		}
 	}
-	return storage.Stats{ObjectCount: n, EstimatedAverageObjectSizeBytes: bytes / max(min(n, sampled), 1)}
+	return storage.Stats{ObjectCount: n, EstimatedAverageObjectSizeBytes: bytes / max(min(n, sampled), 1)}, true
 }
 
 // Resources lists what is stored, as in crdt.Key.Resource.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/util/flowcontrol"
 
 	"murmur/crdt"
 )
@@ -117,6 +119,9 @@ func (w *watcher) send(ctx context.Context, e watch.Event) bool {
 }
 
 func (w *watcher) stream(ctx context.Context) error {
+	// Until here the request has a seat among those served at once; what follows costs little, and lasts.
+	initialised := sync.OnceFunc(func() { flowcontrol.WatchInitialized(ctx) })
+	defer initialised()
 	// at is the last bookmark, shown what the initial events covered.
 	var at, shown crdt.Version
 	if w.initial != nil {
@@ -140,6 +145,7 @@ func (w *watcher) stream(ctx context.Context) error {
 			}
 		}
 	}
+	initialised()
 	for {
 		events, err := w.next(ctx, bookmarkEvery)
 		if err != nil {

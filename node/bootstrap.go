@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -76,8 +77,16 @@ func (b *bootstrap) wait(ctx context.Context) {
 	}
 }
 
-// missing is why something is not there yet; nil if everything is, or nothing has been tried.
+// errUntried is what is missing before the first attempt has ended.
+var errUntried = errors.New("the cluster's own objects have not been looked at yet")
+
+// missing is why something is not there yet; nil if everything is.
 func (b *bootstrap) missing() error {
+	select {
+	case <-b.tried:
+	default:
+		return errUntried
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.err

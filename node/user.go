@@ -13,6 +13,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/util/certificate/csr"
 
 	"murmur/crdt"
@@ -44,9 +45,13 @@ func (n *Node) createUser(ctx context.Context, req UserRequest) (UserReply, erro
 	if err := n.settled(); err != nil {
 		return UserReply{}, err
 	}
+	// What a box that can be stolen makes must not outlive it: a certificate is good until it ends.
+	if !n.self.Issuer() {
+		return UserReply{}, errors.New("this member is no issuer, and makes no users: ask on one that is")
+	}
 	ctx, cancel := context.WithTimeout(ctx, signedWithin)
 	defer cancel()
-	api := n.api.System()
+	api := n.api.As("murmur:admin", user.SystemPrivilegedGroup)
 	obj, err := api.Create(ctx, &certificatesv1.CertificateSigningRequest{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "murmur-user-"},
 		Spec: certificatesv1.CertificateSigningRequestSpec{

@@ -50,6 +50,9 @@ type Config struct {
 	ExternalIPs bool
 	// Initializers give upstream's plugins what they ask for: listers, clients, the authorizer, feature gates.
 	Initializers admission.PluginInitializers
+	// CoverInitializers are those of the webhooks that covers are shown to: every one may fail. Nil: covers are admitted
+	// as all else.
+	CoverInitializers admission.PluginInitializers
 }
 
 // acceptedName is that of the plugin of httpapi/accepted.
@@ -142,7 +145,11 @@ func New(cfg Config) (admission.Interface, error) {
 		p.register(plugins)
 		names = append(names, p.name)
 	}
-	out, err := plugins.NewFromPlugins(names, unconfigured{}, cfg.Initializers, admission.DecoratorFunc(exempt))
+	covers, err := forCovers(cfg.CoverInitializers)
+	if err != nil {
+		return nil, fmt.Errorf("admission of covers: %w", err)
+	}
+	out, err := plugins.NewFromPlugins(names, unconfigured{}, cfg.Initializers, exempt(covers))
 	if err != nil {
 		return nil, fmt.Errorf("admission: %w", err)
 	}

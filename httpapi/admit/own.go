@@ -2,9 +2,7 @@ package admit
 
 import (
 	"context"
-	"strings"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/admission"
 	mutatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/mutating"
 	validatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/validating"
@@ -33,6 +31,11 @@ type (
 // Own marks what a daemon writes for itself.
 func Own(ctx context.Context) context.Context { return context.WithValue(ctx, ownKey{}, true) }
 
+// Common takes the marks away: what a request leads to is not what it was itself.
+func Common(ctx context.Context) context.Context {
+	return context.WithValue(context.WithValue(ctx, ownKey{}, nil), coverKey{}, nil)
+}
+
 // Cover marks the creation of a cover.
 func Cover(ctx context.Context) context.Context { return context.WithValue(ctx, coverKey{}, true) }
 
@@ -42,36 +45,62 @@ var stored = map[string]bool{
 }
 
 // unlessOwn is a plugin of policies or webhooks.
-type unlessOwn struct{ admission.Interface }
+type unlessOwn struct {
+	admission.Interface
+	// cover is asked about covers instead; nil: the plugin itself is.
+	cover admission.Interface
+}
 
 // exempt gives the plugins that do what somebody has stored their exceptions.
-func exempt(p admission.Interface, name string) admission.Interface {
-	if stored[name] {
-		return unlessOwn{p}
+func exempt(covers map[string]admission.Interface) admission.DecoratorFunc {
+	return func(p admission.Interface, name string) admission.Interface {
+		if stored[name] {
+			return unlessOwn{p, covers[name]}
+		}
+		return p
 	}
-	return p
+}
+
+// of is what is asked about a request; nil if nothing is.
+func (u unlessOwn) of(ctx context.Context) admission.Interface {
+	switch {
+	case ctx.Value(ownKey{}) != nil:
+		return nil
+	case ctx.Value(coverKey{}) != nil && u.cover != nil:
+		return u.cover
+	}
+	return u.Interface
 }
 
 func (u unlessOwn) Admit(ctx context.Context, a admission.Attributes, o admission.ObjectInterfaces) error {
-	m, ok := u.Interface.(admission.MutationInterface)
-	if !ok || ctx.Value(ownKey{}) != nil {
-		return nil
+	if m, ok := u.of(ctx).(admission.MutationInterface); ok {
+		return m.Admit(ctx, a, o)
 	}
-	return forgive(ctx, m.Admit(ctx, a, o))
+	return nil
 }
 
 func (u unlessOwn) Validate(ctx context.Context, a admission.Attributes, o admission.ObjectInterfaces) error {
-	v, ok := u.Interface.(admission.ValidationInterface)
-	if !ok || ctx.Value(ownKey{}) != nil {
-		return nil
+	if v, ok := u.of(ctx).(admission.ValidationInterface); ok {
+		return v.Validate(ctx, a, o)
 	}
-	return forgive(ctx, v.Validate(ctx, a, o))
+	return nil
 }
 
-// forgive drops the error of a webhook that could not be called about a cover. Upstream tells it by its text only.
-func forgive(ctx context.Context, err error) error {
-	if ctx.Value(coverKey{}) != nil && apierrors.IsInternalError(err) && strings.Contains(err.Error(), "failed calling webhook") {
-		return nil
+// forCovers are the plugins of webhooks once more, given informers that show each webhook as one that may fail. So
+// webhooks that answer are heard about a cover, and what they change is kept, whichever others do not answer.
+func forCovers(initializers admission.PluginInitializers) (map[string]admission.Interface, error) {
+	if initializers == nil {
+		return nil, nil
 	}
-	return err
+	all, out := admission.NewPlugins(), map[string]admission.Interface{}
+	mutating.Register(all)
+	validating.Register(all)
+	for _, name := range []string{mutating.PluginName, validating.PluginName} {
+		p, err := all.InitPlugin(name, nil, initializers)
+		if err != nil {
+			return nil, err
+		}
+		out[name] = p
+	}
+	return out, nil
 }

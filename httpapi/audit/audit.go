@@ -19,7 +19,8 @@
 //
 // # What it does not do
 //
-// It does not see what the node's own parts write without a request.
+// It does not see what the node's own parts write without a request: what controllers delete for their owners' sake, and what
+// the CLI asks of the daemon on its socket. Nor does it see machines that join; the daemon's log does.
 package audit
 
 import (
@@ -35,6 +36,7 @@ import (
 	"time"
 
 	"gopkg.in/natefinch/lumberjack.v2"
+	auditinternal "k8s.io/apiserver/pkg/apis/audit"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/audit/policy"
@@ -181,7 +183,19 @@ func (r *Recorder) Filter(longRunning request.LongRunningRequestCheck) func(http
 	return func(h http.Handler) http.Handler { return filters.WithAudit(h, r.sink, r, longRunning) }
 }
 
-// Failed records the requests of those who could not say who they are.
+// Failed records the requests of those who could not say who they are: at least that there was one, whatever the policy
+// says of what they asked for.
 func (r *Recorder) Failed(refuse http.Handler) http.Handler {
-	return filters.WithFailedAuthenticationAudit(refuse, r.sink, r)
+	return filters.WithFailedAuthenticationAudit(refuse, r.sink, atLeast{r})
+}
+
+// atLeast records the metadata of what the policy leaves out.
+type atLeast struct{ *Recorder }
+
+func (a atLeast) EvaluatePolicyRule(of authorizer.Attributes) audit.RequestAuditConfig {
+	c := a.Recorder.EvaluatePolicyRule(of)
+	if c.Level == auditinternal.LevelNone {
+		c.Level = auditinternal.LevelMetadata
+	}
+	return c
 }

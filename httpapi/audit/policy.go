@@ -33,7 +33,6 @@ func defaultPolicy() *auditinternal.Policy {
 	return &auditinternal.Policy{
 		OmitStages: []auditinternal.Stage{omitted},
 		Rules: []auditinternal.PolicyRule{
-			{Level: auditinternal.LevelNone, Users: []string{"system:apiserver"}},
 			{Level: auditinternal.LevelNone, Resources: []auditinternal.GroupResources{
 				{Group: "", Resources: []string{"events"}}, {Group: "events.k8s.io", Resources: []string{"events"}},
 				{Group: "coordination.k8s.io", Resources: []string{"leases"}},
@@ -41,7 +40,7 @@ func defaultPolicy() *auditinternal.Policy {
 				{Group: "authorization.k8s.io"},
 			}},
 			{Level: auditinternal.LevelMetadata, Resources: []auditinternal.GroupResources{
-				{Group: "", Resources: []string{"secrets", "serviceaccounts/token", "pods/exec", "pods/attach", "pods/portforward", "pods/proxy", "services/proxy", "nodes/proxy"}},
+				{Group: "", Resources: []string{"secrets", "serviceaccounts/token", "pods/log", "pods/exec", "pods/attach", "pods/portforward", "pods/proxy", "services/proxy", "nodes/proxy"}},
 			}},
 			{Level: auditinternal.LevelNone, Verbs: []string{"get", "list", "watch"}},
 			{Level: auditinternal.LevelNone, NonResourceURLs: []string{"/*"}},

@@ -7,8 +7,8 @@
 //
 // # What it does not do
 //
-// It makes no objects: what every cluster has is among the API's own (Objects). It does not limit what the node's own
-// parts do in this process.
+// It makes no objects: what every cluster has is among the API's own (Objects). What the node's own parts ask in this
+// process takes no seat; who passes it by is the caller's to say.
 package fairness
 
 import (
@@ -39,8 +39,9 @@ type Config struct {
 	Seats int
 	// Patience is how long a request waits for a seat at most.
 	Patience time.Duration
-	// Count is how many objects a resource ("deployments.apps") has, and how large they are on average.
-	Count func(resource string) storage.Stats
+	// Count is how many objects a resource ("deployments.apps") has, and how large they are on average. It is false for
+	// what is no resource here: anybody may ask for anything.
+	Count func(resource string) (storage.Stats, bool)
 }
 
 // Fairness shares the seats.
@@ -73,7 +74,7 @@ const countedFor = time.Minute
 
 // counts remembers how many objects resources have.
 type counts struct {
-	count func(string) storage.Stats
+	count func(string) (storage.Stats, bool)
 
 	mu sync.Mutex
 	of map[string]counted
@@ -92,7 +93,11 @@ func (c *counts) stats(resource string) (storage.Stats, error) {
 	if ok && now.Before(have.until) {
 		return have.stats, nil
 	}
-	have = counted{c.count(resource), now.Add(countedFor)}
+	stats, there := c.count(resource)
+	if !there {
+		return storage.Stats{}, fcrequest.ObjectCountNotFoundErr
+	}
+	have = counted{stats, now.Add(countedFor)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.of == nil {

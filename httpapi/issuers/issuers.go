@@ -52,6 +52,7 @@ type Issuers struct {
 	first   *apiserver.AuthenticationConfiguration
 	current atomic.Pointer[believed]
 	every   time.Duration
+	within  time.Duration
 }
 
 // believed are the issuers of one state of the file.
@@ -59,11 +60,13 @@ type believed struct {
 	authenticator.Token
 	anonymous *apiserver.AnonymousAuthConfig
 	end       context.CancelFunc
+	// healthy says whether every issuer has been asked for its keys.
+	healthy func() error
 }
 
 // New reads the file. It starts nothing; until Run no token is believed.
 func New(cfg Config) (*Issuers, error) {
-	i := &Issuers{cfg: cfg, scheme: runtime.NewScheme(), every: configfile.FollowEvery}
+	i := &Issuers{cfg: cfg, scheme: runtime.NewScheme(), every: configfile.FollowEvery, within: keysWithin}
 	install.Install(i.scheme)
 	f, err := configfile.Read(cfg.File)
 	if err != nil {
@@ -97,6 +100,7 @@ func (i *Issuers) parse(f *configfile.File) (*apiserver.AuthenticationConfigurat
 func (i *Issuers) believe(ctx context.Context, c *apiserver.AuthenticationConfiguration) (*believed, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var all []authenticator.Token
+	var checks []func() error
 	for _, one := range c.JWT {
 		opts := oidc.Options{JWTAuthenticator: one, SupportedSigningAlgs: oidc.AllValidSigningAlgorithms(), DisallowedIssuers: []string{i.cfg.Own}}
 		if ca := one.Issuer.CertificateAuthority; ca != "" {
@@ -112,35 +116,71 @@ func (i *Issuers) believe(ctx context.Context, c *apiserver.AuthenticationConfig
 			cancel()
 			return nil, fmt.Errorf("issuer %s: %w", one.Issuer.URL, err)
 		}
-		all = append(all, a)
+		all, checks = append(all, a), append(checks, a.HealthCheck)
 	}
-	return &believed{authenticator.WrapAudienceAgnosticToken(i.cfg.Audiences, union.NewFailOnError(all...)), c.Anonymous, cancel}, nil
+	healthy := func() error {
+		var errs []error
+		for _, check := range checks {
+			errs = append(errs, check())
+		}
+		return errors.Join(errs...)
+	}
+	return &believed{authenticator.WrapAudienceAgnosticToken(i.cfg.Audiences, union.NewFailOnError(all...)), c.Anonymous, cancel, healthy}, nil
 }
 
-// Run follows the file until ctx ends.
+// keysWithin is how long the issuers of a changed file may take to say their keys.
+const keysWithin = 10 * time.Second
+
+// Run follows the file until ctx ends. At the start an issuer may be away; a changed file is taken when all its issuers have
+// answered, so that an edit locks nobody out. The authenticators before are kept for as long as a request may ask them.
 func (i *Issuers) Run(ctx context.Context) error {
-	take := func(c *apiserver.AuthenticationConfiguration) error {
-		next, err := i.believe(ctx, c)
-		if err != nil {
-			return err
-		}
-		if old := i.current.Swap(next); old != nil {
-			old.end()
-		}
-		return nil
-	}
-	if err := take(i.first); err != nil {
+	first, err := i.believe(ctx, i.first)
+	if err != nil {
 		return err
 	}
+	i.current.Store(first)
+	var before *believed
 	i.file.Follow(ctx, i.every, i.cfg.Log, func(f *configfile.File) error {
 		c, err := i.parse(f)
 		if err != nil {
 			return err
 		}
-		return take(c)
+		next, err := i.believe(ctx, c)
+		if err != nil {
+			return err
+		}
+		if err := answered(ctx, next, i.within); err != nil {
+			next.end()
+			return err
+		}
+		if before != nil {
+			before.end()
+		}
+		before = i.current.Swap(next)
+		return nil
 	})
 	i.current.Load().end()
+	if before != nil {
+		before.end()
+	}
 	return nil
+}
+
+// answered waits until every issuer has said its keys.
+func answered(ctx context.Context, b *believed, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for {
+		err := b.healthy()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // AuthenticateToken tells whose token it is. It is of somebody unknown here if it is of no issuer in the file.

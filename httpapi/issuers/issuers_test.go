@@ -109,7 +109,7 @@ func TestTokens(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i.every = 10 * time.Millisecond
+	i.every, i.within = 10*time.Millisecond, 500*time.Millisecond
 	if _, _, err := i.AuthenticateToken(t.Context(), "x"); err == nil {
 		t.Error("a token is believed before anything runs")
 	}
@@ -165,6 +165,13 @@ func TestTokens(t *testing.T) {
 
 	write("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt: [{}]\n")
 	time.Sleep(100 * time.Millisecond)
+	eventually(ann, "oidc:ann ")
+	// A good file whose issuer is away locks nobody out.
+	away := newIssuer(t)
+	elsewhere := away.configuration("away:")
+	away.Close()
+	write(elsewhere)
+	time.Sleep(time.Second)
 	eventually(ann, "oidc:ann ")
 	write(one.configuration("company:"))
 	eventually(ann, "company:ann company:dev,company:ops")

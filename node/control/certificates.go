@@ -29,9 +29,11 @@ type Signer interface {
 
 const requests = "certificates.k8s.io/certificatesigningrequests"
 
-// The groups of nodes and of those who may do anything.
+// Names that no certificate is signed for, or none but a node's own.
 const (
 	nodesGroup   = "system:nodes"
+	nodePrefix   = "system:node:"
+	apiUser      = "system:apiserver"
 	mastersGroup = "system:masters"
 )
 
@@ -68,7 +70,11 @@ func answer(w *world, issuers []string, r *certificatesv1.CertificateSigningRequ
 		err = parsed.CheckSignature() // that who made it has the key
 	}
 	if err == nil {
-		err = signable(parsed, r.Spec.SignerName, r.Spec.Usages)
+		err = signable(parsed, r)
+	}
+	if err == nil && r.Spec.SignerName == certificatesv1.KubeletServingSignerName {
+		node, _ := crdt.Get[corev1.Node](w.snap, crdt.Key{Resource: "nodes", Name: strings.TrimPrefix(parsed.Subject.CommonName, nodePrefix)})
+		err = ownAddresses(parsed, r.Spec.Username, node)
 	}
 	out := r.DeepCopy()
 	if err != nil {
@@ -88,11 +94,12 @@ func signs(signer string) bool {
 }
 
 // signable says why a request must not be signed.
-func signable(r *x509.CertificateRequest, signer string, usages []certificatesv1.KeyUsage) error {
+func signable(r *x509.CertificateRequest, of *certificatesv1.CertificateSigningRequest) error {
+	usages := of.Spec.Usages
 	if len(r.URIs) > 0 {
 		return errors.New("URI subject alternative names are not signed: members of the cluster are marked by them")
 	}
-	if signer == certificatesv1.KubeletServingSignerName {
+	if of.Spec.SignerName == certificatesv1.KubeletServingSignerName {
 		names := sets.NewString()
 		for _, u := range usages {
 			names.Insert(string(u))
@@ -100,8 +107,11 @@ func signable(r *x509.CertificateRequest, signer string, usages []certificatesv1
 		return certificates.ValidateKubeletServingCSR(r, names)
 	}
 	// With such a certificate one would be a member.
-	if strings.HasPrefix(r.Subject.CommonName, "system:node:") || slices.Contains(r.Subject.Organization, nodesGroup) {
+	if strings.HasPrefix(r.Subject.CommonName, nodePrefix) || slices.Contains(r.Subject.Organization, nodesGroup) {
 		return errors.New("a node's certificate is signed when it joins, and by nothing else")
+	}
+	if r.Subject.CommonName == apiUser {
+		return fmt.Errorf("no certificate is signed for %s: it is the API itself", apiUser)
 	}
 	if slices.Contains(r.Subject.Organization, mastersGroup) {
 		return fmt.Errorf("no certificate is signed for the group %s", mastersGroup)
@@ -118,6 +128,31 @@ func signable(r *x509.CertificateRequest, signer string, usages []certificatesv1
 	}
 	if !client {
 		return fmt.Errorf("missing required usage for client certificate: %s", certificatesv1.UsageClientAuth)
+	}
+	return nil
+}
+
+// ownAddresses says why a serving certificate is not a node's own: it is asked for by the node, for names and addresses that
+// are the node's. With another's one could play another's API.
+func ownAddresses(r *x509.CertificateRequest, by string, node *corev1.Node) error {
+	if by != r.Subject.CommonName {
+		return fmt.Errorf("%s asks for the serving certificate of %s", by, r.Subject.CommonName)
+	}
+	if node == nil {
+		return fmt.Errorf("there is no node of the name %s", strings.TrimPrefix(r.Subject.CommonName, nodePrefix))
+	}
+	own := map[string]bool{node.Name: true}
+	for _, a := range node.Status.Addresses {
+		own[a.Address] = true
+	}
+	names := slices.Clone(r.DNSNames)
+	for _, ip := range r.IPAddresses {
+		names = append(names, ip.String())
+	}
+	for _, n := range names {
+		if !own[n] {
+			return fmt.Errorf("%s is no address of node %s", n, node.Name)
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -16,6 +17,8 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"murmur/crdt"
 )
 
 // requestOf is a request in PEM.
@@ -45,6 +48,22 @@ func TestSigning(t *testing.T) {
 	}
 	const people, kubelets = certificatesv1.KubeAPIServerClientSignerName, certificatesv1.KubeletServingSignerName
 	approved := []certificatesv1.RequestConditionType{certificatesv1.CertificateApproved}
+	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- store.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-ran; store.Close() })
+	for _, name := range []string{"n1", "n2"} {
+		n := &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: name},
+			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0." + name[1:]}}}}
+		if _, err := store.Commit(ctx, crdt.Write{Key: crdt.Key{Resource: "nodes", Name: name}, Object: n}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	snap := store.Snapshot()
 	for _, c := range []struct {
 		name, signer string
 		template     x509.CertificateRequest
@@ -63,6 +82,10 @@ func TestSigning(t *testing.T) {
 		{"a person's server", people, x509.CertificateRequest{Subject: person}, server, approved, "server auth"},
 		{"without a usage", people, x509.CertificateRequest{Subject: person}, nil, approved, "client auth"},
 		{"a kubelet's server", kubelets, kubelet, server, approved, "sign"},
+		{"of another's address", kubelets, x509.CertificateRequest{Subject: kubelet.Subject, IPAddresses: []net.IP{net.IPv4(10, 0, 0, 2)}}, server, approved, "no address of node n1"},
+		{"of the API's name", kubelets, x509.CertificateRequest{Subject: kubelet.Subject, DNSNames: []string{"kubernetes.default.svc"}}, server, approved, "no address of node n1"},
+		{"another node's", kubelets, x509.CertificateRequest{Subject: pkix.Name{CommonName: "system:node:n2", Organization: kubelet.Subject.Organization}, DNSNames: []string{"n2"}}, server, approved, "asks for the serving certificate"},
+		{"the API's own name", people, x509.CertificateRequest{Subject: pkix.Name{CommonName: "system:apiserver"}}, client, approved, "the API itself"},
 		{"a kubelet's client", kubelets, kubelet, client, approved, "usages"},
 		{"another's server", kubelets, x509.CertificateRequest{Subject: person, IPAddresses: kubelet.IPAddresses}, server, approved, "organization"},
 		{"a kubelet", certificatesv1.KubeAPIServerClientKubeletSignerName, kubelet, client, approved, ""},
@@ -70,13 +93,13 @@ func TestSigning(t *testing.T) {
 		{"of another's signer", "example.com/x", x509.CertificateRequest{Subject: person}, client, approved, ""},
 	} {
 		r := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "r"},
-			Spec: certificatesv1.CertificateSigningRequestSpec{SignerName: c.signer, Usages: c.usages, Request: requestOf(t, c.template)}}
+			Spec: certificatesv1.CertificateSigningRequestSpec{SignerName: c.signer, Usages: c.usages, Request: requestOf(t, c.template), Username: "system:node:n1"}}
 		for _, one := range c.conditions {
 			r.Status.Conditions = append(r.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{Type: one, Status: corev1.ConditionTrue})
 		}
 		done := 0
 		for _, self := range []string{"n1", "n2", "n3"} {
-			w := &world{now: time.Now(), self: self, alive: []string{"n1", "n2", "n3"}}
+			w := &world{now: time.Now(), self: self, alive: []string{"n1", "n2", "n3"}, snap: snap}
 			p := answer(w, []string{"n1", "n2", "gone"}, r)
 			if len(p.writes) == 0 {
 				continue

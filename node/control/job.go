@@ -478,7 +478,7 @@ func (k *work) staff(p *plan, all map[int]*slot, done, failed indexSet, succeede
 		}
 		pod := k.pod(name(attempt), s, attempt)
 		p.writes = append(p.writes, write{
-			verb: create, obj: pod,
+			verb: create, obj: pod, cover: s.lost != nil,
 			done:   &event{k.job, corev1.EventTypeNormal, controller.SuccessfulCreatePodReason, "Created pod: %s"},
 			failed: &event{k.job, corev1.EventTypeWarning, controller.FailedCreatePodReason, "Error creating: %s"},
 		})

@@ -84,6 +84,9 @@ type write struct {
 	verb verb
 	// obj is the object wanted. Updates carry the resourceVersion they were decided from.
 	obj runtime.Object
+	// cover: what is created is a pod that stands in for one out of sight. Nothing in the object says so: what is in a
+	// template anybody may have written.
+	cover bool
 	// key and opts say what to delete; key and base what to commit.
 	key  crdt.Key
 	opts metav1.DeleteOptions
@@ -432,8 +435,8 @@ func (c *Controllers) write(ctx context.Context, api API, w write) error {
 	var err error
 	switch w.verb {
 	case create:
-		if pod, ok := w.obj.(*corev1.Pod); ok && pod.Annotations[CoversAnnotation] != "" {
-			_, err = api.Cover(ctx, pod)
+		if w.cover {
+			_, err = api.Cover(ctx, w.obj.(*corev1.Pod))
 		} else {
 			_, err = api.Create(ctx, w.obj)
 		}

@@ -195,7 +195,7 @@ func (r *replicas) add(p *plan, c census, missing int) {
 			annotate(pod, CoversAnnotation, covers.Name)
 		}
 		p.writes = append(p.writes, write{
-			verb: create, obj: pod,
+			verb: create, obj: pod, cover: covers != nil,
 			done:   &event{r.about, corev1.EventTypeNormal, controller.SuccessfulCreatePodReason, "Created pod: %s"},
 			failed: &event{r.about, corev1.EventTypeWarning, controller.FailedCreatePodReason, "Error creating: %s"},
 		})

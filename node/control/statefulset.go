@@ -215,6 +215,7 @@ func (o *ordered) create(p *plan, n int, template *corev1.PodTemplateSpec, revis
 	if pod.Labels == nil {
 		pod.Labels = map[string]string{}
 	}
+	unplace(pod)
 	pod.Labels[appsv1.StatefulSetPodNameLabel], pod.Labels[appsv1.PodIndexLabel] = pod.Name, strconv.Itoa(n)
 	pod.Labels[appsv1.ControllerRevisionHashLabelKey] = revision
 	pod.Spec.Hostname, pod.Spec.Subdomain = pod.Name, o.set.Spec.ServiceName
