@@ -22,6 +22,11 @@
 // ours is left out of them, equal questions in flight are asked once (which also ends loops), and
 // answers are kept for at most 30 seconds. Without a resolver that answers: SERVFAIL, after at most 4 seconds.
 //
+// # Who may ask
+//
+// Pods and Services of the cluster, and this machine; anybody else is refused, and so is a client that asks more than a
+// few hundred questions a second (clients.go).
+//
 // # What it does not do
 //
 // IPv6 records, zone transfers, DNSSEC for the cluster's zone, stub domains.
@@ -69,6 +74,7 @@ type Config struct {
 type Server struct {
 	cfg     Config
 	forward *forwarder
+	clients *clients
 	ready   chan struct{}
 }
 
@@ -99,7 +105,8 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Server{cfg: cfg, forward: newForwarder(cfg), ready: make(chan struct{})}, nil
+	return &Server{cfg: cfg, forward: newForwarder(cfg), ready: make(chan struct{}),
+		clients: &clients{cluster: []netip.Prefix{cfg.ClusterCIDR, cfg.ServiceCIDR}, self: cfg.Address, addresses: net.InterfaceAddrs}}, nil
 }
 
 // Ready is closed when the server listens for the first time.
@@ -188,7 +195,12 @@ func (s *Server) serve(ctx context.Context) error {
 
 // handle answers one question.
 func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, req *dns.Msg) {
-	resp := s.respond(ctx, req)
+	var resp *dns.Msg
+	if allowed, tooMany := s.clients.may(addressOf(w.RemoteAddr()), time.Now()); allowed && !tooMany {
+		resp = s.respond(ctx, req)
+	} else {
+		resp = new(dns.Msg).SetRcode(req, dns.RcodeRefused)
+	}
 	opt := req.IsEdns0()
 	if opt != nil {
 		resp.SetEdns0(maxUDP, opt.Do())

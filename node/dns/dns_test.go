@@ -343,7 +343,7 @@ func TestAddress(t *testing.T) {
 			<-done
 		}
 	}
-	s := start(t, Config{Store: newStore(t, small)}, in("n"))
+	s := start(t, Config{Store: newStore(t, small), ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16")}, in("n"))
 	for _, ns := range []string{"p", "n"} {
 		for _, network := range []string{"udp", "tcp"} {
 			in(ns)(func() {

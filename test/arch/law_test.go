@@ -105,6 +105,7 @@ var modules = []module{
 	// The language's surroundings.
 	{"golang.org/x/sync", []string{"..."}},
 	{"golang.org/x/sys", []string{"..."}},
+	{"golang.org/x/time", []string{"node/dns"}},
 	{"github.com/google/uuid", []string{"crdt", "node", "node/member"}},
 	{"github.com/robfig/cron/v3", []string{"node/control"}}, // the schedules that the API validates
 	{"github.com/spf13/cobra", []string{"cmd/murmur", "cmd/murmur-lab"}},
