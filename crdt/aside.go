@@ -109,13 +109,16 @@ func (b *batch) take(d *document) (changed, ok bool) {
 		return false, false // its owner throws it away
 	}
 	if err != nil {
+		reason := err.Error()
+		if Secret(d.key.Resource) {
+			reason = "it cannot be merged; why is not shown, for it may say what is in it"
+		}
 		if _, known := b.store.aside.failed[d.key]; !known {
 			if len(b.store.aside.failed) >= maxAside {
 				return false, false
 			}
-			b.store.log.Error("object set aside", "key", d.key.String(), "err", err)
+			b.store.log.Error("object set aside", "key", d.key.String(), "err", reason)
 		}
-		reason := err.Error()
 		b.store.aside.failed[d.key] = reason[:min(len(reason), maxReason)]
 		return false, false
 	}

@@ -882,7 +882,9 @@ const maxLosses = 1000
 func (s *Store) remember(losses []Loss) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.losses = append(s.losses, losses...)
+	for _, l := range losses {
+		s.losses = append(s.losses, l.shown())
+	}
 	if over := len(s.losses) - maxLosses; over > 0 {
 		s.losses = append([]Loss(nil), s.losses[over:]...)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"murmur/crdt"
 	"murmur/node/member"
+	"murmur/node/secrecy"
 )
 
 // A backup is one file: the identity of the node, with the secrets of the cluster, and the store as it was at one moment.
@@ -41,10 +42,10 @@ func (n *Node) backup(w io.Writer) error {
 	return n.store.Backup(w)
 }
 
-// Restore makes of a backup the disk of a node that has none yet. The node meets whoever of the cluster is still there and
+// Restore makes of a backup the disk of a node that has none yet; identity is the file of a private key if it is encrypted. The node meets whoever of the cluster is still there and
 // takes their word for what has happened since. alone tells that nobody is: the others are forgotten, and the backup is where the
 // cluster goes on. It returns the node's name.
-func Restore(cfg Config, file io.Reader, alone bool) (name string, err error) {
+func Restore(cfg Config, file io.Reader, identity string, alone bool) (name string, err error) {
 	named := cfg.NodeName
 	if cfg, err = cfg.complete(); err != nil {
 		return "", err
@@ -58,7 +59,11 @@ func Restore(cfg Config, file io.Reader, alone bool) (name string, err error) {
 	if exists(member.File(cfg.DataDir)) || exists(store) {
 		return "", fmt.Errorf("%s is the disk of a node already: give another --data-dir, or remove it if nothing in it is needed", cfg.DataDir)
 	}
-	r := bufio.NewReader(file)
+	plain, err := secrecy.Open(file, identity)
+	if err != nil {
+		return "", err
+	}
+	r := bufio.NewReader(plain)
 	magic := make([]byte, len(backupMagic))
 	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != backupMagic {
 		return "", errNoBackup

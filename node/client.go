@@ -14,6 +14,7 @@ import (
 
 	"murmur/crdt"
 	"murmur/node/member"
+	"murmur/node/secrecy"
 )
 
 // ErrNoDaemon is returned to a CLI that finds nobody at the socket.
@@ -242,8 +243,24 @@ func (a *Admin) check(ctx context.Context, msg []byte) (out []byte, err error) {
 	return out, err
 }
 
-// Backup writes a backup of the daemon's node.
-func (a *Admin) Backup(ctx context.Context, w io.Writer) error { return a.stream(ctx, "/v1/backup", w) }
+// Backup writes a backup of the daemon's node, encrypted to public keys of age if any are given.
+func (a *Admin) Backup(ctx context.Context, w io.Writer, recipients []string) error {
+	if len(recipients) == 0 {
+		return a.stream(ctx, "/v1/backup", w)
+	}
+	to, err := secrecy.ParseRecipients(recipients)
+	if err != nil {
+		return err
+	}
+	sealed, err := to.Seal(w)
+	if err != nil {
+		return err
+	}
+	if err := a.stream(ctx, "/v1/backup", sealed); err != nil {
+		return err // not closed: what is there cannot be read
+	}
+	return sealed.Close()
+}
 
 // Release takes in the writes that are held aside because they were stamped too far in the future. It returns how many.
 func (a *Admin) Release(ctx context.Context) (n int, err error) {

@@ -18,16 +18,24 @@ func backupCommand() *cobra.Command {
 		Use:   "backup FILE",
 		Short: "Write the state of the cluster, as this node has it, to a file",
 		Long: `Write the state of the cluster, as this node has it at one moment, to a file that "murmur restore" makes a node of.
-The file holds the secrets of the cluster, its CA key among them: keep it as you keep those. FILE may be - for the
-standard output. The node, and all others, go on meanwhile.`,
+The file holds every Secret, and on an issuer the CA's key: encrypt it with --recipient to keys that "age-keygen"
+makes, or keep it as you keep those. FILE may be - for the standard output. The node, and all others, go on meanwhile.`,
 		Args: oneFile,
 	}
 	d.add(c)
+	recipients := c.Flags().StringArray("recipient", nil, "public key (`age1...`) to encrypt the file to; may be repeated")
 	c.RunE = func(c *cobra.Command, args []string) error {
+		write := func(w io.Writer) error { return d.admin().Backup(c.Context(), w, *recipients) }
+		err := error(nil)
 		if args[0] == "-" {
-			return d.admin().Backup(c.Context(), c.OutOrStdout())
+			err = write(c.OutOrStdout())
+		} else {
+			err = writeWhole(args[0], write)
 		}
-		return writeWhole(args[0], func(w io.Writer) error { return d.admin().Backup(c.Context(), w) })
+		if err == nil && len(*recipients) == 0 {
+			fmt.Fprintln(c.ErrOrStderr(), "warning: the backup is not encrypted; it holds every Secret and the keys of the node, the CA's too if it is an issuer (--recipient encrypts it)")
+		}
+		return err
 	}
 	return c
 }
@@ -65,10 +73,11 @@ func restoreCommand() *cobra.Command {
 still there, the node takes their word for all that has happened since the backup, and does nothing before it has met one: what
 was deleted since must not come back. If all are gone for good, say --alone: they are forgotten, and the cluster goes on from
 the backup; "murmur forget" of each, on the restored node, does the same later. Without --node-name the node is the one that
-was backed up, which must not run any more. FILE may be - for the standard input.`,
+was backed up, which must not run any more. One that was encrypted needs --identity. FILE may be - for the standard input.`,
 		Args: oneFile,
 	}
 	up := nodeFlags(c.Flags())
+	identity := c.Flags().String("identity", "", "`file` with a private key that the backup was encrypted to, as age-keygen writes it")
 	alone := c.Flags().Bool("alone", false, "no other node of the cluster is there any more: forget them all")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		cfg, err := up.read(c.Flags(), "")
@@ -82,7 +91,7 @@ was backed up, which must not run any more. FILE may be - for the standard input
 			}
 		}
 		defer in.Close()
-		name, err := node.Restore(cfg, in, *alone)
+		name, err := node.Restore(cfg, in, *identity, *alone)
 		if err != nil {
 			return fmt.Errorf("restore %s: %w", args[0], err)
 		}

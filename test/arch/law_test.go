@@ -25,6 +25,7 @@ var rooms = []room{
 
 	{pkg: "node/pod", may: []string{"crdt"}, tests: []string{"node/pod/podtest"}},
 	{pkg: "node/pod/podtest", may: []string{"crdt", "node/pod"}},
+	{pkg: "node/secrecy"},
 	{pkg: "node/volume", may: []string{"node/pod"}},
 	{pkg: "node/containerd", may: []string{"node/pod"}, tests: []string{"node/pod/podtest", "node/volume"}},
 	{pkg: "node/network", may: []string{"crdt"}},
@@ -35,7 +36,7 @@ var rooms = []room{
 	{pkg: "node/control", may: []string{"crdt"}, tests: []string{"httpapi"}},
 	{pkg: "node", may: []string{
 		"crdt", "gossip", "sched", "httpapi", "httpapi/audit", "httpapi/issuers", "node/pod", "node/volume", "node/containerd", "node/network", "node/proxy",
-		"node/iptables", "node/dns", "node/control", "node/member",
+		"node/iptables", "node/dns", "node/control", "node/secrecy", "node/member",
 	}, tests: []string{"node/pod/podtest"}},
 
 	{pkg: "cmd/murmur", may: []string{"node"}},
@@ -74,6 +75,7 @@ var modules = []module{
 	{"google.golang.org/grpc", []string{"node/containerd"}},
 	{"k8s.io/cri-api", []string{"node/containerd"}},
 	{"k8s.io/cri-client", []string{"node/containerd"}},
+	{"filippo.io/age", []string{"node/secrecy"}},
 	{"github.com/coreos/go-iptables", []string{"node/iptables"}},
 	{"github.com/miekg/dns", []string{"node/dns"}},
 	{"k8s.io/mount-utils", []string{"node/volume"}},
