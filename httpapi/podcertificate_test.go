@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -184,5 +185,48 @@ func TestPodCertificateExpiration(t *testing.T) {
 		if message := fmt.Sprint(out["message"]); code != http.StatusUnprocessableEntity || !strings.Contains(message, want) {
 			t.Errorf("%d seconds: %d %s", seconds, code, message)
 		}
+	}
+}
+
+// TestPodCertificateRequestPatches: every kind of patch changes labels and issues a certificate, by JSON patch also where there was no status.
+func TestPodCertificateRequestPatches(t *testing.T) {
+	n := newNode(t, nil)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	check(t, err)
+	stub, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	check(t, err)
+	label, issued := `{"metadata":{"labels":{"a":"b"}}}`, n.issued(&key.PublicKey)
+	var status struct{ Status map[string]json.RawMessage }
+	check(t, json.Unmarshal([]byte(issued), &status))
+	var adds []string
+	for field, value := range status.Status {
+		adds = append(adds, fmt.Sprintf(`{"op":"add","path":"/status/%s","value":%s}`, field, value))
+	}
+	apply := func(body string) string {
+		return `{"apiVersion":"certificates.k8s.io/v1","kind":"PodCertificateRequest",` + body[1:]
+	}
+	for _, c := range []struct{ kind, query, label, status string }{
+		{"application/apply-patch+yaml", "?fieldManager=test&force=true", apply(label), apply(issued)},
+		{"application/strategic-merge-patch+json", "", label, issued},
+		{mergePatch, "", label, issued},
+		{"application/json-patch+json", "", `[{"op":"add","path":"/metadata/labels","value":{"a":"b"}}]`, "[" + strings.Join(adds, ",") + "]"},
+	} {
+		made := n.expect(http.StatusCreated, "POST", podCertificates, "", fmt.Sprintf(`{apiVersion: certificates.k8s.io/v1, kind: PodCertificateRequest, metadata: {generateName: req-}, spec: {
+			signerName: example.test/s, podName: p, podUID: 12345678-1234-1234-1234-123456789012, serviceAccountName: default, serviceAccountUID: 12345678-1234-1234-1234-123456789013,
+			nodeName: n1, nodeUID: 12345678-1234-1234-1234-123456789014, stubPKCS10Request: %q}}`, base64.StdEncoding.EncodeToString(stub)))
+		path := podCertificates + "/" + at(made, "metadata", "name").(string)
+		if got := n.expect(http.StatusOK, "PATCH", path+c.query, c.kind, c.label); at(got, "metadata", "labels", "a") != "b" {
+			t.Errorf("%s: labels %v", c.kind, at(got, "metadata", "labels"))
+		}
+		n.expect(http.StatusOK, "PATCH", path+"/status"+c.query, c.kind, c.status)
+		got := n.expect(http.StatusOK, "GET", path+"/status", "", "null")
+		conditions, _ := at(got, "status", "conditions").([]any)
+		if chain, _ := at(got, "status", "certificateChain").(string); !strings.HasPrefix(chain, "-----BEGIN CERTIFICATE") || len(conditions) != 1 || at(got, "metadata", "labels", "a") != "b" {
+			t.Errorf("%s: %v", c.kind, got)
+		}
+	}
+	n.expect(http.StatusOK, "DELETE", podCertificates, "", "null")
+	if items, _ := n.expect(http.StatusOK, "GET", podCertificates, "", "null")["items"].([]any); len(items) > 0 {
+		t.Errorf("%d left", len(items))
 	}
 }

@@ -98,6 +98,7 @@ func Kinds() []Kind {
 		{"ClusterRoleBinding", &rbacv1.ClusterRoleBinding{}, &rbac.ClusterRoleBinding{}},
 		{"CertificateSigningRequest", &certificatesv1.CertificateSigningRequest{}, &certificates.CertificateSigningRequest{}},
 		{"ClusterTrustBundle", &certificatesv1.ClusterTrustBundle{}, &certificates.ClusterTrustBundle{}},
+		{"PodCertificateRequest", &certificatesv1.PodCertificateRequest{}, &certificates.PodCertificateRequest{}},
 		{"FlowSchema", &flowcontrolv1.FlowSchema{}, &flowcontrol.FlowSchema{}},
 		{"PriorityLevelConfiguration", &flowcontrolv1.PriorityLevelConfiguration{}, &flowcontrol.PriorityLevelConfiguration{}},
 		{"CustomResourceDefinition", &apiextensionsv1.CustomResourceDefinition{}, &apiextensions.CustomResourceDefinition{}},

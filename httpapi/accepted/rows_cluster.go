@@ -54,6 +54,9 @@ func accessRows() []Row {
 		acted("CertificateSigningRequest", "node/control", "node/control.TestSigning", "spec"),
 		acted("CertificateSigningRequest", "httpapi/admit", "httpapi.TestCertificateRequests", "spec.username", "spec.groups", "spec.uid", "spec.extra"),
 		acted("ClusterTrustBundle", "node/volume", "node/volume.TestTrustAnchors", "spec"),
+		acted("PodCertificateRequest", "httpapi", "httpapi.TestPodCertificateRequests", "spec"),
+		acted("PodCertificateRequest", "node/volume", "node/volume.TestCertificateStates", "status"),
+		kept("PodCertificateRequest", "spec.unverifiedUserAnnotations"), // for its signer
 		acted("FlowSchema", "httpapi/fairness", "httpapi.TestFairness", "spec"),
 		acted("PriorityLevelConfiguration", "httpapi/fairness", "httpapi.TestFairness", "spec"),
 		acted("CustomResourceDefinition", "httpapi", "httpapi.TestCustomResourcesAreServed", "spec"),

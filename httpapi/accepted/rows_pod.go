@@ -134,7 +134,7 @@ func podVolumeRows() []Row {
 		acted(k, "node/volume", "node/volume.TestHostPath", "spec.volumes.hostPath"),
 		acted(k, "node/volume", "node/volume.TestTokens", "spec.volumes.projected.sources.serviceAccountToken"),
 		acted(k, "node/volume", "node/volume.TestTrustAnchors", "spec.volumes.projected.sources.clusterTrustBundle"),
-		refused(k, "node/volume", "node/volume.TestUnknownVolume", "nothing here signs certificates of pods; a pod with it never starts", "spec.volumes.projected.sources.podCertificate"),
+		acted(k, "node/volume", "node/volume.TestPodCertificate", "spec.volumes.projected.sources.podCertificate"),
 		acted(k, "node/volume", "node/volume.TestClaim", "spec.volumes.persistentVolumeClaim"),
 		acted(k, "node/containerd", "node/containerd.TestImageVolume", "spec.volumes.image"),
 		refused(k, "node/volume", "node/volume.TestUnknownVolume", noPlugin, "spec.volumes.csi", "spec.volumes.ephemeral", "spec.volumes.nfs", "spec.volumes.iscsi", "spec.volumes.fc",

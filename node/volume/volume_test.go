@@ -194,11 +194,6 @@ func TestUnknownVolume(t *testing.T) {
 			t.Errorf("%s: %v", f.Name, err)
 		}
 	}
-	certificate := corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
-		Sources: []corev1.VolumeProjection{{PodCertificate: &corev1.PodCertificateProjection{}}}}}}
-	if _, err := v.Prepare(t.Context(), testPod(certificate), bound(t)); err == nil || !strings.Contains(err.Error(), unknown) {
-		t.Errorf("a certificate: %v", err)
-	}
 	persistent := reflect.TypeFor[corev1.PersistentVolumeSource]()
 	for i := range persistent.NumField() {
 		f := persistent.Field(i)
