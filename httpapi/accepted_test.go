@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 
 	"murmur/httpapi/accepted"
 )
@@ -103,7 +104,7 @@ func TestAcceptedFields(t *testing.T) {
 	deployment := `{apiVersion: apps/v1, kind: Deployment, metadata: {name: d}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}},
 		spec: {containers: [{name: c, image: i, resources: {limits: {ephemeral-storage: 1Gi}}}, {name: e, image: i, resources: {limits: {ephemeral-storage: 2Gi}}}], volumes: [{name: v, emptyDir: {%s}}]}}}}`
 	layer := `299 - "Deployment spec.template.spec.containers[0].resources.limits[ephemeral-storage]: counted where the pod is placed, and not enforced while it runs"`
-	disk := `299 - "Deployment spec.template.spec.volumes[0].emptyDir: not enforced here: the volume may fill the node's disk"`
+	disk := `299 - "Deployment spec.template.spec.volumes[0].emptyDir.sizeLimit: not enforced here: the volume may fill the node's disk"`
 	if got := n.warnings(http.StatusCreated, "POST", apps+"deployments", "", fmt.Sprintf(deployment, "")); !slices.Equal(got, []string{layer}) {
 		t.Errorf("a Deployment: %q", got)
 	}
@@ -196,5 +197,42 @@ func TestEventsOncePerTemplate(t *testing.T) {
 	}
 	if !slices.Equal(got, []string{"a1", "b1", "n1", "n2"}) {
 		t.Errorf("events of %q", got)
+	}
+}
+
+// TestDropped: what the table says that the API drops it drops, and says so; a gate that upstream opens fails here.
+func TestDropped(t *testing.T) {
+	off := map[string]bool{}
+	for gate := range utilfeature.DefaultMutableFeatureGate.GetAll() {
+		off[string(gate)] = !utilfeature.DefaultFeatureGate.Enabled(gate)
+	}
+	for _, r := range accepted.Rows() {
+		if r.Dropped != "" && !off[r.Dropped] {
+			t.Errorf("%s %v: is the feature %s on, or gone?", r.Kind, r.Paths, r.Dropped)
+		}
+	}
+	n := newNode(t, nil)
+	for path, body := range map[string]string{
+		"/api/v1/namespaces/default/pods": `{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {
+			schedulingGroup: {podGroupName: g}, evictionResponders: [{name: example.test/r, priority: 1}], os: {name: linux}, volumes: [
+				{name: e, emptyDir: {mode: 448}}, {name: s, secret: {secretName: s, defaultUser: 1}}, {name: c, configMap: {name: c, defaultUser: 1}}, {name: d, downwardAPI: {defaultUser: 1}},
+				{name: j, projected: {defaultUser: 1, sources: [{serviceAccountToken: {path: t, user: 1}}]}}],
+			containers: [{name: c, image: i, volumeMounts: [{name: e, mountPath: /e, bindMountOptions: [noexec]}],
+				livenessProbe: {httpGet: {port: 80, protocol: HTTP2}}, readinessProbe: {grpc: {port: 80, mode: TLS}}, lifecycle: {preStop: {httpGet: {port: 80, protocol: HTTP2}}, stopSignal: SIGUSR1}}]}}`,
+		"/apis/batch/v1/namespaces/default/jobs": `{apiVersion: batch/v1, kind: Job, metadata: {name: j}, spec: {scheduling: {schedulingPolicy: {gang: {minCount: 1}}},
+			template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}}}`,
+		"/apis/coordination.k8s.io/v1/namespaces/default/leases": `{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: l}, spec: {strategy: OldestEmulationVersion, preferredHolder: h}}`,
+		"/api/v1/nodes": `{apiVersion: v1, kind: Node, metadata: {name: n9}, spec: {podPreemptionPolicy: {disableResizePreemption: [o]}}}`,
+	} {
+		code, out, h := n.send("POST", path, "", body)
+		text := fmt.Sprint(at(out, "spec"))
+		for _, gone := range []string{"schedulingGroup", "evictionResponders", "mode:", "User", "user:", "bindMount", "protocol", "stopSignal", "scheduling:", "strategy", "preferredHolder", "podPreemption"} {
+			if strings.Contains(text, gone) {
+				t.Errorf("%s: %s is still there: %s", path, gone, text)
+			}
+		}
+		if code != http.StatusCreated || len(h.Values("Warning")) == 0 {
+			t.Errorf("%s: %d, warned of %q: %v", path, code, h.Values("Warning"), out["message"])
+		}
 	}
 }

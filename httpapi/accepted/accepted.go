@@ -38,6 +38,8 @@ type Row struct {
 	Dropped string
 	// asks tells of a value, as a pointer to one of the internal type, whether it asks for something; nil: every value does that is not empty.
 	asks func(internal any) bool
+	// leaf is the field below that is meant, where asks looks at more than it.
+	leaf string
 }
 
 // mount is a place in a kind at which the fields of another kind, or of another place, are again.

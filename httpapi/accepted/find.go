@@ -107,7 +107,7 @@ func (s *step) look(v reflect.Value, hits []hit) []hit {
 		v = v.Elem()
 	}
 	if s.row != nil && s.row.set(v) {
-		hits = append(hits, hit{row: s.row, value: v})
+		hits = append(hits, hit{row: s.row, path: s.row.leaf, value: v})
 	}
 	if len(s.below) == 0 {
 		return hits

@@ -14,28 +14,34 @@ const (
 	end   = "<!-- end -->\n"
 )
 
-// absences is what README says: for all that is refused or warned of the fields, by kind, and what happens.
+// absences is what README says: of all that is refused or warned of the fields, by kind, and what happens.
 func absences() string {
 	var b strings.Builder
 	group := func(title string, of func(Row) bool) {
-		says := []string{}
-		fields := map[string][]string{}
+		var says []string
+		kinds := map[string][]string{}             // by what is said
+		fields := map[string]map[string][]string{} // and by kind
 		for _, r := range Rows() {
 			if !of(r) {
 				continue
 			}
-			text := r.Say
-			if r.Dropped != "" {
-				text = "dropped, since upstream has the features off by default"
+			if fields[r.Say] == nil {
+				says, fields[r.Say] = append(says, r.Say), map[string][]string{}
 			}
-			if !slices.Contains(says, text) {
-				says = append(says, text)
+			if fields[r.Say][r.Kind] == nil {
+				kinds[r.Say] = append(kinds[r.Say], r.Kind)
 			}
-			fields[text] = append(fields[text], r.Kind+" "+short(r.Paths))
+			for _, p := range r.Paths {
+				fields[r.Say][r.Kind] = append(fields[r.Say][r.Kind], join(p, r.leaf))
+			}
 		}
 		b.WriteString(title + "\n\n")
 		for _, text := range says {
-			b.WriteString("- " + strings.Join(slices.Compact(fields[text]), "; "))
+			var of []string
+			for _, k := range kinds[text] {
+				of = append(of, k+" "+short(fields[text][k]))
+			}
+			b.WriteString("- " + strings.Join(of, "; "))
 			if text != "" {
 				b.WriteString(": " + text)
 			}
@@ -45,7 +51,15 @@ func absences() string {
 	}
 	group("Refused:", func(r Row) bool { return r.Is == Refused && (r.By == Refuser || r.Say == "") })
 	group("Refused by the node, and said in a warning before:", func(r Row) bool { return r.Is == Refused && r.By != Refuser && r.Say != "" })
-	group("Accepted with a warning that says what happens instead:", func(r Row) bool { return r.Is == Warned })
+	group("Accepted with a warning:", func(r Row) bool { return r.Is == Warned && r.Dropped == "" })
+	var gates []string
+	for _, r := range Rows() {
+		if r.Dropped != "" {
+			gates = append(gates, r.Dropped)
+		}
+	}
+	slices.Sort(gates)
+	b.WriteString("Dropped with a warning: the fields of features that upstream has off by default, " + strings.Join(slices.Compact(gates), ", ") + ".\n\n")
 	return b.String()
 }
 

@@ -11,12 +11,13 @@ const (
 func podRows() []Row {
 	const k = "Pod"
 	return []Row{
-		acted(k, "node/pod", "node/containerd.TestEnvironment", "metadata.labels", "metadata.annotations"),
+		acted(k, "node/pod", "node/pod.TestVariables", "metadata.labels", "metadata.annotations"), // the downward API; labels also select
 
 		// Where it runs.
 		acted(k, "sched", "sched.TestPlugins", "spec.nodeName", "spec.nodeSelector", "spec.affinity.nodeAffinity", "spec.tolerations", "spec.schedulerName", "spec.schedulingGates", "spec.overhead"),
 		acted(k, "node/control", "node/control.TestEviction", "spec.tolerations.tolerationSeconds"),
-		acted(k, "sched", "sched.TestPreemption", "spec.priority", "spec.priorityClassName", "spec.preemptionPolicy"),
+		acted(k, "sched", "sched.TestPreemption", "spec.priority", "spec.preemptionPolicy"),
+		acted(k, "httpapi/admit", "httpapi.TestFieldsOfRegistries", "spec.priorityClassName"),
 		warned(k, placedWithout, "spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution",
 			"spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution"),
 		warned(k, placedWithout, "spec.affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution",
@@ -30,15 +31,16 @@ func podRows() []Row {
 		// How it lives.
 		acted(k, "node/pod", "node/pod.TestStep", "spec.restartPolicy", "spec.terminationGracePeriodSeconds", "spec.activeDeadlineSeconds"),
 		acted(k, "node/pod", "node/pod.TestResources", "spec.resources.limits", "spec.resources.requests"),
-		acted(k, "node/pod", "node/containerd.TestConform", "spec.readinessGates"),
-		acted(k, "node/containerd", "node/containerd.TestSecurity", "spec.runtimeClassName"),
-		acted(k, "node/pod", "node/containerd.TestEnvironment", "spec.enableServiceLinks"),
+		acted(k, "node/pod", "node/pod.TestReadinessGates", "spec.readinessGates"),
+		acted(k, "node/pod", "node/containerd.TestConform", "spec.runtimeClassName"),
+		acted(k, "node/pod", "node/pod.TestVariables", "spec.enableServiceLinks"),
 
 		// Who it is.
-		acted(k, "httpapi/admit", "httpapi.TestServiceAccountToken", "spec.serviceAccountName", "spec.serviceAccount", "spec.automountServiceAccountToken"),
+		acted(k, "httpapi/admit", "httpapi.TestFieldsOfRegistries", "spec.serviceAccountName", "spec.serviceAccount", "spec.automountServiceAccountToken"),
 		acted(k, "node/pod", "node/pod.TestImageOfAnotherTenant", "spec.imagePullSecrets"),
 		acted(k, "node/pod", "node/pod.TestResolver", "spec.dnsPolicy", "spec.dnsConfig"),
-		acted(k, "node/pod", "node/containerd.TestNames", "spec.hostname", "spec.subdomain", "spec.setHostnameAsFQDN", "spec.hostAliases", "spec.hostnameOverride"),
+		acted(k, "node/pod", "node/pod.TestHostname", "spec.hostname", "spec.subdomain", "spec.setHostnameAsFQDN", "spec.hostnameOverride"),
+		acted(k, "node/pod", "node/pod.TestHostsFile", "spec.hostAliases"),
 
 		// What keeps it apart. node/pod.TestSecurityFields holds the types of these against what reads them.
 		acted(k, "node/containerd", "node/containerd.TestSecurity", "spec.hostNetwork", "spec.hostPID", "spec.hostIPC", "spec.shareProcessNamespace",
@@ -76,16 +78,16 @@ func containerRows() []Row {
 	unanswered := warned(k, "only the action Restart is acted on", "spec.containers.restartPolicyRules.action")
 	unanswered.Unless = []string{"Restart"}
 	return []Row{
-		acted(k, "node/containerd", "node/containerd.TestConform", "spec.containers.name", "spec.containers.image", "spec.containers.imagePullPolicy",
-			"spec.containers.command", "spec.containers.args", "spec.containers.workingDir"),
-		acted(k, "node/containerd", "node/containerd.TestStreams", "spec.containers.stdin", "spec.containers.stdinOnce", "spec.containers.tty"),
+		acted(k, "node/pod", "node/containerd.TestConform", "spec.containers.name", "spec.containers.image", "spec.containers.imagePullPolicy"),
+		acted(k, "node/containerd", "node/containerd.TestContainerConfig", "spec.containers.command", "spec.containers.args", "spec.containers.workingDir", "spec.containers.stdin", "spec.containers.stdinOnce", "spec.containers.tty"),
 		acted(k, "sched", "sched.TestPlugins", "spec.containers.ports"),
 		acted(k, "node/pod", "node/containerd.TestEnvironment", "spec.containers.env", "spec.containers.envFrom"),
+		acted(k, "node/pod", "node/pod.TestVariables", "spec.containers.env.valueFrom.resourceFieldRef.divisor"),
 		warned(k, "not acted on here yet; the variable is empty", "spec.containers.env.valueFrom.fileKeyRef"),
 		acted(k, "node/pod", "node/pod.TestResources", "spec.containers.resources.limits", "spec.containers.resources.requests"),
 		warned(k, "counted where the pod is placed, and not enforced while it runs", "spec.containers.resources.limits[ephemeral-storage]"),
 		warned(k, "resource claims are not served here; the pod is placed without its devices", "spec.containers.resources.claims"),
-		acted(k, "node/pod", "node/containerd.TestConform", "spec.containers.resizePolicy"),
+		acted(k, "node/pod", "node/pod.TestStep", "spec.containers.resizePolicy"),
 		acted(k, "node/pod", "node/pod.TestStep", "spec.containers.restartPolicy", "spec.containers.restartPolicyRules"),
 		unanswered,
 		acted(k, "node/pod", "node/containerd.TestConform", "spec.containers.livenessProbe"),
@@ -100,6 +102,7 @@ func containerRows() []Row {
 		acted(k, "node/containerd", "node/containerd.TestConform", "spec.ephemeralContainers.targetContainerName"),
 
 		acted(k, "node/volume", "node/containerd.TestVolumes", "spec.containers.volumeMounts"),
+		acted(k, "node/volume", "node/volume.TestMounts", "spec.containers.volumeMounts.mountPropagation", "spec.containers.volumeMounts.recursiveReadOnly"),
 		dropped(k, "VolumeBindMountOptions", "spec.containers.volumeMounts.bindMountOptions"),
 		refused(k, "node/volume", "node/volume.TestClaimModes", "volumes are not given as devices here; a pod with it never starts", "spec.containers.volumeDevices"),
 
@@ -116,14 +119,17 @@ func containerRows() []Row {
 func podVolumeRows() []Row {
 	const k = "Pod"
 	onDisk := warned(k, "not enforced here: the volume may fill the node's disk", "spec.volumes.emptyDir")
+	onDisk.leaf = "sizeLimit"
 	onDisk.asks = func(v any) bool {
 		e, ok := v.(*core.EmptyDirVolumeSource)
 		return ok && e.SizeLimit != nil && !e.SizeLimit.IsZero() && e.Medium != core.StorageMediumMemory
 	}
 	return []Row{
 		acted(k, "node/volume", "node/containerd.TestVolumes", "spec.volumes.name", "spec.volumes.emptyDir.medium", "spec.volumes.emptyDir.sizeLimit",
-			"spec.volumes.secret", "spec.volumes.configMap", "spec.volumes.downwardAPI", "spec.volumes.projected.sources.secret",
-			"spec.volumes.projected.sources.configMap", "spec.volumes.projected.sources.downwardAPI", "spec.volumes.projected.defaultMode"),
+			"spec.volumes.projected.sources.downwardAPI", "spec.volumes.downwardAPI.items.fieldRef"),
+		acted(k, "node/volume", "node/volume.TestModesOfFiles", "spec.volumes.secret", "spec.volumes.configMap", "spec.volumes.downwardAPI", "spec.volumes.projected.sources.secret",
+			"spec.volumes.projected.sources.configMap", "spec.volumes.projected.defaultMode", "spec.volumes.projected.sources.downwardAPI.items.mode",
+			"spec.volumes.projected.sources.downwardAPI.items.resourceFieldRef"),
 		onDisk,
 		dropped(k, "EmptyDirVolumeMode", "spec.volumes.emptyDir.mode"),
 		dropped(k, "AtomicWriteVolumeUserFields", "spec.volumes.secret.defaultUser", "spec.volumes.secret.items.user",

@@ -14,7 +14,8 @@ func storageRows() []Row {
 	raw := refused(pvc, "node/volume", "node/volume.TestClaimModes", "only volumes of mode Filesystem are mounted here", "spec.volumeMode")
 	raw.Unless = []string{"Filesystem"}
 	return []Row{
-		acted(pv, "node/volume", "node/volume.TestClaim", "spec.hostPath", "spec.local", "spec.claimRef"),
+		acted(pv, "node/volume", "node/volume.TestClaim", "spec.hostPath", "spec.local.path", "spec.claimRef.namespace", "spec.claimRef.name", "spec.claimRef.uid"),
+		kept(pv, "spec.local.fsType", "spec.claimRef"), // local volumes are directories
 		acted(pv, "node/volume", "node/volume.TestClaimModes", "spec.accessModes"),
 		reclaim, block,
 		warned(pv, "heeded where the volume is mounted, and not where the pod is placed: it may land where its volume is not, and waits there", "spec.nodeAffinity"),

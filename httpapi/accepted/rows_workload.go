@@ -17,15 +17,17 @@ func workloadRows() []Row {
 		acted("ReplicaSet", "node/control", "node/control.TestReplicaSet", "spec.replicas", "spec.selector", "spec.minReadySeconds"),
 		acted("ReplicationController", "node/control", "node/control.TestReplicationController", "spec.replicas", "spec.selector", "spec.minReadySeconds"),
 		acted("DaemonSet", "node/control", "node/control.TestDaemonSet", "spec.selector", "spec.updateStrategy", "spec.minReadySeconds", "spec.revisionHistoryLimit"),
-		acted(set, "node/control", "node/control.TestStatefulSet", "spec.replicas", "spec.selector", "spec.serviceName", "spec.podManagementPolicy", "spec.updateStrategy.type",
-			"spec.updateStrategy.rollingUpdate.partition", "spec.revisionHistoryLimit", "spec.minReadySeconds", "spec.ordinals"),
+		acted(set, "node/control", "node/control.TestStatefulSet", "spec.replicas", "spec.selector", "spec.serviceName", "spec.updateStrategy.type",
+			"spec.updateStrategy.rollingUpdate.partition", "spec.revisionHistoryLimit", "spec.minReadySeconds"),
+		acted(set, "node/control", "node/control.TestStatefulSetOrder", "spec.podManagementPolicy", "spec.ordinals"),
 		warned(set, "not acted on here yet; pods are updated one at a time", "spec.updateStrategy.rollingUpdate.maxUnavailable"),
 		retention,
 		kept("ControllerRevision", "data", "revision"),
 
 		acted(job, "node/control", "node/control.TestJob", "spec.parallelism", "spec.completions", "spec.activeDeadlineSeconds", "spec.podFailurePolicy", "spec.successPolicy", "spec.backoffLimit",
-			"spec.selector", "spec.manualSelector", "spec.ttlSecondsAfterFinished", "spec.suspend", "spec.podReplacementPolicy", "spec.managedBy"),
+			"spec.selector", "spec.ttlSecondsAfterFinished", "spec.suspend", "spec.podReplacementPolicy", "spec.managedBy"),
 		acted(job, "node/control", "node/control.TestIndexes", "spec.completionMode", "spec.backoffLimitPerIndex", "spec.maxFailedIndexes"),
+		acted(job, "httpapi", "httpapi.TestFieldsOfRegistries", "spec.manualSelector"),
 		dropped(job, "WorkloadWithJob", "spec.scheduling"),
 		acted(cron, "node/control", "node/control.TestSchedule", "spec.schedule", "spec.timeZone", "spec.startingDeadlineSeconds", "spec.concurrencyPolicy", "spec.suspend",
 			"spec.successfulJobsHistoryLimit", "spec.failedJobsHistoryLimit"),
@@ -34,6 +36,6 @@ func workloadRows() []Row {
 			"spec.behavior"),
 		warned(hpa, noSource, "spec.metrics.object", "spec.metrics.pods", "spec.metrics.external"),
 		acted("PodDisruptionBudget", "node/control", "node/control.TestAllowance", "spec.minAvailable", "spec.maxUnavailable", "spec.selector"),
-		acted("PodDisruptionBudget", "httpapi", "node/control.TestAllowance", "spec.unhealthyPodEvictionPolicy"),
+		acted("PodDisruptionBudget", "httpapi", "httpapi.TestFieldsOfRegistries", "spec.unhealthyPodEvictionPolicy"),
 	}
 }

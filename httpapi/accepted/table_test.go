@@ -3,6 +3,7 @@ package accepted
 import (
 	"flag"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 var update = flag.Bool("update", false, "write testdata/fields and the README anew")
@@ -20,9 +22,7 @@ var opaque = []string{"Time", "MicroTime", "Duration", "Quantity", "IntOrString"
 
 // leaves walks a type to its leaves.
 func leaves(t reflect.Type, path string, visit func(path string)) {
-	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
-		t = t.Elem()
-	}
+	t = inner(t)
 	if t.Kind() != reflect.Struct || slices.Contains(opaque, t.Name()) || t.NumField() == 0 {
 		visit(path)
 		return
@@ -162,10 +162,65 @@ func TestRowsAreOfFields(t *testing.T) {
 	}
 }
 
-// TestRowsAreTrueToTheTree: packages that rows name are there, and so are the tests that show it.
+// unsaid are fields that somebody acts on and no test of ours sets by name, and what there is instead.
+var unsaid = map[string]string{
+	"ClusterRole aggregationRule.clusterRoleSelectors":                            "the default roles that the test asks have it",
+	"CustomResourceDefinition spec.versions.deprecationWarning":                   "upstream's serving; the test has the warning without it",
+	"CustomResourceDefinition spec.versions.subresources.scale.labelSelectorPath": "upstream's serving; the test has the other two paths of scale",
+	"FlowSchema spec.rules.resourceRules.clusterScope":                            "upstream's filter; the default schemas have it",
+	"Pod spec.containers.lifecycle.postStart.httpGet.scheme":                      "upstream's probe package makes the request; the suite's hooks over HTTPS",
+	"Pod spec.containers.livenessProbe.httpGet.scheme":                            "upstream's probe package makes the request",
+	"Pod spec.containers.livenessProbe.successThreshold":                          "node/pod's prober counts; only the suite sets it",
+	"Pod spec.ephemeralContainers.targetContainerName":                            "node/pod hands the target on, node/containerd shares its processes; only kubectl debug sets it",
+	"RuntimeClass handler":                                                        "node/pod hands it to containerd; the suite's RuntimeClass specs",
+	"ValidatingAdmissionPolicy spec.validations.messageExpression":                "upstream's evaluation",
+}
+
+// TestRowsAreTrueToTheTree: packages that rows name are there, so are the tests that show it, and what is to be shown occurs in what they are
+// made of: a test that never says the name of a field shows nothing of it.
 func TestRowsAreTrueToTheTree(t *testing.T) {
 	root := filepath.Join("..", "..")
-	source := map[string]string{} // of tests, by package
+	read := func(dir string, tests bool) string {
+		var b strings.Builder
+		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, e fs.DirEntry, err error) error {
+			switch {
+			case err != nil:
+				return err
+			case e.IsDir() && path != filepath.Join(root, dir) && !strings.Contains(path, "testdata"):
+				return fs.SkipDir // another package
+			case !e.IsDir() && (!tests || strings.HasSuffix(path, "_test.go") || strings.Contains(path, "testdata")):
+				text, err := os.ReadFile(path)
+				b.Write(text)
+				return err
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	world := read("node/pod/podtest", false) // what tests of the kubelet and of its driver have in common
+	tests := map[string]string{}
+	of := func(pkg string) string {
+		if _, ok := tests[pkg]; !ok {
+			tests[pkg] = read(pkg, true)
+			if strings.Contains(tests[pkg], "podtest.Conform(") {
+				tests[pkg] += world
+			}
+		}
+		return tests[pkg]
+	}
+	words := map[string]map[string]bool{}
+	wordsOf := func(pkg string) map[string]bool {
+		if words[pkg] == nil {
+			words[pkg] = map[string]bool{}
+			for word := range strings.FieldsFuncSeq(of(pkg), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
+				words[pkg][word] = true
+			}
+		}
+		return words[pkg]
+	}
 	for _, r := range Rows() {
 		if r.By != "" {
 			if files, err := filepath.Glob(filepath.Join(root, r.By, "*.go")); err != nil || len(files) == 0 {
@@ -176,23 +231,54 @@ func TestRowsAreTrueToTheTree(t *testing.T) {
 			continue
 		}
 		pkg, name, _ := strings.Cut(r.Test, ".")
-		if _, ok := source[pkg]; !ok {
-			files, err := filepath.Glob(filepath.Join(root, pkg, "*_test.go"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, f := range files {
-				b, err := os.ReadFile(f)
-				if err != nil {
-					t.Fatal(err)
-				}
-				source[pkg] += string(b)
-			}
-		}
-		if !regexp.MustCompile(`(?m)^func ` + regexp.QuoteMeta(name) + `\(`).MatchString(source[pkg]) {
+		if !regexp.MustCompile(`(?m)^func ` + regexp.QuoteMeta(name) + `\(`).MatchString(of(pkg)) {
 			t.Errorf("%s %v: there is no test %s", r.Kind, r.Paths, r.Test)
 		}
 	}
+	table := newTable()
+	for _, k := range Kinds() {
+		own, _ := fields(table, k)
+		names := goNames(k)
+		for _, path := range own {
+			r := table.find(k.Name, path)
+			if r == nil || r.Is != Acted {
+				continue
+			}
+			pkg, _, _ := strings.Cut(r.Test, ".")
+			last := path[strings.LastIndexByte(path, '.')+1:]
+			if unsaid[k.Name+" "+path] != "" {
+				continue
+			}
+			if said := wordsOf(pkg); !said[last] && !said[names[path]] {
+				t.Errorf("%s %s is to be shown by %s, where nobody says it", k.Name, path, r.Test)
+			}
+		}
+	}
+}
+
+// goNames are the names of a kind's leaves in Go.
+func goNames(k Kind) map[string]string {
+	out := map[string]string{}
+	leaves(reflect.TypeOf(k.External), "", func(path string) {
+		t, name := reflect.TypeOf(k.External), ""
+		for element := range strings.SplitSeq(path, ".") {
+			f, ok := named(inner(t), element)
+			if !ok {
+				return
+			}
+			t, name = f.Type, f.Name
+		}
+		out[path] = name
+	})
+	return out
+}
+
+// inner is what a pointer, a list or a map is of.
+func inner(t reflect.Type) reflect.Type {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
+		t = t.Elem()
+	}
+	return t
 }
 
 // TestCompile: what rows say something of can be found in internal objects.

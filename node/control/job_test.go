@@ -15,7 +15,8 @@ import (
 // TestJob: what a Job does for the pods that can be seen.
 //
 //	decide completions=3 parallelism=2 now=20 [indexed] [limit=6] [per-index=1] [max-failed=1] [suspend] [deadline=60] [ttl=30]
-//	       [fail-job-on=7] [ignore-disruption] [succeed-on=0-1] [done=1 (counted before)]
+//	       [fail-job-on=7] [of-container=c] [ignore-disruption]
+//	       [succeed-on=0-1] [succeed-count=1] [replace-failed] [done=1 (counted before)]
 //	node n1 | node n2 out=5
 //	pod a slot=0 n1 [ready] [succeeded] [failed=CODE at=12] [failures=1] [disrupted] [deleting]
 func TestJob(t *testing.T) {
@@ -64,6 +65,13 @@ func TestJob(t *testing.T) {
 					OnPodConditions: []batchv1.PodFailurePolicyOnPodConditionsPattern{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue}}}}}
 			case "succeed-on":
 				j.Spec.SuccessPolicy = &batchv1.SuccessPolicy{Rules: []batchv1.SuccessPolicyRule{{SucceededIndexes: &v}}}
+			case "succeed-count":
+				j.Spec.SuccessPolicy.Rules[0].SucceededCount = number(v)
+			case "of-container":
+				j.Spec.PodFailurePolicy.Rules[0].OnExitCodes.ContainerName = &v
+			case "replace-failed":
+				only := batchv1.Failed
+				j.Spec.PodReplacementPolicy = &only
 			case "complete":
 				j.Status.Conditions = []batchv1.JobCondition{{Type: batchv1.JobComplete, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Time{Time: second(atoi(t, v))}}}
 			default:
@@ -157,7 +165,12 @@ func TestSchedule(t *testing.T) {
 	running := func(at time.Time) *batchv1.Job {
 		return &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("c-%d", at.Unix()/60), UID: "j", CreationTimestamp: metav1.Time{Time: at}}}
 	}
-	deadline := int64(10)
+	deadline, one, zone := int64(10), int32(1), "Asia/Tokyo"
+	ended := func(n int, how batchv1.JobConditionType) *batchv1.Job {
+		j := running(minute(n))
+		j.Status.Conditions = []batchv1.JobCondition{{Type: how, Status: corev1.ConditionTrue}}
+		return j
+	}
 	for _, c := range []struct {
 		what   string
 		change func(*batchv1.CronJob)
@@ -175,6 +188,14 @@ func TestSchedule(t *testing.T) {
 		{what: "forbidden beside another", change: func(c *batchv1.CronJob) { c.Spec.ConcurrencyPolicy = batchv1.ForbidConcurrent }, owned: []*batchv1.Job{running(minute(0))}, now: minute(1), want: "look again at 120\n"},
 		{what: "instead of another", change: func(c *batchv1.CronJob) { c.Spec.ConcurrencyPolicy = batchv1.ReplaceConcurrent }, owned: []*batchv1.Job{running(minute(0))}, now: minute(1),
 			want: "delete c-29453760\ncreate c-29453761\nlook again at 120\n"},
+		{what: "the last that was good is kept", change: func(c *batchv1.CronJob) { c.Spec.SuccessfulJobsHistoryLimit = &one },
+			owned: []*batchv1.Job{ended(-2, batchv1.JobComplete), ended(-1, batchv1.JobComplete), ended(-3, batchv1.JobFailed)}, now: epoch.Add(-time.Second),
+			want: "delete c-29453758\nlook again at 0\n"},
+		{what: "the last that was bad is kept", change: func(c *batchv1.CronJob) { c.Spec.FailedJobsHistoryLimit = &one },
+			owned: []*batchv1.Job{ended(-2, batchv1.JobFailed), ended(-1, batchv1.JobFailed), ended(-3, batchv1.JobComplete)}, now: epoch.Add(-time.Second),
+			want: "delete c-29453758\nlook again at 0\n"},
+		{what: "in its zone", change: func(c *batchv1.CronJob) { c.Spec.TimeZone, c.Spec.Schedule = &zone, "0 9 * * *" }, now: minute(0).Add(time.Second),
+			want: "create c-29453760\nlook again at 86400\n"},
 	} {
 		cj := &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "default", CreationTimestamp: metav1.Time{Time: made}}, Spec: batchv1.CronJobSpec{Schedule: "* * * * *"}}
 		if c.change != nil {

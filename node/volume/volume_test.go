@@ -11,7 +11,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"murmur/node/pod"
 )
@@ -136,13 +138,13 @@ func TestTokens(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: tokens are kept in a tmpfs")
 	}
-	calls := 0
+	calls, life := 0, int64(7200)
 	v := New(Config{Dir: t.TempDir(), Tokens: func(_ context.Context, _, account, audience string, seconds int64, _ *corev1.Pod) (string, time.Time, error) {
 		calls++
 		return account + "@" + audience, time.Now().Add(time.Duration(seconds) * time.Second), nil
 	}})
 	p := testPod(corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
-		{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token", Audience: "api"}}}}}})
+		{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token", Audience: "api", ExpirationSeconds: &life}}}}}})
 	ctx := context.Background()
 	t.Cleanup(func() { _ = v.Cleanup(ctx, p.UID, false) })
 	for range 2 {
@@ -154,7 +156,7 @@ func TestTokens(t *testing.T) {
 			t.Errorf("the token is looked at again in %v", left)
 		}
 		for _, have := range v.tokens {
-			if left := time.Until(have.refresh); left < 47*time.Minute || left > 49*time.Minute { // 80 % of an hour
+			if left := time.Until(have.refresh); left < 95*time.Minute || left > 97*time.Minute { // 80 % of two hours
 				t.Errorf("token is renewed in %v", left)
 			}
 		}
@@ -206,5 +208,81 @@ func TestUnknownVolume(t *testing.T) {
 		if _, err := v.Prepare(t.Context(), claimPod("p"), s); err == nil || !strings.Contains(err.Error(), unknown) {
 			t.Errorf("a volume of type %s: %v", f.Name, err)
 		}
+	}
+}
+
+// TestModesOfFiles: a file has its item's mode, or its volume's; binary data are data.
+func TestModesOfFiles(t *testing.T) {
+	all, own := int32(0o640), int32(0o400)
+	v := New(Config{Dir: t.TempDir()})
+	memory := &corev1.ResourceFieldSelector{ContainerName: "v", Resource: "limits.memory", Divisor: resource.MustParse("1Mi")}
+	for name, c := range map[string]struct {
+		source corev1.VolumeSource
+		text   string
+	}{
+		"configmap": {corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "cm"}, DefaultMode: &all,
+			Items: []corev1.KeyToPath{{Key: "a", Path: "default"}, {Key: "b", Path: "own", Mode: &own}}}}, "\x00"},
+		"secret": {corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s", DefaultMode: &all,
+			Items: []corev1.KeyToPath{{Key: "a", Path: "default"}, {Key: "b", Path: "own", Mode: &own}}}}, "\x00"},
+		"downward-api": {corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{DefaultMode: &all, Items: []corev1.DownwardAPIVolumeFile{
+			{Path: "default", ResourceFieldRef: memory}, {Path: "own", ResourceFieldRef: memory, Mode: &own}}}}, "32"},
+		"projected": {corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{DefaultMode: &all, Sources: []corev1.VolumeProjection{
+			{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "cm"}, Items: []corev1.KeyToPath{{Key: "a", Path: "default"}}}},
+			{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "s"}, Items: []corev1.KeyToPath{{Key: "b", Path: "own", Mode: &own}}}}}}}, "\x00"},
+	} {
+		p := testPod(corev1.Volume{Name: "v", VolumeSource: c.source})
+		p.UID = types.UID(name)
+		p.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("32Mi")}
+		t.Cleanup(func() { _ = v.Cleanup(context.Background(), p.UID, false) })
+		if name != "configmap" && os.Getuid() != 0 {
+			continue // kept in a tmpfs
+		}
+		if _, err := v.Prepare(t.Context(), p, binary{}); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		mounts, done, err := v.Mounts(t.Context(), p, &p.Spec.Containers[0], binary{})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for file, mode := range map[string]os.FileMode{"default": 0o640, "own": 0o400} {
+			info, err := os.Stat(filepath.Join(mounts[0].Source, file))
+			if err != nil || info.Mode().Perm() != mode {
+				t.Errorf("%s: %s has %v %v, want %v", name, file, info, err, mode)
+			}
+		}
+		if text, err := os.ReadFile(filepath.Join(mounts[0].Source, "own")); err != nil || string(text) != c.text {
+			t.Errorf("%s: %q %v, want %q", name, text, err, c.text)
+		}
+		done()
+	}
+}
+
+// binary is a world of a ConfigMap and a Secret whose b is no text.
+type binary struct{ pod.Objects }
+
+func (binary) ConfigMap(string, string) (*corev1.ConfigMap, bool) {
+	return &corev1.ConfigMap{Data: map[string]string{"a": "1"}, BinaryData: map[string][]byte{"b": {0}}}, true
+}
+
+func (binary) Secret(string, string) (*corev1.Secret, bool) {
+	return &corev1.Secret{Data: map[string][]byte{"a": []byte("1"), "b": {0}}}, true
+}
+
+// TestMounts: how a volume is mounted is what the container says.
+func TestMounts(t *testing.T) {
+	v := New(Config{Dir: t.TempDir()})
+	p := testPod(corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: t.TempDir()}}})
+	both, recursive := corev1.MountPropagationBidirectional, corev1.RecursiveReadOnlyEnabled
+	p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/a", MountPropagation: &both}, {Name: "v", MountPath: "/b", ReadOnly: true, RecursiveReadOnly: &recursive},
+		{Name: "v", MountPath: "c"}}
+	mounts, done, err := v.Mounts(t.Context(), p, &p.Spec.Containers[0], objects{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	source := p.Spec.Volumes[0].HostPath.Path
+	want := []pod.Mount{{Source: source, Target: "/a", Propagation: both}, {Source: source, Target: "/b", ReadOnly: true, Recursive: true}, {Source: source, Target: "/c"}}
+	if !reflect.DeepEqual(mounts, want) {
+		t.Errorf("%+v, want %+v", mounts, want)
 	}
 }
