@@ -35,7 +35,7 @@ type exchange struct {
 	receiving, received bool
 	got                 []uint64 // a bit for every part that has come
 	merged, total       uint64
-	last                []byte
+	last                packed
 	lastCame, lastSent  bool
 	changed             int
 	failed              error
@@ -360,19 +360,11 @@ func (p *Plane) partCame(now time.Duration, x *exchange, r *frameReader) {
 		return
 	}
 	x.got[word] |= bit
-	delta, err := unpack(encoding, r.b)
+	delta := packed{encoding, r.b}
 	if last {
 		x.lastCame, x.total = true, i+1
-		if err != nil {
-			x.failed = err
-		}
 		x.last = delta
 		p.mergeLast(now, x)
-		return
-	}
-	if err != nil {
-		p.counters.Refused++
-		p.partMerged(now, x, i, 0, false, err)
 		return
 	}
 	p.merge(merging{peer: x.peer.name, exchange: x, index: i}, delta)
@@ -413,12 +405,12 @@ func (p *Plane) mergeLast(now time.Duration, x *exchange) {
 		return
 	}
 	x.lastSent = true
-	if x.failed != nil || len(x.last) == 0 {
+	if x.failed != nil || len(x.last.bytes) == 0 {
 		p.allMerged(now, x)
 		return
 	}
 	p.merge(merging{peer: x.peer.name, exchange: x, index: x.total - 1}, x.last)
-	x.last = nil
+	x.last = packed{}
 }
 
 func (p *Plane) allMerged(now time.Duration, x *exchange) {

@@ -54,7 +54,7 @@ func TestFormats(t *testing.T) {
 	}
 	deltas := func(r Ready) (all []string) {
 		for _, m := range r.Merges {
-			all = append(all, string(m.Delta))
+			all = append(all, string(unpacked(m)))
 			p.Merged(now, m.ID, 1, false, nil)
 		}
 		p.Ready(now)
@@ -129,4 +129,13 @@ func TestFormats(t *testing.T) {
 	if r := hear(nil, "0e 03", "616263"); len(r.Checks) != 1 || string(r.Checks[0].Message) != "abc" {
 		t.Errorf("the stores' own: %+v", r.Checks)
 	}
+}
+
+// unpacked is a delta of this process's own, which unpacks.
+func unpacked(m Merge) []byte {
+	delta, err := m.Unpack()
+	if err != nil {
+		panic(err)
+	}
+	return delta
 }

@@ -136,6 +136,8 @@ const compressFrom = 128
 var (
 	encoder, _ = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(128<<10), zstd.WithLowerEncoderMem(true))
 	decoder, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxMemory(maxInflated), zstd.WithDecoderLowmem(true))
+	// bounded writes no more than it was given room for.
+	bounded, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxMemory(maxInflated), zstd.WithDecoderLowmem(true), zstd.WithDecodeAllCapLimit(true))
 )
 
 func pack(delta []byte) (encoding byte, packed []byte) {
@@ -147,16 +149,44 @@ func pack(delta []byte) (encoding byte, packed []byte) {
 	return encodingRaw, delta
 }
 
-func unpack(encoding byte, packed []byte) ([]byte, error) {
-	switch encoding {
+// unsized is how large a delta is at most of which the header does not say: all encoders that were ever used here say it from 256 bytes on.
+const unsized = 1 << 10
+
+// packed is a delta as it came.
+type packed struct {
+	encoding byte
+	bytes    []byte
+}
+
+// size is how much memory the delta takes: what its header says, or the most there may be.
+func (p packed) size() int64 {
+	if p.encoding != encodingZstd {
+		return int64(len(p.bytes))
+	}
+	var h zstd.Header
+	switch err := h.Decode(p.bytes); {
+	case err != nil || h.HasFCS && h.FrameContentSize > maxInflated:
+		return maxInflated
+	case !h.HasFCS:
+		return unsized
+	}
+	return int64(h.FrameContentSize)
+}
+
+func (p packed) unpack() ([]byte, error) {
+	switch p.encoding {
 	case encodingRaw:
-		return packed, nil
+		return p.bytes, nil
 	case encodingZstd:
-		delta, err := decoder.DecodeAll(packed, nil)
+		with, to := decoder, []byte(nil)
+		if size := p.size(); size < maxInflated {
+			with, to = bounded, make([]byte, 0, size) // what was announced, and no more
+		}
+		delta, err := with.DecodeAll(p.bytes, to)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errFrame, err)
 		}
 		return delta, nil
 	}
-	return nil, fmt.Errorf("%w: encoding %d", errFrame, encoding)
+	return nil, fmt.Errorf("%w: encoding %d", errFrame, p.encoding)
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+	"golang.org/x/sync/semaphore"
 )
 
 var (
@@ -52,6 +53,8 @@ type session struct {
 	done    chan struct{}
 	streams sync.WaitGroup
 	merging chan struct{}
+	// inflated is a place for every byte of the deltas being merged.
+	inflated *semaphore.Weighted
 	// checking is a place for every message of a check being answered.
 	checking chan struct{}
 }
@@ -268,7 +271,7 @@ func (x *mux) serve(ctx context.Context, name string, conn *tls.Conn, client boo
 		return
 	}
 	s := &session{
-		name: name, mux: ym, packets: make(chan []byte, 1), done: make(chan struct{}), merging: make(chan struct{}, maxMerging),
+		name: name, mux: ym, packets: make(chan []byte, 1), done: make(chan struct{}), merging: make(chan struct{}, maxMerging), inflated: semaphore.NewWeighted(maxInflated),
 		checking: make(chan struct{}, maxChecking), chain: conn.ConnectionState().PeerCertificates,
 	}
 	rtt := x.agent.rttOf(name)

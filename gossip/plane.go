@@ -114,12 +114,16 @@ type Transfer struct {
 	Packets  iter.Seq[[]byte]
 }
 
-// Merge is a delta that came from a peer.
+// Merge is a delta that came from a peer, as it came: it may be compressed, and whoever merges it unpacks it first. That takes time and
+// memory that a peer decides on, so it is nothing for the plane.
 type Merge struct {
-	ID    uint64
-	Peer  string
-	Delta []byte
+	ID     uint64
+	Peer   string
+	packed packed
 }
+
+// Unpack is the delta.
+func (m Merge) Unpack() ([]byte, error) { return m.packed.unpack() }
 
 // Check is a message of a check that came from a peer; an empty one begins a check with it.
 type Check struct {
@@ -406,18 +410,13 @@ func (p *Plane) news(now time.Duration, q *peer, m *message) {
 	p.seen.add(m.id)
 	q.firsts = min(q.firsts, 254) + 1
 	delete(p.missing, m.id)
-	delta, err := unpack(m.encoding, m.packed)
-	if err != nil {
-		p.counters.Refused++
-		return
-	}
-	p.merge(merging{peer: q.name, message: m}, delta)
+	p.merge(merging{peer: q.name, message: m}, packed{m.encoding, m.packed})
 }
 
-func (p *Plane) merge(m merging, delta []byte) {
+func (p *Plane) merge(m merging, delta packed) {
 	p.lastID++
 	p.merging[p.lastID] = m
-	p.ready.Merges = append(p.ready.Merges, Merge{ID: p.lastID, Peer: m.peer, Delta: delta})
+	p.ready.Merges = append(p.ready.Merges, Merge{ID: p.lastID, Peer: m.peer, packed: delta})
 }
 
 // Merged tells what became of a delta: how many objects were news, whether something before it is missing, or why it was

@@ -127,7 +127,7 @@ func (n *fleetNode) step(happen func(now time.Duration, p *Plane)) {
 	}
 	for _, m := range r.Merges {
 		f.after(time.Millisecond, func() {
-			changed, gap, err := n.words.Merge(context.Background(), m.Delta)
+			changed, gap, err := n.words.Merge(context.Background(), unpacked(m))
 			n.step(func(now time.Duration, p *Plane) { p.Merged(now, m.ID, changed, gap, err) })
 		})
 	}
@@ -382,7 +382,7 @@ func TestUnknownFramesAreCountedAndLeft(t *testing.T) {
 	packet := appendFrame(beginPacket(), 200, []byte("from a later version"))
 	packet = append(packet, newsPacket("word")[1:]...)
 	p.Received(0, "a", packet)
-	if r := p.Ready(0); len(r.Merges) != 1 || string(r.Merges[0].Delta) != "word" {
+	if r := p.Ready(0); len(r.Merges) != 1 || string(unpacked(r.Merges[0])) != "word" {
 		t.Errorf("what follows an unknown frame: %+v", r)
 	}
 	p.Received(0, "a", []byte{99, 1, 2, 3})
@@ -441,7 +441,7 @@ func TestAPoisonedDeltaHoldsUpNothing(t *testing.T) {
 	}
 	for _, m := range r.Merges {
 		var err error
-		if string(m.Delta) == "poison" {
+		if string(unpacked(m)) == "poison" {
 			err = errors.New("cannot be applied")
 		}
 		p.Merged(0, m.ID, 1, false, err)
@@ -451,7 +451,7 @@ func TestAPoisonedDeltaHoldsUpNothing(t *testing.T) {
 	}
 	// It is not taken for known: another may bring it when it can be applied.
 	p.Received(0, "a", newsPacket("poison", "one"))
-	if r := p.Ready(0); len(r.Merges) != 1 || string(r.Merges[0].Delta) != "poison" {
+	if r := p.Ready(0); len(r.Merges) != 1 || string(unpacked(r.Merges[0])) != "poison" {
 		t.Errorf("offered again: %+v", r.Merges)
 	}
 }
@@ -472,7 +472,7 @@ func askPacket(id uint64) []byte {
 
 func merges(p *Plane, now time.Duration) (out []string) {
 	for _, m := range p.Ready(now).Merges {
-		out = append(out, string(m.Delta))
+		out = append(out, string(unpacked(m)))
 		defer p.Merged(now, m.ID, 1, false, nil)
 	}
 	return out

@@ -278,8 +278,14 @@ func (c *carrier) mergeAll(ctx context.Context, s *session, todo []Merge) {
 		var next []Merge
 		for _, m := range todo {
 			s.merging <- struct{}{}
+			size := m.packed.size()
+			if s.inflated.Acquire(ctx, size) != nil {
+				<-s.merging
+				wg.Wait()
+				return
+			}
 			wg.Go(func() {
-				defer func() { <-s.merging }()
+				defer func() { s.inflated.Release(size); <-s.merging }()
 				more := c.merge(ctx, m)
 				mu.Lock()
 				defer mu.Unlock()
@@ -300,9 +306,14 @@ func (c *carrier) merge(ctx context.Context, m Merge) []Merge {
 	if h, ok := c.agent.config.State.(Hearer); ok {
 		take = h.MergeFrom
 	}
-	changed, gap, err := take(limited, m.Peer, m.Delta)
+	delta, err := m.Unpack()
+	var changed int
+	var gap bool
+	if err == nil {
+		changed, gap, err = take(limited, m.Peer, delta)
+	}
 	if err != nil && ctx.Err() == nil {
-		c.agent.log.Error("delta set aside", "peer", m.Peer, "bytes", len(m.Delta), "err", err)
+		c.agent.log.Error("delta set aside", "peer", m.Peer, "bytes", len(m.packed.bytes), "err", err)
 	}
 	return c.step(func(now time.Duration, p *Plane) { p.Merged(now, m.ID, changed, gap, err) })
 }

@@ -220,8 +220,8 @@ func (s *ship) step(happen func(now time.Duration, p *gossip.Plane)) {
 		})
 	}
 	for _, m := range r.Merges {
-		f.at(s.durable(len(m.Delta)), func() {
-			changed, gap := s.store.merge(m.Delta, func(c commitID) {
+		f.at(s.durable(len(unpacked(m))), func() {
+			changed, gap := s.store.merge(unpacked(m), func(c commitID) {
 				if f.counted {
 					f.delays = append(f.delays, f.now-f.made[c])
 				}

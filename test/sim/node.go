@@ -344,7 +344,7 @@ func (n *node) queueMerge(m gossip.Merge) {
 		if n.life != life {
 			return
 		}
-		delta := m.Delta
+		delta := unpacked(m)
 		if w.options.Mutant == OverClaims {
 			delta = widened(delta)
 		}
@@ -355,8 +355,8 @@ func (n *node) queueMerge(m gossip.Merge) {
 		if n.crashed() {
 			return
 		}
-		w.mix(uint64(n.index), m.ID, uint64(changed), sum(m.Delta))
-		w.tell("%s merges %d bytes from %s: %d new, gap %v, %v", n.name, len(m.Delta), m.Peer, changed, gap, err)
+		w.mix(uint64(n.index), m.ID, uint64(changed), sum(unpacked(m)))
+		w.tell("%s merges %d bytes from %s: %d new, gap %v, %v", n.name, len(unpacked(m)), m.Peer, changed, gap, err)
 		if err != nil {
 			w.fail("%s cannot merge what %s sent: %v", n.name, m.Peer, err)
 		}
@@ -435,4 +435,13 @@ func (w *world) byName(name string) *node {
 		}
 	}
 	return nil
+}
+
+// unpacked is a delta of this process's own, which unpacks.
+func unpacked(m gossip.Merge) []byte {
+	delta, err := m.Unpack()
+	if err != nil {
+		panic(err)
+	}
+	return delta
 }
