@@ -3,6 +3,7 @@ package crdt
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 )
 
@@ -68,6 +69,10 @@ func (s *Store) Quota() Quota {
 	return Quota{Held: s.current.Load().bytes, Limit: s.quota.limit, Full: s.quota.full.Load(), Refused: s.quota.refused.Load()}
 }
 
+// ownGroup is that of the store's own documents. They let go of what was deleted, and shut out who was revoked: a full store
+// needs them most.
+const ownGroup = "murmur.io/"
+
 // room refuses a document that takes another's place if there is no room for what it is larger by. own tells that the node itself
 // writes it. Nothing keeps a node from saying of itself that it is there.
 func (b *batch) room(old, doc *document, own bool) error {
@@ -79,7 +84,7 @@ func (b *batch) room(old, doc *document, own bool) error {
 	reserve := b.held()+growth <= q.limit+q.limit/reserveShare
 	creates := old == nil || old.dead()
 	switch {
-	case own && (reserve || !creates || doc.key.Resource == "nodes"):
+	case own && (reserve || !creates || doc.key.Resource == "nodes" || strings.HasPrefix(doc.key.Resource, ownGroup)):
 		return nil
 	case !own && reserve && !creates && growth <= hardly:
 		return nil

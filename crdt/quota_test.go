@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 // bounded opens a store with a quota of 64 KiB.
@@ -186,5 +187,31 @@ func TestWhatIsHeldIsWhatIsCounted(t *testing.T) {
 	stop()
 	if back := open(t, dir); back.Quota().Held != was {
 		t.Errorf("%d bytes are held after a restart, and were %d", back.Quota().Held, was)
+	}
+}
+
+// TestAFullStoreKeepsItsOwnDocuments: what shuts out the revoked and lets go of the deleted is written however full the store is.
+func TestAFullStoreKeepsItsOwnDocuments(t *testing.T) {
+	s := bounded(t)
+	fillUp(t, s)
+	own := func(resource, name string) error {
+		k := Key{Resource: resource, Name: name}
+		_, err := s.Commit(t.Context(), Write{Key: k, Object: &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "v1", "kind": "X", "metadata": map[string]any{"name": name}, "pad": strings.Repeat("x", 4<<10)}}})
+		return err
+	}
+	refused := false
+	for i := range 20 {
+		if err := own("configmaps", fmt.Sprint("own", i)); errors.Is(err, ErrQuota) {
+			refused = true
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !refused {
+		t.Fatal("the node's own writes are never refused")
+	}
+	if err := own("murmur.io/revoked", "x"); err != nil {
+		t.Errorf("a revocation: %v", err)
 	}
 }

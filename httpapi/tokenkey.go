@@ -139,7 +139,7 @@ func (p *publicKeys) update() error {
 	for _, k := range p.read() {
 		named, err := serviceaccount.StaticPublicKeysGetter([]any{k.Key})
 		if err != nil {
-			return err
+			continue // one that no token can name keeps no other from being known
 		}
 		key := named.GetPublicKeys(context.Background(), "")[0]
 		// A key that somebody else claims as well stays the one of who is believed more.

@@ -79,6 +79,14 @@ func (n *Node) discard() error {
 	for _, name := range []string{"store.left", "placement", "cni", "logs"} {
 		errs = append(errs, os.RemoveAll(dir(name)))
 	}
+	// What a crash left half written holds keys too.
+	for _, half := range []string{n.cfg.DataDir, filepath.Dir(n.kubeconfig())} {
+		found, err := filepath.Glob(filepath.Join(half, ".new-*"))
+		errs = append(errs, err)
+		for _, path := range found {
+			errs = append(errs, os.Remove(path))
+		}
+	}
 	if err := os.Remove(n.kubeconfig()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, err)
 	}

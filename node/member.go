@@ -18,6 +18,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
 	"murmur/gossip"
@@ -141,8 +143,8 @@ func (n *Node) askIssuer(ctx context.Context, path string, in, out any) error {
 		}
 	}
 	rand.Shuffle(len(first), func(i, j int) { first[i], first[j] = first[j], first[i] })
-	if len(first) > 0 {
-		others = nil // a joiner knows none yet, and asks anybody
+	if len(first) > 0 || path == member.PathJoin {
+		others = nil // a joiner knows none yet, and asks anybody; but no joiner's token is shown to who is no issuer
 	}
 	errs := []error{errNoIssuerInReach}
 	for _, name := range append(first, others...) {
@@ -352,16 +354,22 @@ func (n *Node) revoke(ctx context.Context, name string) ([]member.Rotated, error
 	snap := n.store.Snapshot()
 	named := n.self.Named(snap, name)
 	stored, known := crdt.Get[corev1.Node](snap, nodeKey(name))
-	if known {
-		if id := stored.Annotations[annotationID]; id != "" {
-			if _, ok := named[id]; !ok {
-				named[id] = true // it says nothing of itself: it is of a version in which all are issuers
+	// What a node says where nobody vouches for it is heard only if it says nothing else: one of a version in which all are
+	// issuers. It must not name another's ID, nor this node's.
+	if len(named) == 0 {
+		spoken := n.self.Spoken(snap)
+		add := func(id string) {
+			if id != n.id.NodeID && member.ValidID(id) && spoken[id] == "" {
+				named[id] = true
 			}
 		}
-	}
-	for _, m := range n.agent.Members() {
-		if _, ok := named[m.ID]; !ok && m.Name == name {
-			named[m.ID] = true
+		if known {
+			add(stored.Annotations[annotationID])
+		}
+		for _, m := range n.agent.Members() {
+			if m.Name == name {
+				add(m.ID)
+			}
 		}
 	}
 	if len(named) == 0 {
@@ -377,6 +385,16 @@ func (n *Node) revoke(ctx context.Context, name string) ([]member.Rotated, error
 	n.membershipChanged()
 	if err != nil {
 		return done, err
+	}
+	// What was open when the disk was copied admits whoever has the copy.
+	for _, s := range crdt.List[corev1.Secret](n.store.Snapshot(), "secrets", metav1.NamespaceSystem) {
+		if s.Type != corev1.SecretTypeBootstrapToken {
+			continue
+		}
+		err := n.api.System().Delete(ctx, crdt.Key{Resource: "secrets", Namespace: s.Namespace, Name: s.Name}, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &s.UID}})
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return done, fmt.Errorf("delete the join token %s, which %s knew: %w", s.Name, name, err)
+		}
 	}
 	// The others stop waiting for it, as for one that failed.
 	for _, id := range ids {

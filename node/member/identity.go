@@ -141,7 +141,14 @@ func WriteFile(path string, b []byte, mode os.FileMode) (err error) {
 	if err := errors.Join(werr, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	return os.Rename(f.Name(), path)
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // Found makes the identity of the first member of a new cluster. A secret, if one is given, admits joiners for ever: of it only
@@ -197,7 +204,7 @@ func (id *Identity) authority() (Authority, bool, error) {
 		return Authority{}, false, fmt.Errorf("cluster CA's key: %w", err)
 	}
 	if !key.PublicKey.Equal(certs[0].PublicKey) {
-		return Authority{}, false, errors.New("the cluster CA's key is not that of its certificate")
+		return Authority{}, false, nil // that of a CA before: the new one is still to be asked for
 	}
 	return Authority{certs[0], key}, true, nil
 }

@@ -121,6 +121,18 @@ func (s *Self) Named(snap *crdt.Snapshot, node string) map[string]bool {
 	return out
 }
 
+// Spoken names the nodes of all IDs for which a certificate vouches.
+func (s *Self) Spoken(snap *crdt.Snapshot) map[string]string {
+	out := map[string]string{}
+	for id, m := range heard[aboutMember](s.Trust(), snap, ResourceMembers) {
+		out[id] = m.by.Name
+	}
+	return out
+}
+
+// ValidID tells whether a text can be the ID of a node.
+func ValidID(id string) bool { return validID.MatchString(id) }
+
 // Revoke shuts nodes out for ever and rotates what they knew: the gossip key, and the CA, if one of them held its key. ids are
 // the IDs of one node; issuer tells that one of them was an issuer, or of a program of before.
 func (s *Self) Revoke(ctx context.Context, store *crdt.Store, node string, ids []string, issuer bool) (done []Rotated, err error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -431,7 +432,8 @@ func inOrder(authorities map[string]heardOf[aboutAuthority]) []string {
 }
 
 // keepRoots drops a CA after which another came, once the overlap is over and every registered member has a certificate of a later
-// one; or whoever has, if its key was stolen.
+// one. So it is if the key was stolen too: of such a CA only the certificates that the members had are believed (Trust.keeps), and
+// to drop it earlier would shut out those that could not ask for another yet, all of them if the new key is out of reach.
 func keepRoots(roots []*x509.Certificate, authorities map[string]heardOf[aboutAuthority], members map[string]heardOf[aboutMember], registered []string, now time.Time) []*x509.Certificate {
 	return slices.DeleteFunc(slices.Clone(roots), func(c *x509.Certificate) bool {
 		hash := Hash(c)
@@ -439,7 +441,7 @@ func keepRoots(roots []*x509.Certificate, authorities map[string]heardOf[aboutAu
 			if a.value.Previous != hash || now.Sub(a.value.At) <= a.value.Overlap || !slices.ContainsFunc(roots, func(r *x509.Certificate) bool { return Hash(r) == next }) {
 				continue
 			}
-			if a.value.Stolen || len(waitFor(c, members, registered)) == 0 {
+			if len(waitFor(c, members, registered)) == 0 {
 				return true
 			}
 		}
@@ -674,15 +676,19 @@ func (s *Self) ownKeys(id *Identity) (out []PublicKey) {
 	return out
 }
 
-// publicKeys takes the keys that members publish.
+// maxTokenKeys bounds how many keys of one member are believed.
+const maxTokenKeys = 4
+
+// publicKeys takes the keys that members publish: those of the kind that a member makes.
 func (s *Self) publicKeys(id *Identity, members map[string]heardOf[aboutMember], registered []string) (changed bool) {
 	k := &tokenKeys{public: s.ownKeys(id), shared: id.shared()}
 	for name, m := range members {
 		if name == id.NodeID {
 			continue
 		}
-		for _, der := range m.value.TokenKeys {
-			if key, err := x509.ParsePKIXPublicKey(der); err == nil {
+		for _, der := range m.value.TokenKeys[:min(len(m.value.TokenKeys), maxTokenKeys)] {
+			parsed, err := x509.ParsePKIXPublicKey(der)
+			if key, ok := parsed.(*ecdsa.PublicKey); err == nil && ok && key.Curve == elliptic.P256() {
 				k.public = append(k.public, PublicKey{Key: key, Node: m.by.Name, ID: name, Anywhere: m.by.Issuer})
 			}
 		}

@@ -86,3 +86,21 @@ func TestSign(t *testing.T) {
 		}
 	}
 }
+
+// TestKeyOfTheCABefore: an issuer whose key is of an earlier CA than its certificate has no key, and is to ask for one; it starts all the
+// same.
+func TestKeyOfTheCABefore(t *testing.T) {
+	now := time.Now()
+	id, err := Found("n1", json.RawMessage("{}"), "", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := Found("n1", json.RawMessage("{}"), "", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id.Cluster.CACert = other.Cluster.CACert
+	if _, ok, err := id.authority(); ok || err != nil {
+		t.Errorf("%v, %v", ok, err)
+	}
+}

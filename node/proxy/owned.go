@@ -19,7 +19,8 @@ type owned struct {
 func newOwned(v View, cfg Config) owned {
 	o := owned{cfg: cfg, is: map[netip.Addr]bool{}}
 	add := func(a netip.Addr) {
-		if a.Is4() && !o.is[a] {
+		// A node whose address were a Service's would take it from everybody.
+		if a.Is4() && !o.is[a] && !(cfg.ServiceCIDR.IsValid() && cfg.ServiceCIDR.Contains(a)) {
 			o.is[a] = true
 			o.nodes = append(o.nodes, a)
 		}
@@ -36,7 +37,8 @@ func newOwned(v View, cfg Config) owned {
 				add(ip)
 			}
 		}
-		if p, err := netip.ParsePrefix(n.Spec.PodCIDR); err == nil && !(cfg.ClusterCIDR.IsValid() && cfg.ClusterCIDR.Contains(p.Addr())) {
+		p, err := netip.ParsePrefix(n.Spec.PodCIDR)
+		if err == nil && !(cfg.ServiceCIDR.IsValid() && cfg.ServiceCIDR.Overlaps(p)) && !(cfg.ClusterCIDR.IsValid() && (cfg.ClusterCIDR.Contains(p.Addr()) || p.Bits() < cfg.ClusterCIDR.Bits())) {
 			o.pods = append(o.pods, p)
 		}
 	}
