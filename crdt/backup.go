@@ -44,7 +44,7 @@ func (s *Store) Backup(w io.Writer) error {
 	}
 	// A document is encoded anew here, so the sum is for the reader to make.
 	m := st.meta
-	m.summed = false
+	m.summed, m.sealed = false, ""
 	err = put(metaRecord(&m))
 	st.snapshot.tree.Ascend(func(sl *slot) bool {
 		if err == nil && sl.doc != nil {
@@ -68,8 +68,8 @@ func (s *Store) Backup(w io.Writer) error {
 	return nil
 }
 
-// Restore makes a store in a directory, which must not hold one, from a backup. The store has a new origin.
-func Restore(dir string, r io.Reader) error {
+// Restore makes a store in a directory, which must not hold one, from a backup. The store has a new origin. s may be nil.
+func Restore(dir string, r io.Reader, s Sealer) error {
 	if entries, err := os.ReadDir(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("restore: %w", err)
 	} else if len(entries) > 0 {
@@ -79,13 +79,13 @@ func Restore(dir string, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(restore(d, r), d.Close()); err != nil {
+	if err := errors.Join(restore(d, r, s), d.Close()); err != nil {
 		return errors.Join(fmt.Errorf("restore: %w", err), os.RemoveAll(dir))
 	}
 	return nil
 }
 
-func restore(d Disk, r io.Reader) error {
+func restore(d Disk, r io.Reader, s Sealer) error {
 	magic := make([]byte, len(backupMagic))
 	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != backupMagic {
 		return ErrBackup
@@ -119,13 +119,16 @@ func restore(d Disk, r io.Reader) error {
 			if m, err = m.renewed(nil, aStore); err != nil {
 				return err
 			}
-			m.behind, m.sum, m.summed = true, 0, true
+			m.behind, m.sum, m.summed, m.sealed = true, 0, true, ""
+			if s != nil {
+				m.sealed = s.ID()
+			}
 			continue
 		}
 		if m == nil {
 			return ErrBackup
 		}
-		if rec, err = m.adopt(rec); err != nil {
+		if rec, err = m.adopt(rec, s); err != nil {
 			return fmt.Errorf("%w: %w", ErrBackup, err)
 		}
 		m.sum += sumOf(rec)
@@ -171,20 +174,18 @@ func (b *backupReader) bytes() []byte {
 }
 
 // adopt is a document's record under this store's next version.
-func (m *meta) adopt(r Record) (Record, error) {
-	if len(r.Value) < 8 {
-		return r, ErrCorrupt
-	}
-	if _, err := decodeDocument(r.Value[8:]); err != nil {
+func (m *meta) adopt(r Record, s Sealer) (Record, error) {
+	d, _, err := unsealed(nil, r)
+	if err != nil {
 		return r, err
 	}
 	m.reserved++
-	return Record{r.Key, append(binary.BigEndian.AppendUint64(nil, uint64(m.reserved)), r.Value[8:]...)}, nil
+	return record(s, d, m.reserved)
 }
 
 // copied makes a copy of another store's disk this store's own.
 func (s *Store) copied(random io.Reader) error {
-	m, err := readDisk(s.disk, func(*document, Version, uint64) {})
+	m, err := readDisk(s.disk, s.sealer, func(*document, Version, uint64, bool) {})
 	if err != nil || m == nil {
 		return err
 	}

@@ -24,10 +24,10 @@ func TestBackupIsRestoredUnderANewOrigin(t *testing.T) {
 	}
 	put(t, a, "x1", func(c *corev1.ConfigMap) { c.Data["k"] = "later" })
 	dir := filepath.Join(t.TempDir(), "store")
-	if err := Restore(dir, bytes.NewReader(file.Bytes())); err != nil {
+	if err := Restore(dir, bytes.NewReader(file.Bytes()), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := Restore(dir, bytes.NewReader(file.Bytes())); err == nil {
+	if err := Restore(dir, bytes.NewReader(file.Bytes()), nil); err == nil {
 		t.Error("a backup was restored over a store")
 	}
 	b := open(t, dir)
@@ -79,21 +79,21 @@ func TestDamagedBackupIsRefused(t *testing.T) {
 	}
 	whole := file.Bytes()
 	undamaged := &Memory{}
-	if err := restore(undamaged, &file); err != nil {
+	if err := restore(undamaged, &file, nil); err != nil {
 		t.Fatal(err)
 	}
 	for i := range whole {
 		for _, damaged := range [][]byte{whole[:i], append(append(bytes.Clone(whole[:i]), whole[i]^0x40), whole[i+1:]...)} {
 			dir := filepath.Join(t.TempDir(), "store")
 			d := &Memory{}
-			err := restore(d, bytes.NewReader(damaged))
+			err := restore(d, bytes.NewReader(damaged), nil)
 			// A bit that means nothing to the decompressor does no harm.
 			key := diskDocument + cmKey("x").encode()
 			if err == nil && !bytes.Equal(d.records[key][8:], undamaged.records[key][8:]) {
 				t.Fatalf("a backup damaged at byte %d of %d was restored", i, len(whole))
 			}
 			if i%50 == 0 {
-				if err := Restore(dir, bytes.NewReader(whole[:i])); !errors.Is(err, ErrBackup) {
+				if err := Restore(dir, bytes.NewReader(whole[:i]), nil); !errors.Is(err, ErrBackup) {
 					t.Errorf("a backup damaged at byte %d: %v", i, err)
 				}
 				if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -31,6 +32,12 @@ type badgerDisk struct {
 	db  *badger.DB
 	wal *wal
 	dir string
+	log *slog.Logger
+	// mu is held while the files are replaced by others, and by what uses them beside the writer. broken is why they could not be.
+	mu     sync.Mutex
+	broken error
+	// step is told how far a replacement has come.
+	step func(string)
 	// pending is what the half of the log that is written holds, and passing what Badger gets from the other.
 	pending map[string][]byte
 	passing *passing
@@ -73,6 +80,14 @@ func (d *badgerDisk) room() error {
 }
 
 func openBadger(dir string, log *slog.Logger) (*badgerDisk, error) {
+	if err := clearFresh(dir); err != nil {
+		return nil, err
+	}
+	return attach(dir, log)
+}
+
+// attach opens the files of a directory.
+func attach(dir string, log *slog.Logger) (*badgerDisk, error) {
 	o := badger.DefaultOptions(dir).
 		WithLogger(badgerLog{log}).
 		WithSyncWrites(true).
@@ -91,7 +106,7 @@ func openBadger(dir string, log *slog.Logger) (*badgerDisk, error) {
 		WithChecksumVerificationMode(options.OnBlockRead).
 		WithDetectConflicts(false).
 		WithMetricsEnabled(false)
-	d := &badgerDisk{dir: dir, due: make(chan struct{}, 1)}
+	d := &badgerDisk{dir: dir, log: log, step: func(string) {}, due: make(chan struct{}, 1)}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the store's directory: %w", err)
 	}
@@ -138,6 +153,9 @@ func damaged(dir string, err error) error {
 // Close passes what is in the log to Badger, flushes that and closes the files. On a full disk it leaves all of it to the end of the
 // process: what was acknowledged is in the log, and the next open reads it from there.
 func (d *badgerDisk) Close() error {
+	if d.broken != nil {
+		return nil // nothing is open
+	}
 	if err := d.room(); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}
@@ -179,6 +197,9 @@ func (d *badgerDisk) All() iter.Seq2[Record, error] {
 
 // Write makes records durable together.
 func (d *badgerDisk) Write(records []Record) error {
+	if d.broken != nil {
+		return d.broken
+	}
 	if err := d.room(); err != nil {
 		return err
 	}
@@ -386,8 +407,14 @@ func (d *badgerDisk) Run(ctx context.Context) {
 		case <-d.due:
 		}
 		// Collecting writes before it deletes.
-		for d.room() == nil && d.db.RunValueLogGC(0.5) == nil && ctx.Err() == nil {
-		}
+		d.collect(ctx)
+	}
+}
+
+func (d *badgerDisk) collect(ctx context.Context) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.broken == nil && d.room() == nil && d.db.RunValueLogGC(0.5) == nil && ctx.Err() == nil {
 	}
 }
 

@@ -126,12 +126,15 @@ type meta struct {
 	// sum is that of all documents on disk, and summed tells that it is known: an older daemon did not keep it.
 	sum    uint64
 	summed bool
+	// sealed is the ID of the Sealer under which all on the disk was written: see Sealer.
+	sealed string
 }
 
 // What follows the vectors in the meta record.
 const (
 	flagSummed = 1 << iota
 	flagBehind
+	flagSealed
 )
 
 func (m *meta) encode() []byte {
@@ -150,9 +153,16 @@ func (m *meta) encode() []byte {
 	if m.behind {
 		flags |= flagBehind
 	}
+	if m.sealed != "" {
+		flags |= flagSealed
+	}
 	b = append(b, flags)
 	b = binary.AppendUvarint(b, m.writes)
-	return binary.BigEndian.AppendUint64(b, m.sum)
+	b = binary.BigEndian.AppendUint64(b, m.sum)
+	if m.sealed != "" {
+		b = appendBytes(b, m.sealed)
+	}
+	return b
 }
 
 func decodeMeta(b []byte) (*meta, error) {
@@ -168,6 +178,9 @@ func decodeMeta(b []byte) (*meta, error) {
 		flags := r.byte()
 		m.summed, m.behind = flags&flagSummed != 0, flags&flagBehind != 0
 		m.writes, m.sum = r.uvarint(), r.uint64()
+		if flags&flagSealed != 0 {
+			m.sealed = string(r.bytes())
+		}
 	}
 	return m, r.err
 }
@@ -183,7 +196,7 @@ func sumOf(r Record) uint64 {
 
 // readDisk calls each with every document and what it adds to the sum. A record that is not whole is an error, and so is one that
 // is missing: nothing is ever half written.
-func readDisk(d Disk, each func(*document, Version, uint64)) (m *meta, err error) {
+func readDisk(d Disk, s Sealer, each func(doc *document, v Version, sum uint64, stale bool)) (m *meta, err error) {
 	var sum uint64
 	for r, err := range d.All() {
 		if err != nil {
@@ -195,15 +208,12 @@ func readDisk(d Disk, each func(*document, Version, uint64)) (m *meta, err error
 			}
 			continue
 		}
-		if len(r.Value) < 8 {
-			return nil, fmt.Errorf("record %q: %w", r.Key, ErrCorrupt)
-		}
-		doc, err := decodeDocument(r.Value[8:])
+		doc, stale, err := unsealed(s, r)
 		if err != nil {
 			return nil, fmt.Errorf("record %q: %w", r.Key, err)
 		}
 		sum += sumOf(r)
-		each(doc, Version(binary.BigEndian.Uint64(r.Value)), sumOf(r))
+		each(doc, Version(binary.BigEndian.Uint64(r.Value)), sumOf(r), stale)
 	}
 	switch {
 	case m == nil:

@@ -146,7 +146,7 @@ func TestAnOldBackupIsRestored(t *testing.T) {
 	if err := s.Backup(&now); err != nil {
 		t.Fatal(err)
 	}
-	if err := Restore(filepath.Join(dir, "new"), bytes.NewReader(recorded(t, "backup.1.hex", now.Bytes()))); err != nil {
+	if err := Restore(filepath.Join(dir, "new"), bytes.NewReader(recorded(t, "backup.1.hex", now.Bytes())), nil); err != nil {
 		t.Fatal(err)
 	}
 	back := open(t, filepath.Join(dir, "new")).Snapshot()

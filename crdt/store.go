@@ -42,6 +42,8 @@ type Config struct {
 	Now func() time.Time
 	// Log may be nil.
 	Log *slog.Logger
+	// Sealer encrypts what is secret on the disk; nil: nothing is.
+	Sealer Sealer
 	// Copied tells that Dir or Disk is a copy of another store's: this one goes on from there under an origin of its own.
 	Copied bool
 	// Rand is what the origin is drawn from; nil means crypto/rand.
@@ -65,6 +67,7 @@ type Store struct {
 	log     *slog.Logger
 	random  io.Reader
 	disk    Disk
+	sealer  Sealer
 	history *history
 	schemas schemas
 	ops     chan *op
@@ -156,7 +159,7 @@ func Open(c Config) (*Store, error) {
 		d = &Memory{}
 	}
 	s := &Store{
-		now: c.Now, log: c.Log, random: c.Rand, disk: d, ops: make(chan *op, 1024), done: make(chan struct{}),
+		now: c.Now, log: c.Log, random: c.Rand, disk: d, sealer: c.Sealer, ops: make(chan *op, 1024), done: make(chan struct{}),
 		aside: newAside(), speaks: c.Speaks, merge: merge, firmAfter: cmp.Or(c.Firm, 30*time.Second),
 		graveAge: cmp.Or(c.Graves, graveAge),
 	}
@@ -178,15 +181,22 @@ func (s *Store) load(c Config) error {
 			return fmt.Errorf("take over the copied store in %s: %w", c.Dir, err)
 		}
 	}
-	type record struct {
+	type held struct {
 		doc     *document
 		version Version
 		sum     uint64
 	}
-	var records []record
-	m, err := readDisk(s.disk, func(d *document, v Version, sum uint64) { records = append(records, record{d, v, sum}) })
+	var records []held
+	stale := false
+	m, err := readDisk(s.disk, s.sealer, func(d *document, v Version, sum uint64, old bool) {
+		records = append(records, held{d, v, sum})
+		stale = stale || old
+	})
 	if err == nil {
 		m, err = s.examine(m, c)
+	}
+	if errors.Is(err, ErrSealed) {
+		return fmt.Errorf("open the store in %s: %w", c.Dir, err)
 	}
 	if err != nil {
 		return damaged(c.Dir, err)
@@ -196,7 +206,7 @@ func (s *Store) load(c Config) error {
 		if err != nil {
 			return err
 		}
-		m = &meta{cluster: c.Cluster, origin: origin, reserved: versionBase(origin), vector: Vector{}, summed: true}
+		m = &meta{cluster: c.Cluster, origin: origin, reserved: versionBase(origin), vector: Vector{}, summed: true, sealed: s.seals()}
 	}
 	if c.Cluster != "" && m.cluster != c.Cluster {
 		return fmt.Errorf("%s: %w: it is of %s, this node is of %s", c.Dir, ErrOtherCluster, m.cluster, c.Cluster)
@@ -221,6 +231,11 @@ func (s *Store) load(c Config) error {
 	st.progress = progress{vector: m.vector, early: map[Origin][]span{}}
 	st.snapshot.cluster = m.cluster
 	st.snapshot.version = m.reserved
+	if stale || m.sealed != s.seals() {
+		if err := s.renew(st); err != nil {
+			return err
+		}
+	}
 	s.history = newHistory(m.reserved, cmp.Or(c.History, 8192))
 	s.current.Store(st)
 	s.quota.look(st.bytes)
@@ -521,14 +536,17 @@ type batch struct {
 	grown  int64
 	sent   []outgoing
 	losses []Loss
-	// dirty tells that the meta record changed.
-	dirty bool
+	// dirty tells that the meta record changed, anew that the whole store is to be written anew.
+	dirty, anew bool
 
 	ops []*op
 	// What seal makes of it: what is to be written, the state that is then, and the entries that are no more.
 	records     []Record
 	next        *state
 	overwritten []*Entry
+	// given are the sealed records of a store that is written anew; err is why the group cannot be written.
+	given map[Key]Record
+	err   error
 }
 
 func (b *batch) slot(k Key) *slot {
@@ -820,7 +838,8 @@ func (b *batch) seal() {
 			if sl.entry != nil {
 				v = sl.entry.Version
 			}
-			r := documentRecord(sl.doc, v)
+			r, err := record(b.store.sealer, sl.doc, v)
+			b.err = errors.Join(b.err, err)
 			b.records = append(b.records, r)
 			b.meta.sum -= sl.sum
 			sl.sum = sumOf(r)
@@ -847,6 +866,11 @@ func (b *batch) seal() {
 			st.snapshot.tree.Delete(sl)
 		}
 	}
+	if b.anew {
+		var err error
+		b.given, err = b.reseal(st)
+		b.err = errors.Join(b.err, err)
+	}
 	b.next = st
 }
 
@@ -855,8 +879,11 @@ func (b *batch) persist() error {
 	if b.next == b.old {
 		return nil
 	}
+	if b.err != nil {
+		return b.err
+	}
 	if len(b.records) > 0 {
-		if err := b.store.disk.Write(b.records); err != nil {
+		if err := b.onDisk(); err != nil {
 			return err
 		}
 		if err := b.store.mark(&b.meta, false); err != nil {
@@ -874,6 +901,15 @@ func (b *batch) persist() error {
 	b.store.history.append(b.events, b.version, b.now)
 	b.store.outbox.add(b.sent)
 	return nil
+}
+
+// onDisk writes what has changed, or everything.
+func (b *batch) onDisk() error {
+	if !b.anew {
+		return b.store.disk.Write(b.records)
+	}
+	m := &b.next.meta
+	return b.store.disk.(Rewriter).Rewrite(b.next.all(b.given), func() Mark { return Mark{Origin: m.origin, Writes: m.writes} })
 }
 
 // maxLosses bounds the remembered losses.

@@ -77,7 +77,7 @@ func Restore(cfg Config, file io.Reader, identity string, alone bool) (name stri
 	if _, err := io.ReadFull(r, b); err != nil || json.Unmarshal(b, id) != nil {
 		return "", errNoBackup
 	}
-	if err := crdt.Restore(store, r); err != nil {
+	if err := crdt.Restore(store, r, nil); err != nil {
 		return "", err
 	}
 	// The node that was backed up may be alive: this is another incarnation of it, or another node if it is given a name.
