@@ -19,6 +19,7 @@ var rooms = []room{
 	{pkg: "httpapi/admit"},
 	{pkg: "httpapi/audit", may: []string{"httpapi/configfile"}},
 	{pkg: "httpapi/configfile"},
+	{pkg: "httpapi/encryption", may: []string{"httpapi/configfile"}},
 	{pkg: "httpapi/fairness"},
 	{pkg: "httpapi/issuers", may: []string{"httpapi/configfile"}},
 	{pkg: "httpapi/route"},
@@ -35,7 +36,7 @@ var rooms = []room{
 	{pkg: "node/member", may: []string{"crdt"}},
 	{pkg: "node/control", may: []string{"crdt"}, tests: []string{"httpapi"}},
 	{pkg: "node", may: []string{
-		"crdt", "gossip", "sched", "httpapi", "httpapi/audit", "httpapi/issuers", "node/pod", "node/volume", "node/containerd", "node/network", "node/proxy",
+		"crdt", "gossip", "sched", "httpapi", "httpapi/audit", "httpapi/encryption", "httpapi/issuers", "node/pod", "node/volume", "node/containerd", "node/network", "node/proxy",
 		"node/iptables", "node/dns", "node/control", "node/secrecy", "node/member",
 	}, tests: []string{"node/pod/podtest"}},
 
@@ -105,6 +106,7 @@ var modules = []module{
 	{"sigs.k8s.io/yaml", []string{"cmd/murmur"}},
 
 	// The language's surroundings.
+	{"golang.org/x/crypto", []string{"node/secrecy"}},
 	{"golang.org/x/sync", []string{"..."}},
 	{"golang.org/x/sys", []string{"..."}},
 	{"golang.org/x/time", []string{"node/dns"}},
