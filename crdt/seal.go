@@ -46,6 +46,9 @@ func record(s Sealer, d *document, v Version) (Record, error) {
 	if err != nil {
 		return r, fmt.Errorf("encrypt %s: %w", d.key, err)
 	}
+	if len(stored) > 0 && &stored[0] == &r.Value[8] {
+		return r, nil // as it was
+	}
 	r.Value = append(binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(stored)), uint64(v)), stored...)
 	return r, nil
 }

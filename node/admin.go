@@ -280,6 +280,8 @@ func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
 		}
 		return n.rotate(r.Context(), req)
 	})
+	answer("GET /v1/secrets", func(*http.Request) (any, error) { return n.secrets() })
+	answer("POST /v1/secrets/rotate", func(r *http.Request) (any, error) { return n.rotateSecrets(r.Context()) })
 	answer("GET /v1/certificates", func(*http.Request) (any, error) { return n.certificates(), nil })
 	answer("GET /v1/reachability", func(r *http.Request) (any, error) { return n.reachability(r.Context()), nil })
 	answer("GET /v1/conflicts", func(*http.Request) (any, error) { return n.conflicts(), nil })

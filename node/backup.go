@@ -77,7 +77,11 @@ func Restore(cfg Config, file io.Reader, identity string, alone bool) (name stri
 	if _, err := io.ReadFull(r, b); err != nil || json.Unmarshal(b, id) != nil {
 		return "", errNoBackup
 	}
-	if err := crdt.Restore(store, r, nil); err != nil {
+	v, err := openVault(cfg)
+	if err != nil {
+		return "", err
+	}
+	if err := crdt.Restore(store, r, v.sealer()); err != nil {
 		return "", err
 	}
 	// The node that was backed up may be alive: this is another incarnation of it, or another node if it is given a name.

@@ -191,6 +191,18 @@ func (a *Admin) Rotate(ctx context.Context, req RotateRequest) (member.Rotated, 
 	return out, err
 }
 
+// Secrets asks how what is secret is encrypted on the daemon's disk.
+func (a *Admin) Secrets(ctx context.Context) (out SecretsStatus, err error) {
+	err = a.call(ctx, "/v1/secrets", nil, &out)
+	return out, err
+}
+
+// RotateSecrets has the daemon encrypt its disk with a new data key, or as its configuration file says now.
+func (a *Admin) RotateSecrets(ctx context.Context) (out SecretsStatus, err error) {
+	err = a.call(ctx, "/v1/secrets/rotate", struct{}{}, &out)
+	return out, err
+}
+
 // Certificates asks for the daemon's keys and certificates.
 func (a *Admin) Certificates(ctx context.Context) ([]member.Item, error) {
 	var out []member.Item

@@ -52,6 +52,8 @@ type Config struct {
 	ExternalIPs bool
 	// MaxTokenLife bounds the life of every ServiceAccount token: a year.
 	MaxTokenLife time.Duration
+	// Secrets is how what is secret is encrypted on the disk: nothing is, unless it was.
+	Secrets SecretsConfig
 	// StoreQuota is how many bytes of objects the store holds before the API refuses what makes it grow: nil is a quarter of the memory, at
 	// most 1 GiB, and 0 no bound.
 	StoreQuota *int64
@@ -172,13 +174,23 @@ func (c Config) complete() (Config, error) {
 	c.RunDir = cmp.Or(c.RunDir, "/run/murmur")
 	c.ConfigDir = cmp.Or(c.ConfigDir, "/etc/murmur")
 	c.CgroupRoot = cmp.Or(c.CgroupRoot, "/murmur")
+	c.Secrets.KeyFile = cmp.Or(c.Secrets.KeyFile, filepath.Join(c.ConfigDir, "secrets.key"))
+	switch c.Secrets.Own {
+	case "", "on", "off":
+	case "true": // what YAML makes of on
+		c.Secrets.Own = "on"
+	case "false":
+		c.Secrets.Own = "off"
+	default:
+		return c, fmt.Errorf("--secrets-encryption %q: want on or off", c.Secrets.Own)
+	}
 	c.HTTPSPort = cmp.Or(c.HTTPSPort, 6443)
 	c.GossipPort = cmp.Or(c.GossipPort, 7946)
 	c.StreamPort = cmp.Or(c.StreamPort, 7947)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	for _, d := range []*string{&c.DataDir, &c.RunDir, &c.ConfigDir} {
+	for _, d := range []*string{&c.DataDir, &c.RunDir, &c.ConfigDir, &c.Secrets.KeyFile} {
 		abs, err := filepath.Abs(*d)
 		if err != nil {
 			return c, err

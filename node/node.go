@@ -67,6 +67,7 @@ type Node struct {
 	sides   sides
 
 	store    *crdt.Store
+	vault    *vault // nil: nothing is encrypted
 	agent    *gossip.Agent
 	view     *view
 	homes    *crdt.Homes
@@ -215,11 +216,17 @@ func (n *Node) assemble() error {
 	}, n.id); err != nil {
 		return err
 	}
+	if n.vault, err = openVault(cfg); err != nil {
+		return err
+	}
 	if n.store, err = crdt.Open(crdt.Config{
-		Dir: filepath.Join(cfg.DataDir, "store"), Cluster: cluster.ID, Speaks: n.speaks, Quota: *cfg.StoreQuota,
+		Dir: filepath.Join(cfg.DataDir, "store"), Cluster: cluster.ID, Speaks: n.speaks, Sealer: n.vault.sealer(), Quota: *cfg.StoreQuota,
 		Log: n.log.With("part", "crdt"),
 	}); err != nil {
-		return err
+		return unlocked(err)
+	}
+	if err := n.vault.opened(cfg.DataDir); err != nil {
+		return errors.Join(err, n.store.Close())
 	}
 	if err := n.self.Update(func(id *member.Identity) error {
 		id.Opened = true
@@ -578,6 +585,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	acting.run("registration", n.register.Run, failed)
 	acting.run("settling", n.settle, failed)
 	acting.run("store quota", n.watchQuota, failed)
+	if n.vault != nil && n.vault.ring == nil {
+		acting.run("encryption", n.followSecrets, failed)
+	}
 	acting.run("forgotten", n.giveUp, failed)
 	acting.run("containerd", n.runtime.Run, failed)
 	acting.run("network", n.network.Run, failed)

@@ -50,7 +50,7 @@ of them, and each side of a partition keeps working.
 	onlyWords(c)
 	c.AddCommand(upCommand(), joinCommand(), leaveCommand(), forgetCommand(), checkCommand(),
 		membersCommand(), statusCommand(), reachabilityCommand(), conflictsCommand(), explainCommand(), debugCommand(), backupCommand(), restoreCommand(), releaseCommand(),
-		tokenCommand(), userCommand(), certificateCommand(), kubectlCommand(), imagesCommand(), versionCommand())
+		tokenCommand(), userCommand(), certificateCommand(), secretsCommand(), kubectlCommand(), imagesCommand(), versionCommand())
 	return c
 }
 

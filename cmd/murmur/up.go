@@ -134,6 +134,7 @@ type flags struct {
 	node.Config
 	nodeIP, tokenFile, clusterCIDR, serviceCIDR, clusterDNS string
 	labels, taints                                          []string
+	passphraseFile                                          string
 	storeQuota                                              string
 	debug                                                   bool
 	configFile                                              string
@@ -165,6 +166,11 @@ func nodeFlags(fs *pflag.FlagSet) *flags {
 	fs.StringVar(&f.clusterDNS, "cluster-dns", "", "`address` of cluster DNS (default: the tenth of --service-cidr)")
 	fs.StringVar(&f.Cluster.ClusterDomain, "cluster-domain", "", "domain of cluster DNS (default cluster.local)")
 	fs.DurationVar(&f.MaxTokenLife, "service-account-max-token-expiration", 0, "longest `life` of a ServiceAccount token; who asks for more gets this and a warning (default: a year)")
+	fs.StringVar(&f.Secrets.File, "encryption-provider-config", "", "what is encrypted on this node's disk, an apiserver.config.k8s.io/v1 EncryptionConfiguration (secretbox, aesgcm, identity); read again when it changes")
+	fs.StringVar(&f.Secrets.Own, "secrets-encryption", "", "`on` encrypts Secrets on this node's disk with a data key of its own, off makes them plain again (default: as it was)")
+	fs.Lookup("secrets-encryption").NoOptDefVal = "on"
+	fs.StringVar(&f.Secrets.KeyFile, "secrets-key-file", "", "`file` with the key that the data key is sealed under, made if it is not there (default: secrets.key in the config directory)")
+	fs.StringVar(&f.passphraseFile, "secrets-passphrase-file", "", "`file` with a passphrase to seal the data key under instead; or MURMUR_SECRETS_PASSPHRASE")
 	fs.StringVar(&f.storeQuota, "store-quota", "", "`bytes` of objects, such as 512Mi, from which on the API refuses what makes the store grow; 0: no bound (default: a quarter of the memory, at most 1Gi)")
 	fs.StringVar(&f.CgroupRoot, "cgroup-root", "/murmur", "parent of the pods' cgroups")
 	fs.StringVar(&f.Containerd, "container-runtime-endpoint", "", "`socket` of a containerd to use instead of our own")
@@ -290,6 +296,13 @@ func (f *flags) config(join string) (node.Config, error) {
 		if d != "dns" {
 			return c, fmt.Errorf("--disable %q: the bundled parts that can be disabled are: dns", d)
 		}
+	}
+	if c.Secrets.Passphrase = os.Getenv("MURMUR_SECRETS_PASSPHRASE"); f.passphraseFile != "" {
+		b, err := os.ReadFile(f.passphraseFile)
+		if err != nil {
+			return c, fmt.Errorf("--secrets-passphrase-file: %w", err)
+		}
+		c.Secrets.Passphrase = strings.TrimRight(string(b), "\r\n")
 	}
 	if f.storeQuota != "" {
 		q, err := resource.ParseQuantity(f.storeQuota)

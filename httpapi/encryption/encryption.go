@@ -19,7 +19,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -38,7 +40,10 @@ import (
 const prefix = "k8s:enc:"
 
 // Encryption is what is encrypted and how. It is immutable.
-type Encryption struct{ rules []rule }
+type Encryption struct {
+	rules []rule
+	file  *configfile.File // nil: it was not read from one
+}
 
 // rule is what is done with some resources.
 type rule struct {
@@ -60,14 +65,34 @@ func Load(path string) (*Encryption, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encryption configuration: %w", err)
 	}
-	e, err := parse(f)
+	return parse(f)
+}
+
+// Follow gives what the file says whenever it says something else, until ctx ends. A file that is wrong, or that take refuses, is logged, and
+// what was taken last stays.
+func (e *Encryption) Follow(ctx context.Context, log *slog.Logger, take func(*Encryption) error) {
+	e.follow(ctx, configfile.FollowEvery, log, take)
+}
+
+func (e *Encryption) follow(ctx context.Context, every time.Duration, log *slog.Logger, take func(*Encryption) error) {
+	e.file.Follow(ctx, every, log, func(f *configfile.File) error {
+		next, err := parse(f)
+		if err != nil {
+			return err
+		}
+		return take(next)
+	})
+}
+
+func parse(f *configfile.File) (*Encryption, error) {
+	e, err := read(f)
 	if err != nil {
 		return nil, fmt.Errorf("encryption configuration: %w", err)
 	}
 	return e, nil
 }
 
-func parse(f *configfile.File) (*Encryption, error) {
+func read(f *configfile.File) (*Encryption, error) {
 	scheme := runtime.NewScheme()
 	install.Install(scheme)
 	c := &apiserver.EncryptionConfiguration{}
@@ -88,7 +113,7 @@ func parse(f *configfile.File) (*Encryption, error) {
 	if err := f.Invalid(validation.ValidateEncryptionConfiguration(c, false)); err != nil {
 		return nil, err
 	}
-	e := &Encryption{}
+	e := &Encryption{file: f}
 	for i, r := range c.Resources {
 		one, err := ruleOf(r)
 		if err != nil {
@@ -222,6 +247,20 @@ func (e *Encryption) ID() string {
 		return ""
 	}
 	return hex.EncodeToString(h.Sum(nil)[:12])
+}
+
+// Writes says, for people, which resources are encrypted and by which provider and key.
+func (e *Encryption) Writes() (out []string) {
+	for _, r := range e.rules {
+		by := "not encrypted"
+		if r.writes != "" {
+			by = r.writes[:strings.LastIndexByte(r.writes, ':')]
+		}
+		for _, name := range r.resources {
+			out = append(out, name.String()+": "+by)
+		}
+	}
+	return out
 }
 
 // Seal is what is stored of an object's encoding; name is that of the object in the store, to which what is sealed is bound

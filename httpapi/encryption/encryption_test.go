@@ -2,11 +2,14 @@ package encryption
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func file(t *testing.T, text string) string {
@@ -167,4 +170,37 @@ func TestWhatIsWrongIsSaidWithItsPlace(t *testing.T) {
 	if _, err := Load(filepath.Join(t.TempDir(), "none")); err == nil {
 		t.Error("a file that is not there is read")
 	}
+}
+
+func TestAFileThatChangesIsTaken(t *testing.T) {
+	text := head + "- resources: [secrets]\n  providers: [{secretbox: {keys: [{name: k, secret: " + secret(1) + "}]}}]\n"
+	path := file(t, text)
+	e, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var log bytes.Buffer
+	taken, ended := make(chan *Encryption), make(chan struct{})
+	go func() {
+		defer close(ended)
+		e.follow(ctx, time.Millisecond, slog.New(slog.NewTextHandler(&log, nil)), func(e *Encryption) error { taken <- e; return nil })
+	}()
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("nonsense: [")
+	time.Sleep(50 * time.Millisecond) // whether it is looked at meanwhile changes what the log says, and not what is taken
+	write(strings.ReplaceAll(text, secret(1), secret(2)))
+	if next := <-taken; next.ID() == e.ID() || next.ID() == "" {
+		t.Errorf("taken as %q, was %q", next.ID(), e.ID())
+	}
+	cancel()
+	<-ended
 }

@@ -235,9 +235,6 @@ func (k *Keyring) Add(now time.Time) error {
 // Drop gives up all keys but the one that writes.
 func (k *Keyring) Drop() error { return k.keep(k.Keys[:1:1]) }
 
-// Undo takes back a key that was added and wrote nothing.
-func (k *Keyring) Undo() error { return k.keep(k.Keys[1:]) }
-
 // Remove gives up all keys, and the keyring.
 func (k *Keyring) Remove() error {
 	if err := os.Remove(k.path); err != nil && !errors.Is(err, os.ErrNotExist) {
