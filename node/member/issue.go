@@ -179,6 +179,9 @@ func (s *Self) Learn(keys [][]byte) (changed bool, err error) {
 	if len(fresh) == 0 || len(s.Ring())+len(fresh) > maxRing {
 		return false, nil
 	}
+	for _, k := range fresh {
+		s.learnt.Store(gossipName(k), s.now())
+	}
 	return true, s.Update(func(id *Identity) error {
 		for _, k := range fresh {
 			if !id.ring().has(k) {
@@ -190,6 +193,20 @@ func (s *Self) Learn(keys [][]byte) (changed bool, err error) {
 }
 
 const maxRing = 16
+
+// learntFor is how long a key that a member told is read although it is to be dropped: the one that still writes with it must be heard
+// to be told so.
+const learntFor = 30 * time.Second
+
+// withLearnt is a ring with those of another that were learnt a moment ago.
+func (s *Self) withLearnt(ring, have Ring, now time.Time) Ring {
+	for _, k := range have {
+		if at, ok := s.learnt.Load(gossipName(k)); ok && !ring.has(k) && now.Sub(at.(time.Time)) < learntFor {
+			ring = append(ring, k)
+		}
+	}
+	return ring
+}
 
 // answer serves one question.
 func answer[In any](mux *http.ServeMux, path string, s *Self, f func(context.Context, Member, *x509.Certificate, In) (any, error)) {

@@ -15,6 +15,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,9 +36,11 @@ type Config struct {
 // Self is this node as a member: its identity and what it believes. Its values are read without a lock at any time; Follow
 // keeps them up to date with what the other members publish.
 type Self struct {
-	cfg Config
-	now func() time.Time
-	log *slog.Logger
+	// learnt is when gossip keys were told by a member, by their names.
+	learnt sync.Map
+	cfg    Config
+	now    func() time.Time
+	log    *slog.Logger
 
 	// saving is held by the one who makes the next identity. It holds up nobody who reads.
 	saving chan struct{}
@@ -307,7 +310,7 @@ func (s *Self) look(ctx context.Context, h Hooks) (changed bool, err error) {
 			gossip = append(gossip, g.value)
 		}
 	}
-	ring := nextRing(next.ring(), gossip, about(h.Live()), about(registered), now)
+	ring := s.withLearnt(nextRing(next.ring(), gossip, about(h.Live()), about(registered), now), next.ring(), now)
 	next.Cluster.GossipKey, next.GossipKeys = ring[0], ring[1:]
 
 	var rotations []aboutRotation

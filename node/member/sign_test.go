@@ -104,3 +104,22 @@ func TestKeyOfTheCABefore(t *testing.T) {
 		t.Errorf("%v, %v", ok, err)
 	}
 }
+
+// TestLearntKeysAreReadForAWhile: a key that was dropped and is told again, by a member that has not heard so, is read long enough to tell
+// it.
+func TestLearntKeysAreReadForAWhile(t *testing.T) {
+	now := time.Now()
+	s := &Self{}
+	old, current := newGossipKey(), newGossipKey()
+	s.learnt.Store(gossipName(old), now)
+	ring := Ring{current}
+	if got := s.withLearnt(ring, Ring{current, old}, now.Add(learntFor-1)); !got.has(old) || len(got) != 2 {
+		t.Error("it is dropped at once")
+	}
+	if got := s.withLearnt(ring, Ring{current, old}, now.Add(learntFor)); got.has(old) {
+		t.Error("it is read for ever")
+	}
+	if got := s.withLearnt(ring, Ring{current, newGossipKey()}, now); len(got) != 1 {
+		t.Error("one that nobody told is kept")
+	}
+}
