@@ -41,8 +41,14 @@ spec: {accessModes: [ReadWriteOnce], volumeName: theirs, storageClassName: "", r
 		pod("asks", "", ", ports: [{containerPort: 1, hostPort: 7946}]")+
 		pod("bound", "nodeName: n1", ", ports: [{containerPort: 1, hostPort: 6443}]")+
 		pod("tuned", `securityContext: {sysctls: [{name: net.core.somaxconn, value: "1024"}]}`, "")+
-		pod("labelled", "securityContext: {seLinuxOptions: {level: \"s0:c1,c2\"}}", "")+
 		pod("thief", "nodeName: n1\n  volumes: [{name: v, persistentVolumeClaim: {claimName: thief}}]", ", volumeMounts: [{name: v, mountPath: /v}]"))
+	labelled := filepath.Join(theirs, "labelled.yaml")
+	if err := os.WriteFile(labelled, []byte(pod("labelled", "securityContext: {seLinuxOptions: {level: \"s0:c1,c2\"}}", "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := l.tryKubectl("n1", "apply", "-f", labelled); err == nil || !strings.Contains(err.Error(), "no node here sets SELinux labels") {
+		t.Errorf("a pod with SELinux labels: %v %s", err, out)
+	}
 	l.within(time.Minute, "two pods are ready", l.wantReady("n1", "web", 2))
 	l.kubectl("n1", "wait", "--for=condition=Ready", "pod/box", "pod/names", "--timeout=60s")
 
@@ -70,7 +76,7 @@ spec: {accessModes: [ReadWriteOnce], volumeName: theirs, storageClassName: "", r
 			t.Errorf("the cluster DNS from %s: %v %s", node, err, out)
 		}
 	}
-	for name, reason := range map[string]string{"bound": "NodePorts", "tuned": "SysctlForbidden", "labelled": "PodFeatureUnsupported"} {
+	for name, reason := range map[string]string{"bound": "NodePorts", "tuned": "SysctlForbidden"} {
 		l.within(30*time.Second, name+" is refused", func() error {
 			if p := get[corev1.Pod](l, "n1", "pod", name); p.Status.Phase != corev1.PodFailed || p.Status.Reason != reason {
 				return fmt.Errorf("phase %s, %s: %s", p.Status.Phase, p.Status.Reason, p.Status.Message)
