@@ -116,8 +116,8 @@ var scoredDefaults = corev1.ResourceList{
 func count(pod *corev1.Pod) *counted {
 	c := &counted{
 		pod:    pod,
-		need:   amountsOf(podresource.PodRequests(pod, podresource.PodResourcesOptions{UseStatusResources: true})),
-		scored: amountsOf(podresource.PodRequests(pod, podresource.PodResourcesOptions{UseStatusResources: true, NonMissingContainerRequests: scoredDefaults})),
+		need:   amountsOf(podresource.PodRequests(pod, podresource.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true})),
+		scored: amountsOf(podresource.PodRequests(pod, podresource.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true, NonMissingContainerRequests: scoredDefaults})),
 	}
 	c.need.pods = 1
 	if o := metav1.GetControllerOfNoCopy(pod); o != nil {

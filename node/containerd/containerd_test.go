@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -237,5 +238,22 @@ func TestPodRuns(t *testing.T) {
 func TestConform(t *testing.T) {
 	d, cfg := real(t)
 	dir := filepath.Dir(cfg.Root)
-	podtest.Conform(t, podtest.New(t, d, volume.New(volume.Config{Dir: dir + "/pods"}), dir))
+	podtest.Conform(t, podtest.New(t, d, volume.New(volume.Config{Dir: dir + "/pods"}), dir), func(t *testing.T, p *corev1.Pod) pod.Resources {
+		group := d.cgroups.parent(p.Status.QOSClass, p.UID)
+		number := func(elements ...string) int64 {
+			text, err := os.ReadFile(filepath.Join(append([]string{d.cgroups.fs}, elements...)...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		if d.cgroups.unified() {
+			return pod.Resources{CPUQuota: number(group, "cpu.max"), Memory: number(group, "memory.max")}
+		}
+		return pod.Resources{CPUQuota: number("cpu", group, "cpu.cfs_quota_us"), Memory: number("memory", group, "memory.limit_in_bytes")}
+	})
 }

@@ -9,7 +9,8 @@ import (
 
 func TestConform(t *testing.T) {
 	dir := t.TempDir()
-	podtest.Conform(t, podtest.New(t, podtest.NewFake(), podtest.Directories{Root: dir + "/pods"}, dir))
+	fake := podtest.NewFake()
+	podtest.Conform(t, podtest.New(t, fake, podtest.Directories{Root: dir + "/pods"}, dir), fake.Cgroup)
 }
 
 // TestConformWhereAllIsThere is the same on a machine that lacks nothing.
@@ -17,5 +18,5 @@ func TestConformWhereAllIsThere(t *testing.T) {
 	dir := t.TempDir()
 	fake := podtest.NewFake()
 	fake.Can = pod.Features{UserNamespacesHostNetwork: true, StrictGroups: true, RecursiveReadOnly: true}
-	podtest.Conform(t, podtest.New(t, fake, podtest.Directories{Root: dir + "/pods"}, dir))
+	podtest.Conform(t, podtest.New(t, fake, podtest.Directories{Root: dir + "/pods"}, dir), fake.Cgroup)
 }

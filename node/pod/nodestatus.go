@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-helpers/nodedeclaredfeatures/features/inplacepodresize"
 
 	"murmur/crdt"
 )
@@ -32,6 +33,9 @@ const (
 	reportEvery   = 10 * time.Second
 	maxNodeImages = 50
 )
+
+// declared are the features of API servers' later years that this kubelet has, sorted: admission refuses of a pod what its node does not name here.
+var declared = []string{inplacepodresize.IPPRPodLevelResourcesFeatureGate, inplacepodresize.IPPRInitContainersFeatureGate}
 
 // facts are what does not change while the daemon runs.
 type facts struct {
@@ -160,6 +164,7 @@ func nodeStatus(old corev1.NodeStatus, f facts, addresses []corev1.NodeAddress, 
 	st.Capacity, st.Allocatable = extended(f.capacity, old.Capacity), extended(extended(f.allocatable, old.Capacity), old.Allocatable)
 	st.Addresses = addresses
 	st.NodeInfo = f.info
+	st.DeclaredFeatures = slices.Clone(declared)
 	st.NodeInfo.ContainerRuntimeVersion = r.RuntimeVersion
 	if r.RuntimeVersion == "" {
 		st.NodeInfo.ContainerRuntimeVersion = old.NodeInfo.ContainerRuntimeVersion

@@ -3,11 +3,13 @@ package pod
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
+	podresource "k8s.io/component-helpers/resource"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 )
 
@@ -42,8 +44,39 @@ func Allocated(p *corev1.Pod) *corev1.Pod {
 			[][]corev1.Container{out.Spec.InitContainers, out.Spec.Containers}[i][j].Resources = given
 		}
 	}
+	if whole := given(p); whole != nil {
+		if out == nil {
+			out = p.DeepCopy()
+		}
+		out.Spec.Resources = whole
+	}
 	if out == nil {
 		return p
+	}
+	return out
+}
+
+// given are a pod's own resources as its node granted them, nil where that is what it asks for. What was not asked for of the whole pod
+// when it was granted is in its status as the sum of its containers: the same amounts.
+func given(p *corev1.Pod) *corev1.ResourceRequirements {
+	asked := p.Spec.Resources
+	if asked == nil || p.Status.Resources == nil {
+		return nil
+	}
+	out := asked.DeepCopy()
+	take := func(to, from corev1.ResourceList) {
+		for name := range to {
+			if q, ok := from[name]; ok {
+				to[name] = q
+			} else {
+				delete(to, name)
+			}
+		}
+	}
+	take(out.Requests, p.Status.AllocatedResources)
+	take(out.Limits, p.Status.Resources.Limits)
+	if equality.Semantic.DeepEqual(out, asked) {
+		return nil
 	}
 	return out
 }
@@ -55,10 +88,17 @@ func grows(asked, given *corev1.Pod) bool {
 		requests[c.Name] = c.Resources.Requests
 	}
 	for c := range podutil.ContainerIter(&asked.Spec, podutil.InitContainers|podutil.Containers) {
-		for name, q := range c.Resources.Requests {
-			if had := requests[c.Name][name]; q.Cmp(had) > 0 {
-				return true
-			}
+		if exceeds(c.Resources.Requests, requests[c.Name]) {
+			return true
+		}
+	}
+	return asked.Spec.Resources != nil && given.Spec.Resources != nil && exceeds(asked.Spec.Resources.Requests, given.Spec.Resources.Requests)
+}
+
+func exceeds(asked, given corev1.ResourceList) bool {
+	for name, q := range asked {
+		if had := given[name]; q.Cmp(had) > 0 {
+			return true
 		}
 	}
 	return false
@@ -107,9 +147,14 @@ func unlike(p *corev1.Pod, containers []Container) map[string]Resources {
 	return out
 }
 
+// uneven tells whether a cgroup that is known is not as the pod has it.
+func (s *step) uneven() bool {
+	return s.seen.Cgroup != nil && !podResources(s.pod).has(s.seen.Cgroup) || len(unlike(s.pod, s.seen.Containers)) > 0
+}
+
 // resize decides whether cgroups are to change, once nothing else is to be done.
 func (s *step) resize() {
-	if len(s.actions) > 0 || !s.running() || !s.seen.Uneven && len(unlike(s.pod, s.seen.Containers)) == 0 {
+	if len(s.actions) > 0 || !s.running() || !s.seen.Uneven && !s.uneven() {
 		return
 	}
 	if f, ok := s.seen.Failures[resizeFailure]; ok && s.now.Before(f.Until) {
@@ -126,10 +171,23 @@ func (s *step) resizing() []corev1.PodCondition {
 		all = append(all, corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: r.Reason, Message: r.Message})
 	}
 	f, failed := s.seen.Failures[resizeFailure]
-	if !s.ending && (failed || len(unlike(s.pod, s.seen.Containers)) > 0) {
+	if !s.ending && (failed || s.running() && s.uneven()) {
 		all = append(all, corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue, Reason: f.Reason, Message: f.Message})
 	}
 	return all
+}
+
+// whole puts into a status what the pod has as a whole, where it asks for that: the requests that are granted, and the resources of its cgroup.
+func (s *step) whole(st *corev1.PodStatus, old *corev1.PodStatus) {
+	if s.pod.Spec.Resources == nil {
+		return
+	}
+	st.AllocatedResources = podresource.PodRequests(s.pod, podresource.PodResourcesOptions{})
+	if old.Resources != nil && (s.seen.Uneven || s.seen.Cgroup != nil && !podResources(s.pod).has(s.seen.Cgroup)) {
+		st.Resources = old.Resources.DeepCopy()
+		return
+	}
+	st.Resources = &corev1.ResourceRequirements{Requests: st.AllocatedResources.DeepCopy(), Limits: podresource.PodLimits(s.pod, podresource.PodResourcesOptions{})}
 }
 
 // actual are the resources of a container's newest run, in the words of its spec where the cgroup is as that says.
@@ -185,29 +243,31 @@ func (t *turn) resize(ctx context.Context) bool {
 		return false
 	}
 	changes := unlike(t.pod, t.containers)
-	if err := t.roomy(ctx, changes); err != nil {
-		return refuse(err)
-	}
 	spec, err := t.sandboxSpec(t.sandboxes[0].Attempt)
 	if err != nil {
 		return refuse(err)
 	}
-	t.w.level(false)
+	if err := t.roomy(ctx, spec.Resources.Memory, changes); err != nil {
+		return refuse(err)
+	}
+	_, failed := t.w.failed(resizeFailure)
+	known := t.w.level(nil)
 	if err := t.k.cfg.Runtime.Resize(ctx, spec, changes); err != nil {
 		return refuse(fmt.Errorf("resize pod: %w", err))
 	}
 	t.w.succeed(resizeFailure)
-	t.w.level(true)
-	if len(changes) > 0 {
+	t.w.level(&spec.Resources)
+	if len(changes) > 0 || known || failed {
 		t.k.event(t.pod, "", corev1.EventTypeNormal, "ResizeCompleted", "Pod resize completed")
 	}
 	t.w.poke()
 	return true
 }
 
-// roomy refuses limits of memory below what is in use: the kernel would make room by ending what the pod runs.
-func (t *turn) roomy(ctx context.Context, changes map[string]Resources) error {
-	shrinks := false
+// roomy refuses limits of memory below what is in use: the kernel would make room by ending what the pod runs. whole is the pod's, bytes;
+// 0 is none.
+func (t *turn) roomy(ctx context.Context, whole int64, changes map[string]Resources) error {
+	shrinks := whole > 0
 	for _, run := range t.containers {
 		to, ok := changes[run.ID]
 		shrinks = shrinks || ok && to.Memory > 0 && (run.Resources.Memory == 0 || to.Memory < run.Resources.Memory)
@@ -219,10 +279,17 @@ func (t *turn) roomy(ctx context.Context, changes map[string]Resources) error {
 	if err != nil {
 		return err
 	}
+	var used int64
 	for _, s := range stats {
 		if to, ok := changes[s.ID]; ok && to.Memory > 0 && s.Memory > to.Memory {
 			return fmt.Errorf("attempting to set container %s memory limit (%d) below current usage (%d)", s.Name, to.Memory, s.Memory)
 		}
+		if slices.ContainsFunc(t.containers, func(c Container) bool { return c.ID == s.ID }) {
+			used += s.Memory
+		}
+	}
+	if whole > 0 && used > whole {
+		return fmt.Errorf("attempting to set pod memory limit (%d) below current usage (%d)", whole, used)
 	}
 	return nil
 }

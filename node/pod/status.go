@@ -77,6 +77,7 @@ func (s *step) status() corev1.PodStatus {
 		st.Conditions = append(st.Conditions, c)
 	}
 
+	s.whole(&st, &old)
 	for _, ip := range s.seen.HostIPs {
 		st.HostIPs = append(st.HostIPs, corev1.HostIP{IP: ip})
 	}

@@ -32,8 +32,9 @@ type Seen struct {
 	Prepared   bool               // volumes are mounted
 	Restarting map[string]bool    // by container id: we ended it to start it again, whatever its exit code and the policy say
 	HostIPs    []string
-	Refused    *Refusal // why the pod does not get the resources that it asks for; the object's are then those it has
-	Uneven     bool     // the pod's own cgroup may not be what its containers' resources add up to
+	Refused    *Refusal   // why the pod does not get the resources that it asks for; the object's are then those it has
+	Cgroup     *Resources // what the pod's own cgroup was given last, nil where that is not known
+	Uneven     bool       // the pod's own cgroup may be other than that: a resize of it did not end, or this daemon did not make it
 }
 
 // Refusal is why a pod stays as large as it is, in a node's words.

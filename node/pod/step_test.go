@@ -33,7 +33,7 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 //	exit NAME CODE [reason=R]   a container ends
 //	health NAME started|ready|unready|unhealthy|startup-failed
 //	fail NAME REASON [for=SECONDS] [message=M]   a start failed
-//	resize NAME    asks for other resources, as YAML; refuse REASON says that the node does not grant them, grant that it does
+//	resize NAME    a container, or "pod", asks for other resources, as YAML; refuse REASON says that the node does not grant them, grant that it does
 //	delete [grace=SECONDS], gone, reboot, condition TYPE STATUS, image NAME IMAGE
 func TestStep(t *testing.T) {
 	datadriven.Walk(t, "testdata/step", func(t *testing.T, path string) {
@@ -117,6 +117,12 @@ func TestStep(t *testing.T) {
 					}
 				}
 			case "resize":
+				if arg(0) == "pod" {
+					s.pod.Spec.Resources = &corev1.ResourceRequirements{}
+					if err := yaml.UnmarshalStrict([]byte(d.Input), s.pod.Spec.Resources); err != nil {
+						d.Fatalf(t, "%v", err)
+					}
+				}
 				for i := range s.pod.Spec.Containers {
 					if c := &s.pod.Spec.Containers[i]; c.Name == arg(0) {
 						c.Resources = corev1.ResourceRequirements{}
@@ -212,6 +218,9 @@ func (s *scenario) step() string {
 		}
 		b.WriteString("\n")
 	}
+	if st.Resources != nil {
+		fmt.Fprintf(&b, "  the pod has %s of %s, limits %s\n", amounts(st.Resources.Requests), amounts(st.AllocatedResources), amounts(st.Resources.Limits))
+	}
 	s.pod.Status = st
 	return b.String()
 }
@@ -246,7 +255,7 @@ func (s *scenario) apply() {
 		switch a.Verb {
 		case RunSandbox:
 			s.seen.Sandboxes = append([]Sandbox{{ID: fmt.Sprintf("s%d", s.ids), Attempt: a.Attempt, Ready: true, IPs: []string{fmt.Sprintf("10.42.0.%d", s.ids)}, Created: s.now}}, s.seen.Sandboxes...)
-			s.seen.Prepared = true
+			s.seen.Prepared, s.seen.Cgroup = true, new(podResources(s.given()))
 		case StartContainer:
 			if a.Backoff.Delay > 0 {
 				s.seen.Backoff[a.Container] = a.Backoff
@@ -278,6 +287,7 @@ func (s *scenario) apply() {
 				s.seen.Sandboxes[i].Ready = false
 			}
 		case Resize:
+			s.seen.Cgroup = new(podResources(s.given()))
 			for id, r := range unlike(s.given(), s.seen.Containers) {
 				for i := range s.seen.Containers {
 					if s.seen.Containers[i].ID == id {

@@ -34,8 +34,9 @@ type worker struct {
 	mu       sync.Mutex // guards what follows
 	version  crdt.Version
 	refs     string
-	refresh  bool // what the volumes are made from changed
-	uneven   bool // the pod's own cgroup may not be what its containers add up to: a resize failed, or was under way in an earlier life
+	refresh  bool       // what the volumes are made from changed
+	cgroup   *Resources // what the pod's own cgroup was given last in this life
+	uneven   bool       // the cgroup may be other than that: a resize failed, or was under way in an earlier life
 	failures map[string]Failure
 	backoff  map[string]Backoff
 	restarts map[string]bool
@@ -224,8 +225,8 @@ func (w *worker) turn(ctx context.Context) time.Time {
 		}
 	}
 	w.mu.Lock()
-	seen := Seen{Sandboxes: sandboxes, Containers: view, Health: w.probes.health(), Prepared: w.prepared, HostIPs: w.k.cfg.HostIPs, Refused: refused, Uneven: w.uneven,
-		Failures: maps.Clone(w.failures), Backoff: maps.Clone(w.backoff), Restarting: maps.Clone(w.restarts)}
+	seen := Seen{Sandboxes: sandboxes, Containers: view, Health: w.probes.health(), Prepared: w.prepared, HostIPs: w.k.cfg.HostIPs, Refused: refused,
+		Cgroup: w.cgroup, Uneven: w.uneven, Failures: maps.Clone(w.failures), Backoff: maps.Clone(w.backoff), Restarting: maps.Clone(w.restarts)}
 	refresh := w.refresh || !w.again.IsZero() && now.After(w.again)
 	w.mu.Unlock()
 
@@ -343,11 +344,13 @@ func (w *worker) failed(name string) (Failure, bool) {
 	return f, ok
 }
 
-// level notes whether the pod's own cgroup is what its containers add up to.
-func (w *worker) level(even bool) {
+// level notes what the pod's own cgroup was given, nil while it changes, and tells whether it was known before.
+func (w *worker) level(to *Resources) bool {
 	w.mu.Lock()
-	w.uneven = !even
-	w.mu.Unlock()
+	defer w.mu.Unlock()
+	known := w.cgroup != nil
+	w.cgroup, w.uneven = to, to == nil
+	return known
 }
 
 func (w *worker) succeed(name string) {

@@ -13,10 +13,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/node/pod"
 )
 
 // Conform checks that pods live and die as they should on a Runtime. make gives a fresh World; all cases share it.
-func Conform(t *testing.T, w *World) {
+// cgroup reads the limits of a pod's own cgroup: its quota of processor time and its memory.
+func Conform(t *testing.T, w *World, cgroup func(*testing.T, *corev1.Pod) pod.Resources) {
 	base := w.T
 	run := func(name string, f func(t *testing.T)) {
 		t.Run(name, func(t *testing.T) {
@@ -291,6 +293,41 @@ func Conform(t *testing.T, w *World) {
 		}
 		w.Delete("resized")
 		w.Until("resized", "gone", Gone)
+	})
+
+	run("a pod's own resources change in place", func(t *testing.T) {
+		p := Pod("whole", "sleep", "1000")
+		p.Spec.Resources = new(sized("100m", "32Mi", "200m", "64Mi"))
+		w.Create("pods", p)
+		before := w.Until("whole", "ready", Ready)
+		if !equality.Semantic.DeepEqual(before.Status.Resources, p.Spec.Resources) || !equality.Semantic.DeepEqual(before.Status.AllocatedResources, p.Spec.Resources.Requests) {
+			t.Errorf("it has %+v and was granted %v, it asks for %+v", before.Status.Resources, before.Status.AllocatedResources, p.Spec.Resources)
+		}
+		resize := func(to corev1.ResourceRequirements) *corev1.Pod {
+			Change(w, "pods", "whole", func(p *corev1.Pod) { p.Spec.Resources = &to })
+			return w.Until("whole", "has what it asks for", func(p *corev1.Pod) bool {
+				return equality.Semantic.DeepEqual(p.Status.Resources, &to) && equality.Semantic.DeepEqual(p.Status.AllocatedResources, to.Requests) &&
+					!slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodResizeInProgress })
+			})
+		}
+		for _, to := range []corev1.ResourceRequirements{sized("200m", "32Mi", "400m", "128Mi"), sized("50m", "16Mi", "100m", "48Mi")} {
+			if p := resize(to); first(p).ContainerID != first(before).ContainerID {
+				t.Errorf("was started again: %+v", first(p))
+			}
+			if got := cgroup(t, before); got.Memory != to.Limits.Memory().Value() || got.CPUQuota != to.Limits.Cpu().MilliValue()*100 {
+				t.Errorf("the pod's cgroup has %+v, want %v", got, to)
+			}
+		}
+		w.Stop()
+		w.Start()
+		if p := resize(sized("60m", "16Mi", "120m", "64Mi")); first(p).ContainerID != first(before).ContainerID {
+			t.Errorf("was started again by a restarted daemon: %+v", first(p))
+		}
+		if got := cgroup(t, before); got.Memory != 64<<20 {
+			t.Errorf("the pod's cgroup has %+v", got)
+		}
+		w.Delete("whole")
+		w.Until("whole", "gone", Gone)
 	})
 
 	run("what cannot be enforced does not run", func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,6 +31,7 @@ type Fake struct {
 	serial     int
 	sandboxes  []pod.Sandbox
 	containers []pod.Container
+	cgroups    map[types.UID]pod.Resources
 	ends       map[string]chan struct{} // by container id: closed when it has ended
 	watchers   map[int]func(types.UID)
 }
@@ -38,7 +40,7 @@ var _ pod.Runtime = (*Fake)(nil)
 
 // NewFake makes an empty one.
 func NewFake() *Fake {
-	return &Fake{Can: pod.Features{UserNamespaces: pod.ErrNotSupported, AppArmor: pod.ErrNotSupported}, ends: map[string]chan struct{}{}, watchers: map[int]func(types.UID){}}
+	return &Fake{Can: pod.Features{UserNamespaces: pod.ErrNotSupported, AppArmor: pod.ErrNotSupported}, cgroups: map[types.UID]pod.Resources{}, ends: map[string]chan struct{}{}, watchers: map[int]func(types.UID){}}
 }
 
 func (f *Fake) id(prefix string) string {
@@ -96,6 +98,7 @@ func (f *Fake) RunSandbox(_ context.Context, spec *pod.SandboxSpec) (string, err
 		b.IPs = []string{fmt.Sprintf("10.42.0.%d", f.serial%250+2)}
 	}
 	f.sandboxes = append(f.sandboxes, b)
+	f.cgroups[b.Pod.UID] = spec.Resources
 	f.mu.Unlock()
 	f.changed(b.Pod.UID)
 	return b.ID, nil
@@ -127,9 +130,17 @@ func (f *Fake) RemoveSandbox(_ context.Context, id string) error {
 	return nil
 }
 
-func (f *Fake) Resize(_ context.Context, _ *pod.SandboxSpec, containers map[string]pod.Resources) error {
+// Cgroup is what a pod's own cgroup has.
+func (f *Fake) Cgroup(_ *testing.T, p *corev1.Pod) pod.Resources {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.cgroups[p.UID]
+}
+
+func (f *Fake) Resize(_ context.Context, spec *pod.SandboxSpec, containers map[string]pod.Resources) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cgroups[spec.Pod.UID] = spec.Resources
 	for id, r := range containers {
 		if c := f.find(id); c != nil {
 			c.Resources = &r
@@ -138,7 +149,12 @@ func (f *Fake) Resize(_ context.Context, _ *pod.SandboxSpec, containers map[stri
 	return nil
 }
 
-func (f *Fake) Forget(context.Context, types.UID) error { return nil }
+func (f *Fake) Forget(_ context.Context, uid types.UID) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.cgroups, uid)
+	return nil
+}
 
 func (f *Fake) CreateContainer(_ context.Context, spec *pod.ContainerSpec) (string, error) {
 	if sc := spec.Container.SecurityContext; sc != nil && sc.AppArmorProfile != nil && sc.AppArmorProfile.Type == corev1.AppArmorProfileTypeLocalhost {
