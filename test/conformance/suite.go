@@ -38,7 +38,17 @@ func moduleDir(ctx context.Context, module string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// build makes the suite, ginkgo and the programs of images, each unless it is there. A change of go.mod makes all anew.
+// linked are the linker's flags that tell upstream's programs their version, v like "v1.37.2": specs choose by its parts, too.
+func linked(v string) string {
+	parts := strings.SplitN(strings.TrimPrefix(v, "v"), ".", 3)
+	flags := "-s -w"
+	for _, module := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
+		flags += " -X " + module + ".gitVersion=" + v + " -X " + module + ".gitMajor=" + parts[0] + " -X " + module + ".gitMinor=" + parts[1]
+	}
+	return flags
+}
+
+// build makes the suite, ginkgo and the programs of images, each unless it is there. A change of go.mod or of the flags makes all anew.
 func (c cache) build(ctx context.Context) error {
 	if err := os.MkdirAll(c.path("bin"), 0o755); err != nil {
 		return err
@@ -47,6 +57,12 @@ func (c cache) build(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("conformance runs in its own folder: %w", err)
 	}
+	v, err := version(ctx)
+	if err != nil {
+		return err
+	}
+	flags := linked(v)
+	mod = append(mod, "// "+flags+"\n"...)
 	if have, _ := os.ReadFile(c.path("built.mod")); string(have) != string(mod) && len(have) > 0 {
 		for _, old := range []string{"bin", "layers", "images.tar", "images.txt", "specs.json"} {
 			if err := os.RemoveAll(c.path(old)); err != nil {
@@ -60,11 +76,6 @@ func (c cache) build(ctx context.Context) error {
 	if err := os.WriteFile(c.path("built.mod"), mod, 0o644); err != nil {
 		return err
 	}
-	v, err := version(ctx)
-	if err != nil {
-		return err
-	}
-	flags := "-s -w -X k8s.io/component-base/version.gitVersion=" + v + " -X k8s.io/client-go/pkg/version.gitVersion=" + v
 	need := func(program string, args ...string) error {
 		file := c.path("bin", program)
 		if _, err := os.Stat(file); err == nil {
