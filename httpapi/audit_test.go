@@ -2,7 +2,10 @@ package httpapi
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -16,7 +19,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+	upstreamaudit "k8s.io/apiserver/pkg/audit"
+	"k8s.io/apiserver/pkg/authentication/user"
 
+	"murmur/crdt"
 	"murmur/httpapi/audit"
 )
 
@@ -171,4 +177,83 @@ func TestAuditPolicy(t *testing.T) {
 	if !found {
 		t.Error("what the policy asks for was not recorded")
 	}
+}
+
+// TestAuditInProcess: what parts of the daemon write without a request is recorded as a request of theirs would be, whoever they are; of
+// Secrets never more than that, whatever the policy says. What the API asks itself on the way does not touch the record of who asked it.
+func TestAuditInProcess(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "policy.yaml")
+	check(t, os.WriteFile(file, []byte("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n- level: None\n  verbs: [get, list, watch]\n- level: RequestResponse\n"), 0o600))
+	r, recorded := recording(t, audit.Config{PolicyFile: file})
+	n := newNode(t, func(c *Config) { c.Audit = r })
+	ctx := context.Background()
+	robot := n.Server.As("system:serviceaccount:kube-system:token-cleaner", "system:masters")
+	made, err := robot.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", GenerateName: "drawn-"}, Data: map[string]string{"a": "b"}})
+	check(t, err)
+	drawn := made.(*corev1.ConfigMap)
+	_, err = n.Server.System().Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "s"}, Data: map[string][]byte{"password": []byte("hunter2")}})
+	check(t, err)
+	check(t, robot.Delete(ctx, crdt.Key{Resource: "configmaps", Namespace: "default", Name: drawn.Name}, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &drawn.UID}}))
+	if err := n.Server.As("nobody").Delete(ctx, crdt.Key{Resource: "secrets", Namespace: "default", Name: "s"}, metav1.DeleteOptions{}); err == nil {
+		t.Error("nobody may delete Secrets")
+	}
+	_, end := n.Server.Record(ctx, &user.DefaultInfo{Name: "system:node:n1"}, "delete", crdt.Key{Resource: "pods", Namespace: "default", Name: "p"}, "u")
+	end(nil)
+
+	seen := map[string]auditv1.Event{}
+	for _, e := range recorded() {
+		if e.ObjectRef != nil {
+			seen[e.User.Username+" "+e.Verb+" "+e.ObjectRef.Resource+" "+e.ObjectRef.Name] = e
+		}
+		if b, err := json.Marshal(e); err != nil || strings.Contains(string(b), "hunter2") || strings.Contains(string(b), base64.StdEncoding.EncodeToString([]byte("hunter2"))) {
+			t.Errorf("a Secret's value is in the record: %s %v", b, err)
+		}
+	}
+	const cleaner = "system:serviceaccount:kube-system:token-cleaner"
+	for key, code := range map[string]int32{
+		cleaner + " create configmaps " + drawn.Name: 201, cleaner + " delete configmaps " + drawn.Name: 200, "system:apiserver create secrets s": 201,
+		"nobody delete secrets s": 403, "system:node:n1 delete pods p": 200,
+	} {
+		e, ok := seen[key]
+		if !ok || e.ResponseStatus.Code != code || e.AuditID == "" || e.RequestURI == "" {
+			t.Errorf("%s: %+v", key, e)
+		}
+	}
+	if e := seen[cleaner+" create configmaps "+drawn.Name]; e.RequestObject == nil || !strings.Contains(string(e.RequestObject.Raw), `"a":"b"`) || e.ResponseObject == nil || e.ObjectRef.UID != drawn.UID {
+		t.Errorf("what the policy asks for is not there: %+v", e)
+	}
+	if e := seen[cleaner+" delete configmaps "+drawn.Name]; e.ObjectRef == nil || e.ObjectRef.UID != drawn.UID {
+		t.Errorf("which one was deleted: %+v", e.ObjectRef)
+	}
+
+	// A request of which another one follows in this process.
+	outer := upstreamaudit.WithAuditContext(ctx)
+	upstreamaudit.WithAuditID(outer, "of-the-caller")
+	for _, c := range []*Client{n.Server.System(), robot} {
+		req, err := http.NewRequestWithContext(outer, "POST", "https://murmur/api/v1/namespaces/default/configmaps", strings.NewReader(`{"metadata":{"generateName":"c-"}}`))
+		check(t, err)
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := c.RoundTripper().RoundTrip(req)
+		check(t, err)
+		_, err = io.Copy(io.Discard, resp.Body)
+		check(t, errors.Join(err, resp.Body.Close()))
+		if resp.StatusCode != http.StatusCreated {
+			t.Fatalf("create: %d", resp.StatusCode)
+		}
+		if id, _ := upstreamaudit.AuditIDFrom(outer); id != "of-the-caller" {
+			t.Errorf("the request of the caller has become %s", id)
+		}
+	}
+	eventually(t, func() error {
+		followed := map[string]bool{}
+		for _, e := range recorded() {
+			if e.RequestURI == "/api/v1/namespaces/default/configmaps" && e.AuditID != "of-the-caller" && e.Verb == "create" && e.ObjectRef.Name != drawn.Name {
+				followed[e.User.Username] = true
+			}
+		}
+		if !followed["system:apiserver"] || !followed[cleaner] {
+			return fmt.Errorf("what followed is recorded of %v", followed)
+		}
+		return nil
+	})
 }

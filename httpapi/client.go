@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -29,6 +30,7 @@ import (
 
 	"murmur/crdt"
 	"murmur/httpapi/admit"
+	"murmur/httpapi/audit"
 )
 
 // Client writes as one user without leaving the process: the same authorisation, admission, defaulting and
@@ -170,11 +172,13 @@ func (c *Client) Cover(ctx context.Context, pod *corev1.Pod) (runtime.Object, er
 }
 
 // Create makes an object. With a generateName and no name it gets one.
-func (c *Client) Create(ctx context.Context, obj runtime.Object) (runtime.Object, error) {
+func (c *Client) Create(ctx context.Context, obj runtime.Object) (made runtime.Object, err error) {
 	k, internal, err := c.call(obj, "")
 	if err != nil {
 		return nil, err
 	}
+	ctx, end := c.server.begin(ctx, k, "create", "")
+	defer func() { end(made, err) }()
 	ctx, err = c.server.allow(ctx, k, "create")
 	if err != nil {
 		return nil, err
@@ -200,6 +204,7 @@ func (c *Client) Create(ctx context.Context, obj runtime.Object) (runtime.Object
 	if err := c.server.mutate(ctx, a); err != nil {
 		return nil, err
 	}
+	c.server.asked(ctx, k, internal)
 	out, err := creater.Create(ctx, internal, rest.AdmissionToValidateObjectFunc(c.server.admit, a, objectInterfaces), opts)
 	if err != nil {
 		return nil, err
@@ -232,9 +237,11 @@ func (c *Client) Finalize(ctx context.Context, namespace *corev1.Namespace) (*co
 }
 
 // Token issues a token of a ServiceAccount. A node must bind it to a pod of its own.
-func (c *Client) Token(ctx context.Context, namespace, account string, want *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+func (c *Client) Token(ctx context.Context, namespace, account string, want *authenticationv1.TokenRequest) (made *authenticationv1.TokenRequest, err error) {
 	k := c.at(c.server.registry.kinds["serviceaccounts"], "token", namespace, account)
-	ctx, err := c.server.allow(ctx, k, "create")
+	ctx, end := c.server.begin(ctx, k, "create", "")
+	defer func() { end(nil, err) }()
+	ctx, err = c.server.allow(ctx, k, "create")
 	if err != nil {
 		return nil, err
 	}
@@ -261,11 +268,13 @@ func (c *Client) Token(ctx context.Context, namespace, account string, want *aut
 	return out, legacyscheme.Scheme.Convert(obj, out, nil)
 }
 
-func (c *Client) update(ctx context.Context, obj runtime.Object, sub string) (runtime.Object, error) {
+func (c *Client) update(ctx context.Context, obj runtime.Object, sub string) (made runtime.Object, err error) {
 	k, internal, err := c.call(obj, sub)
 	if err != nil {
 		return nil, err
 	}
+	ctx, end := c.server.begin(ctx, k, "update", "")
+	defer func() { end(made, err) }()
 	ctx, err = c.server.allow(ctx, k, "update")
 	if err != nil {
 		return nil, err
@@ -274,6 +283,7 @@ func (c *Client) update(ctx context.Context, obj runtime.Object, sub string) (ru
 	if !ok {
 		return nil, apierrors.NewMethodNotSupported(k.kind.resource, "update")
 	}
+	c.server.asked(ctx, k, internal)
 	opts := &metav1.UpdateOptions{FieldManager: c.user.GetName()}
 	info := rest.DefaultUpdatedObjectInfo(internal,
 		func(_ context.Context, now, old runtime.Object) (runtime.Object, error) {
@@ -293,7 +303,7 @@ func (c *Client) update(ctx context.Context, obj runtime.Object, sub string) (ru
 }
 
 // Delete deletes an object, or marks it if it has finalizers or time to end in. NotFound if there is none.
-func (c *Client) Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOptions) error {
+func (c *Client) Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOptions) (err error) {
 	row := c.server.kind(resourceOf(key))
 	if row == nil || row.decode == nil {
 		return fmt.Errorf("%s is not a stored kind of this API", key.Resource)
@@ -303,7 +313,13 @@ func (c *Client) Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOpt
 		namespace = key.Name
 	}
 	k := c.at(row, "", namespace, key.Name)
-	ctx, err := c.server.allow(ctx, k, "delete")
+	var uid types.UID
+	if opts.Preconditions != nil && opts.Preconditions.UID != nil {
+		uid = *opts.Preconditions.UID
+	}
+	ctx, end := c.server.begin(ctx, k, "delete", uid)
+	defer func() { end(nil, err) }()
+	ctx, err = c.server.allow(ctx, k, "delete")
 	if err != nil {
 		return err
 	}
@@ -385,7 +401,7 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	if ctx = admit.Common(ctx); t.own {
 		ctx = admit.Own(ctx)
 	}
-	in := r.Clone(ctx)
+	in := r.Clone(audit.Apart(ctx))
 	in.RequestURI, in.RemoteAddr, in.Host = r.URL.RequestURI(), "127.0.0.1:0", r.URL.Host
 	if in.Body == nil {
 		in.Body = http.NoBody

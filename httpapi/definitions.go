@@ -18,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -299,8 +300,12 @@ func (s *Server) sweep(ctx context.Context, seen map[string]*apiextensionsv1.Cus
 			continue
 		}
 		delete(seen, name)
-		for e := range snap.Range(crd.Spec.Group+"/"+crd.Spec.Names.Plural, "", "") {
-			if err := s.discard(ctx, e.Key); err != nil {
+		of, err := customKind(crd)
+		if err != nil {
+			of = &kind{resource: schema.GroupResource{Group: crd.Spec.Group, Resource: crd.Spec.Names.Plural}}
+		}
+		for e := range snap.Range(of.key(), "", "") {
+			if err := s.remove(ctx, nil, of, e); err != nil {
 				s.cfg.Log.Debug("object of a kind that is gone", "object", e.Key, "err", err)
 			}
 		}
@@ -344,8 +349,6 @@ func sooner(a, b time.Time) time.Time {
 	return a
 }
 
-// system is this process itself as a user.
-
 // cleanUp deletes the objects of a definition that is being deleted, and when there are none left lets it go.
 func (s *Server) cleanUp(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) error {
 	snap := s.cfg.Store.Snapshot()
@@ -359,7 +362,7 @@ func (s *Server) cleanUp(ctx context.Context, crd *apiextensionsv1.CustomResourc
 			break // these are not its objects
 		}
 		left++
-		if failed = s.remove(ctx, crd, e); failed != nil {
+		if failed = s.remove(ctx, crd, kind, e); failed != nil {
 			break
 		}
 	}
@@ -399,9 +402,11 @@ func (s *Server) cleanUp(ctx context.Context, crd *apiextensionsv1.CustomResourc
 	return failed
 }
 
-// remove deletes one custom object, or marks it if it has finalizers.
-func (s *Server) remove(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, e *crdt.Entry) error {
-	if !established(crd) {
+// remove deletes one custom object, or marks it if it has finalizers and its kind is served.
+func (s *Server) remove(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, kind *kind, e *crdt.Entry) (err error) {
+	ctx, end := s.begin(ctx, &call{kind: kind, namespace: e.Key.Namespace, name: e.Key.Name, user: itself}, "delete", e.UID)
+	defer func() { end(nil, err) }()
+	if crd == nil || !established(crd) {
 		return s.discard(ctx, e.Key)
 	}
 	c, err := s.customs.get(crd)

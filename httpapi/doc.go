@@ -7,7 +7,7 @@
 // # How a request goes
 //
 // It goes through one pipeline (routes.go): recovery, timeout, authentication (identity.go), the record
-// (httpapi/audit), impersonation, a seat (httpapi/fairness), authorisation (authorize.go). Its handler is found by the attributes that authorisation saw
+// (httpapi/audit; of writes without a request, record.go), impersonation, a seat (httpapi/fairness), authorisation (authorize.go). Its handler is found by the attributes that authorisation saw
 // (httpapi/route), so what is served is what was allowed; Echo routes only what is no resource. Then upstream's
 // request handlers, which decode, admit (httpapi/admit, httpapi/accepted),
 // validate and encode; then upstream's registry of the kind, with its strategies; and at the bottom, where upstream

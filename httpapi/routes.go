@@ -21,7 +21,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints"
 	"k8s.io/apiserver/pkg/endpoints/discovery"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
@@ -71,7 +70,7 @@ func (s *Server) routes() (*echo.Echo, error) {
 		unlessJoin(func(h http.Handler) http.Handler {
 			return filters.WithAuthentication(h, s.authn, refused, s.audiences, nil)
 		}),
-		unlessJoin(unlessAPI(recorded)),
+		unlessJoin(recorded),
 		unlessJoin(func(h http.Handler) http.Handler {
 			return impersonation.WithImpersonation(h, s.authz, legacyscheme.Codecs)
 		}),
@@ -94,14 +93,6 @@ const joinPath = "/murmur/v1/*"
 // unlessSelf leaves a filter out for what is asked in this process.
 func unlessSelf(filter func(http.Handler) http.Handler) func(http.Handler) http.Handler {
 	return unless(filter, func(r *http.Request) bool { return r.Context().Value(selfKey{}) != nil })
-}
-
-// unlessAPI leaves a filter out for what the API asks itself. The name alone does not make it.
-func unlessAPI(filter func(http.Handler) http.Handler) func(http.Handler) http.Handler {
-	return unless(filter, func(r *http.Request) bool {
-		u, ok := r.Context().Value(selfKey{}).(user.Info)
-		return ok && u.GetName() == user.APIServerUser
-	})
 }
 
 func unless(filter func(http.Handler) http.Handler, out func(*http.Request) bool) func(http.Handler) http.Handler {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,10 +12,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"murmur/crdt"
+	"murmur/httpapi/audit"
 	"murmur/node/member"
 )
 
@@ -163,6 +167,7 @@ func (n *Node) createToken(ctx context.Context, req TokenRequest) (TokenReply, e
 	if _, err := n.api.System().Create(ctx, obj); err != nil {
 		return TokenReply{}, fmt.Errorf("store the token: %w", err)
 	}
+	audit.Note(ctx, "token", member.TokenID(obj))
 	t := member.Token(hash, secret)
 	host := n.cfg.AdvertiseAddress
 	if n.cfg.HTTPSPort != 6443 {
@@ -226,12 +231,19 @@ func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
 		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
 			return nil, err
 		}
+		audit.Note(r.Context(), "ttl", req.TTL.String())
+		audit.Note(r.Context(), "issuer", strconv.FormatBool(!req.NoIssuer))
+		audit.Note(r.Context(), "reusable", strconv.FormatBool(req.Reusable))
 		return n.createToken(r.Context(), req)
 	})
 	answer("POST /v1/user", func(r *http.Request) (any, error) {
 		var req UserRequest
 		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
 			return nil, err
+		}
+		if asked, err := x509.ParseCertificateRequest(req.Request); err == nil {
+			audit.Note(r.Context(), "user", asked.Subject.CommonName)
+			audit.Note(r.Context(), "groups", strings.Join(asked.Subject.Organization, ","))
 		}
 		return n.createUser(r.Context(), req)
 	})
@@ -260,6 +272,8 @@ func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
 		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
 			return nil, err
 		}
+		audit.Note(r.Context(), "host", req.Host)
+		audit.Note(r.Context(), "rejoin", strconv.FormatBool(req.Rejoin))
 		return n.join(r.Context(), req)
 	})
 	answer("POST /v1/forget", func(r *http.Request) (any, error) {
@@ -267,6 +281,8 @@ func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
 		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
 			return nil, err
 		}
+		audit.Note(r.Context(), "node", req.Node)
+		audit.Note(r.Context(), "revoke", strconv.FormatBool(req.Revoke))
 		if !req.Revoke {
 			return ForgetReply{}, n.forget(r.Context(), req.Node)
 		}
@@ -278,6 +294,7 @@ func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
 		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
 			return nil, err
 		}
+		audit.Note(r.Context(), "what", req.What)
 		return n.rotate(r.Context(), req)
 	})
 	answer("GET /v1/secrets", func(*http.Request) (any, error) { return n.secrets() })
@@ -296,7 +313,8 @@ func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	return serveHTTP(ctx, l, mux)
+	srv := &http.Server{Handler: n.audit.Requests(mux, administered), ReadHeaderTimeout: 10 * time.Second, ConnContext: withCaller}
+	return serveUntil(ctx, l, srv)
 }
 
 // answered makes a handler of a question whose answer is JSON.

@@ -89,7 +89,13 @@ func Restore(cfg Config, file io.Reader, identity string, alone bool) (name stri
 	if named != "" {
 		id.NodeName = named
 	}
-	return id.NodeName, id.Save(cfg.DataDir)
+	if err := id.Save(cfg.DataDir); err != nil {
+		return "", err
+	}
+	if err := restored(cfg, id.NodeName, alone); err != nil {
+		return "", fmt.Errorf("the node is restored, but that is not in its audit log: %w", err)
+	}
+	return id.NodeName, nil
 }
 
 // neighbours are the nodes that a store which is behind knows: one of them can tell what has happened since.

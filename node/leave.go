@@ -63,7 +63,9 @@ func (n *Node) unregister(ctx context.Context, name string) error {
 		if !ok {
 			return nil
 		}
-		_, err := n.store.Commit(ctx, crdt.Write{Key: e.Key, Base: e})
+		recorded, end := n.written(ctx, "delete", e.Key, e.UID)
+		_, err := n.store.Commit(recorded, crdt.Write{Key: e.Key, Base: e})
+		end(err)
 		if !errors.Is(err, crdt.ErrConflict) && !errors.Is(err, crdt.ErrNotFound) {
 			return err
 		}

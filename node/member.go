@@ -159,7 +159,7 @@ func (n *Node) askIssuer(ctx context.Context, path string, in, out any) error {
 
 // serveIssuer answers members that ask an issuer.
 func (n *Node) serveIssuer(ctx context.Context) error {
-	return serveStreams(ctx, n.agent.Listen(member.Service), n.self.Issue(n.door), n.self.WithPeer)
+	return serveStreams(ctx, n.agent.Listen(member.Service), n.audit.Requests(n.self.Issue(n.door), n.askedIssuer), n.self.WithPeer)
 }
 
 // serveRing answers members that have lost the gossip key.

@@ -294,6 +294,7 @@ func (n *Node) parts(cfg Config, settings Settings) error {
 		Store: n.store, Node: name, MayStart: n.sched.MayStart,
 		Holds: func(p *corev1.Pod) bool { return sched.Holds(p, name) }, Admit: n.admit, Resize: n.resize, Sysctls: sysctls,
 		Runtime: n.runtime, Volumes: n.volumes, Recorder: events,
+		Record:  n.written,
 		HostIPs: []string{cfg.NodeIP.String()}, ClusterDNS: []string{settings.ClusterDNS.String()},
 		ClusterDomain: settings.ClusterDomain, LogDir: dir("logs"), DataDir: cfg.DataDir, Log: n.log.With("part", "pod"),
 	})
@@ -304,7 +305,7 @@ func (n *Node) parts(cfg Config, settings Settings) error {
 	serf := netip.AddrPortFrom(cfg.NodeIP, cfg.GossipPort)
 	n.door = member.NewDoor(member.DoorConfig{
 		Self: n.self, Inviter: member.Inviter{NodeName: name, Serf: serf}, Store: n.store,
-		Taken: n.taken, Others: n.others, Spend: n.spend, Ask: n.askIssuer, Log: n.log.With("part", "join"),
+		Taken: n.taken, Others: n.others, Spend: n.spend, Ask: n.askIssuer, Record: n.admission, Log: n.log.With("part", "join"),
 	})
 	if inviters := n.self.Identity().Inviters; len(inviters) > 0 {
 		n.joining.Store(&inviters[0])
@@ -349,6 +350,7 @@ func (n *Node) parts(cfg Config, settings Settings) error {
 		API: func(account string) control.API {
 			return n.api.As(account, "system:serviceaccounts", "system:serviceaccounts:kube-system")
 		},
+		Record: n.controlled,
 		CACert: func() []byte { return n.self.Trust().Bundle() }, Resources: n.api.Resources(), Usage: n.api.QuotaUsage, Numbers: n.api, Signer: signer{n}, Log: n.log.With("part", "control"),
 	}); err != nil {
 		return err

@@ -179,7 +179,7 @@ func nodeFlags(fs *pflag.FlagSet) *flags {
 	fs.IntVar(&f.Audit.MaxAge, "audit-log-maxage", 30, "days for which a rotated audit log is kept; 0: for ever")
 	fs.IntVar(&f.Audit.MaxBackups, "audit-log-maxbackup", 4, "how many rotated audit logs are kept; 0: all")
 	fs.IntVar(&f.Audit.MaxSize, "audit-log-maxsize", 20, "megabytes after which the audit log is rotated")
-	fs.StringVar(&f.Audit.PolicyFile, "audit-policy-file", "", "what is recorded, an audit.k8s.io/v1 Policy; read again when it changes (default: the metadata of writes, of reads of Secrets and of streams into pods)")
+	fs.StringVar(&f.Audit.PolicyFile, "audit-policy-file", "", "what is recorded, an audit.k8s.io/v1 Policy; read again when it changes (default: the metadata of writes, of reads of Secrets, of backups, of streams into pods, of commands to the daemon and of joins)")
 	fs.StringVar(&f.Audit.WebhookFile, "audit-webhook-config-file", "", "kubeconfig that says where audit events are sent too")
 	fs.BoolVar(&f.SeccompDefault, "seccomp-default", false, "give containers that name no seccomp profile the runtime's default one")
 	fs.StringSliceVar(&f.AllowedUnsafeSysctls, "allowed-unsafe-sysctls", nil, "`name` of a kernel parameter that pods may set beside the safe ones, or its beginning with a star; may be repeated")

@@ -11,16 +11,24 @@
 // time is dropped and counted, as in upstream. A disk that does not take the log refuses no request: the error is logged
 // and counted.
 //
+// # What is recorded
+//
+// The requests of the API come by way of Filter. What the daemon does and is asked past them is an Act: what its controllers, its
+// kubelet and the API itself write in the process, as the accounts that upstream's have; the commands over the daemon's own socket, by
+// system:admin-socket with the user ID of who ran them; machines that join, by system:bootstrap and the ID of their token; and what
+// members ask one that holds the CA's key. Begin makes an event of an Act, Requests one of each request to a handler. What follows from
+// another event names it in the annotation audit.murmur.io/cause.
+//
 // # The policy
 //
-// Without a file, the metadata of writes, of reads of Secrets, and of streams into pods is recorded; never a body. The
+// Without a file, the metadata of writes, of reads of Secrets, of backups, and of streams into pods is recorded; never a body. The
 // file is read again when it changes. One that cannot be read stops a start; later, the old one stays, and the log says
-// so.
+// so. What is sent to the daemon's own socket and by joiners is recorded under no policy, nor is what the process itself writes to Secrets.
 //
 // # What it does not do
 //
-// It does not see what the node's own parts write without a request: what controllers delete for their owners' sake, and what
-// the CLI asks of the daemon on its socket. Nor does it see machines that join; the daemon's log does.
+// It does not see what a node says of its own pods and of itself: their statuses, where a pod was placed, the events of the daemon. Nor what
+// other nodes have written: each records what it was asked and what it did.
 package audit
 
 import (

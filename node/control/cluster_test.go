@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -96,6 +97,8 @@ type cluster struct {
 	view  *sides
 	// memory is what each pod uses, bytes.
 	memory atomic.Int64
+	// recorded is what was written past the API: "user verb resource/namespace/name".
+	recorded sync.Map
 }
 
 // usage is what the pods of the first node use.
@@ -143,6 +146,13 @@ func start(t *testing.T, nodes ...string) *cluster {
 	for _, n := range nodes {
 		controllers, err := control.New(control.Config{
 			Store: store, Node: n, View: c.view, CACert: func() []byte { return []byte("bundle") }, Resources: resources, Usage: api.QuotaUsage, Numbers: api, Settle: 50 * time.Millisecond,
+			Record: func(ctx context.Context, user, verb string, key crdt.Key, uid types.UID) (context.Context, func(error)) {
+				return ctx, func(err error) {
+					if err == nil && uid != "" {
+						c.recorded.Store(user+" "+verb+" "+key.String(), true)
+					}
+				}
+			},
 			API: func(user string) control.API {
 				return api.As(user, "system:serviceaccounts", "system:serviceaccounts:kube-system")
 			},
@@ -756,6 +766,16 @@ func TestCascade(t *testing.T) {
 		_, ok := s.Get(crdt.Key{Resource: "namespaces", Name: "going"})
 		return !ok && empty("going")(s)
 	})
+	for _, what := range []string{"delete " + key.String(), "patch apps/replicasets/default/web-"} {
+		found := false
+		c.recorded.Range(func(k, _ any) bool {
+			found = found || strings.HasPrefix(k.(string), "system:serviceaccount:kube-system:generic-garbage-collector "+what)
+			return true
+		})
+		if !found {
+			t.Errorf("not recorded of the collector: %s", what)
+		}
+	}
 }
 
 // quiet: once everything is as wanted, nothing is written.

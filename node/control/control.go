@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
@@ -64,6 +65,9 @@ type Config struct {
 	View View
 	// API gives the client of a user, who is a ServiceAccount of kube-system.
 	API func(user string) API
+	// Record records in the audit log what a user is about to write past the API; the function that it returns is called with the outcome.
+	// Nil: nothing is recorded.
+	Record func(ctx context.Context, user, verb string, key crdt.Key, uid types.UID) (context.Context, func(error))
 	// Recorder writes events; nil means none.
 	Recorder record.EventRecorder
 	// CACert is the PEM bundle that pods verify the API with, as it is now. It changes with the documents of murmur.io/authorities and
@@ -117,6 +121,11 @@ func New(cfg Config) (*Controllers, error) {
 	}
 	if cfg.TerminatedPods == 0 {
 		cfg.TerminatedPods = 12500
+	}
+	if cfg.Record == nil {
+		cfg.Record = func(ctx context.Context, _, _ string, _ crdt.Key, _ types.UID) (context.Context, func(error)) {
+			return ctx, func(error) {}
+		}
 	}
 	if cfg.Recorder == nil {
 		cfg.Recorder = &record.FakeRecorder{}

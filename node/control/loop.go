@@ -43,6 +43,9 @@ type row struct {
 	decide func(*world, *crdt.Entry) plan
 }
 
+// user is who a controller is to the API.
+func (r *row) user() string { return "system:serviceaccount:kube-system:" + r.name }
+
 // plan is what a controller decided for one owner.
 type plan struct {
 	// writes happen in order, but for neighbours of the same verb among create and delete: they happen together.
@@ -231,7 +234,7 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 	}
 	wake := c.cfg.Store.Subscribe(watched...)
 	defer wake.Close()
-	api := c.cfg.API("system:serviceaccount:kube-system:" + r.name)
+	api := c.cfg.API(r.user())
 	pauses := map[types.UID]pause{}
 	failures := map[types.UID]failure{}
 	// Bounded for each controller: one whose writes are slow must not hold up another, which it may be waiting for.
@@ -287,7 +290,7 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 		var wg sync.WaitGroup
 		for _, j := range jobs {
 			wg.Go(func() {
-				failed, err := c.apply(ctx, api, j.writes, writing)
+				failed, err := c.apply(ctx, r.user(), api, j.writes, writing)
 				mu.Lock()
 				defer mu.Unlock()
 				if failed != nil {
@@ -351,7 +354,7 @@ func (r *row) breath(looked time.Duration) time.Duration {
 
 // apply does the writes of one plan. Writes that may happen together do so in groups of twice the size of the last:
 // if one cannot be done, most likely none can, and few have tried.
-func (c *Controllers) apply(ctx context.Context, api API, writes []write, writing chan struct{}) (failed *failure, err error) {
+func (c *Controllers) apply(ctx context.Context, user string, api API, writes []write, writing chan struct{}) (failed *failure, err error) {
 	size := 1
 	var last verb
 	for len(writes) > 0 {
@@ -371,7 +374,7 @@ func (c *Controllers) apply(ctx context.Context, api API, writes []write, writin
 			wg.Go(func() {
 				writing <- struct{}{}
 				defer func() { <-writing }()
-				errs[i] = c.write(ctx, api, w)
+				errs[i] = c.write(ctx, user, api, w)
 			})
 		}
 		wg.Wait()
@@ -431,7 +434,7 @@ func (w write) name() string {
 }
 
 // write does one write. What is already so is no error.
-func (c *Controllers) write(ctx context.Context, api API, w write) error {
+func (c *Controllers) write(ctx context.Context, user string, api API, w write) error {
 	var err error
 	switch w.verb {
 	case create:
@@ -451,7 +454,10 @@ func (c *Controllers) write(ctx context.Context, api API, w write) error {
 	case claim:
 		err = c.cfg.Numbers.Claim(ctx, w.obj.(*corev1.Service), w.numbers)
 	case renumber:
-		err = c.cfg.Numbers.Renumber(ctx, w.obj.(*corev1.Service), w.numbers)
+		svc := w.obj.(*corev1.Service)
+		recorded, end := c.cfg.Record(ctx, user, "update", crdt.Key{Resource: "services", Namespace: svc.Namespace, Name: svc.Name}, svc.UID)
+		err = c.cfg.Numbers.Renumber(recorded, svc, w.numbers)
+		end(err)
 	case sign:
 		var out *certificatesv1.CertificateSigningRequest
 		if out, err = signed(c.cfg.Signer, w.obj.(*certificatesv1.CertificateSigningRequest)); err == nil {
@@ -460,7 +466,16 @@ func (c *Controllers) write(ctx context.Context, api API, w write) error {
 	case rescale:
 		err = scaleTo(ctx, api, w.obj.(*autoscalingv2.HorizontalPodAutoscaler), w.scale)
 	case commit:
-		_, err = c.cfg.Store.Commit(ctx, crdt.Write{Key: w.key, Object: w.obj, Base: w.base})
+		verb, uid := "patch", types.UID("")
+		if w.obj == nil {
+			verb = "delete"
+		}
+		if w.base != nil {
+			uid = w.base.UID
+		}
+		recorded, end := c.cfg.Record(ctx, user, verb, w.key, uid)
+		_, err = c.cfg.Store.Commit(recorded, crdt.Write{Key: w.key, Object: w.obj, Base: w.base})
+		end(err)
 	}
 	if w.verb != create && w.verb != rescale && (apierrors.IsNotFound(err) || errors.Is(err, crdt.ErrNotFound)) {
 		return nil

@@ -79,8 +79,10 @@ type DoorConfig struct {
 	Spend func(context.Context, *corev1.Secret) error
 	// Ask asks an issuer in reach; nil: there is none.
 	Ask func(ctx context.Context, path string, in, out any) error
-	Now func() time.Time
-	Log *slog.Logger
+	// Record records who asked to be admitted, and the outcome; nil: nobody does.
+	Record func(context.Context, Admission)
+	Now    func() time.Time
+	Log    *slog.Logger
 }
 
 // Door admits joiners.
@@ -144,7 +146,9 @@ func (d *Door) join(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "bad join request: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	reply, err := d.relayed(r.Context(), secret, req)
+	asked := d.admission(secret, req, from)
+	reply, err := d.relayed(r.Context(), secret, req, asked)
+	d.record(r.Context(), asked, reply, err)
 	var no *refused
 	switch {
 	case errors.As(err, &no):
@@ -164,7 +168,7 @@ func (d *Door) join(w http.ResponseWriter, r *http.Request) {
 
 // relayed admits a joiner, here or at an issuer. The token is looked at before anything else: a stranger is told nothing of who is
 // here.
-func (d *Door) relayed(ctx context.Context, secret string, req Request) (*Reply, error) {
+func (d *Door) relayed(ctx context.Context, secret string, req Request, asked Admission) (*Reply, error) {
 	if _, issuer, err := d.cfg.Self.Identity().authority(); err != nil || issuer {
 		if err != nil {
 			return nil, err
@@ -175,7 +179,7 @@ func (d *Door) relayed(ctx context.Context, secret string, req Request) (*Reply,
 		return nil, errOutOfReach
 	}
 	var out joinAnswer
-	if err := d.cfg.Ask(ctx, PathJoin, joinQuestion{Secret: secret, Request: req}, &out); err != nil {
+	if err := d.cfg.Ask(ctx, PathJoin, joinQuestion{Secret: secret, Request: req, AuditID: asked.ID, From: asked.From}, &out); err != nil {
 		d.cfg.Log.Warn("relay a joiner to an issuer", "node", req.NodeName, "err", err)
 		return nil, errOutOfReach
 	}

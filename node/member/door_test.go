@@ -2,9 +2,11 @@ package member
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -476,4 +478,71 @@ func FuzzStatement(f *testing.F) {
 			t.Error("a statement that nobody signed is believed")
 		}
 	})
+}
+
+// TestAdmissionsAreRecorded: who asked to be admitted, by which token and from where, and the outcome; under one ID on the member that was
+// asked and on the issuer that it asked. Nothing of it tells a secret, and what a stranger may say without end is not told.
+func TestAdmissionsAreRecorded(t *testing.T) {
+	w := found(t, "a")
+	w.join("b", "a", false)
+	seen := map[string][]Admission{}
+	for name, d := range w.doors {
+		d.cfg.Record = func(_ context.Context, a Admission) { seen[name] = append(seen[name], a) }
+	}
+	secret, obj := NewToken(w.at.Add(time.Hour), true, false)
+	if err := w.write(obj, true); err != nil {
+		t.Fatal(err)
+	}
+	id := TokenID(obj)
+	if !strings.HasPrefix(secret, id+".") {
+		t.Errorf("the ID of a token is %s", id)
+	}
+	last := func(door string) Admission {
+		t.Helper()
+		if len(seen[door]) == 0 {
+			t.Fatalf("%s has recorded nothing", door)
+		}
+		return seen[door][len(seen[door])-1]
+	}
+	if code, text := post(t, w.doors["b"], "192.0.2.7", secret, request(t, "j", "j-id", "j")); code != 200 {
+		t.Fatalf("a good token: %d %s", code, text)
+	}
+	asked, issued := last("b"), last("a")
+	for door, a := range map[string]Admission{"b": asked, "a": issued} {
+		if a.Node != "j" || a.NodeID != "j-id" || a.Address != "10.0.0.9" || a.From != "192.0.2.7" || a.Token != id || !a.Issuer || a.Refused != nil || a.Code != 0 {
+			t.Errorf("%s has recorded %+v", door, a)
+		}
+	}
+	if asked.ID == "" || asked.ID != issued.ID || asked.ByWayOf != "" || issued.ByWayOf != "b" {
+		t.Errorf("by way of another: %+v, %+v", asked, issued)
+	}
+	for what, tt := range map[string]struct {
+		from, secret string
+		token        string
+		code         int
+	}{
+		"one that was used":  {"192.0.2.8", secret, id, 401},
+		"another secret":     {"192.0.2.9", id + ".0123456789abcdef0123456789abcdef", id, 401},
+		"none that is known": {"192.0.2.10", "hunter2.rest", "", 401},
+		"none":               {"192.0.2.11", "", "", 401},
+	} {
+		if code, _ := post(t, w.doors["a"], tt.from, tt.secret, request(t, "x", "x-id", "x")); code != tt.code {
+			t.Errorf("%s: %d", what, code)
+		}
+		a := last("a")
+		if a.From != tt.from || a.Token != tt.token || a.Code != tt.code || a.Refused == nil || a.Node != "x" || a.Issuer {
+			t.Errorf("%s is recorded as %+v", what, a)
+		}
+		if text := fmt.Sprintf("%+v", a); strings.Contains(text, "hunter2") || tt.secret != "" && strings.Contains(text, tt.secret) {
+			t.Errorf("%s: the record tells the secret: %s", what, text)
+		}
+	}
+	before := len(seen["b"])
+	w.all["a"].away = true // no issuer is in reach
+	if code, _ := post(t, w.doors["b"], "192.0.2.12", "hunter2.rest", request(t, "x", "x-id", "x")); code != 503 {
+		t.Errorf("without an issuer: %d", code)
+	}
+	if len(seen["b"]) != before {
+		t.Error("what a stranger may say without end is recorded")
+	}
 }

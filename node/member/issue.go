@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/google/uuid"
+
 	"murmur/crdt"
 )
 
@@ -46,6 +48,9 @@ type keyReply struct {
 type joinQuestion struct {
 	Secret  string  `json:"secret"`
 	Request Request `json:"request"`
+	// AuditID is that under which the member that asks records it, From where the joiner asked it from.
+	AuditID string `json:"auditID,omitempty"`
+	From    string `json:"from,omitempty"`
 }
 
 type joinAnswer struct {
@@ -78,6 +83,12 @@ func (s *Self) asker(r *http.Request) (Member, []*x509.Certificate, error) {
 	}
 	m, err := s.Verify(chain)
 	return m, chain, err
+}
+
+// Asker is the member that asks, as its certificate says now.
+func (s *Self) Asker(r *http.Request) (Member, error) {
+	m, _, err := s.asker(r)
+	return m, err
 }
 
 // Issue answers members on the service Service.
@@ -127,7 +138,13 @@ func (s *Self) answerTo(ctx context.Context, door *Door, m Member, leaf *x509.Ce
 		if err := json.Unmarshal(b, &in); err != nil {
 			return nil, err
 		}
+		asked := door.admission(in.Secret, in.Request, in.From)
+		asked.ByWayOf = m.Name
+		if uuid.Validate(in.AuditID) == nil {
+			asked.ID = in.AuditID
+		}
 		reply, err := door.admit(ctx, in.Secret, in.Request)
+		door.record(ctx, asked, reply, err)
 		var no *refused
 		if errors.As(err, &no) {
 			return joinAnswer{Refused: no}, nil

@@ -260,7 +260,7 @@ func (w *world) knock(name, id, by, secret string, like *Identity) (*Identity, e
 	if req.CSR, err = newRequest(key, []string{name, "127.0.0.1"}); err != nil {
 		return nil, err
 	}
-	r, err := w.doors[by].relayed(w.t.Context(), secret, req)
+	r, err := w.doors[by].relayed(w.t.Context(), secret, req, Admission{})
 	if err != nil {
 		return nil, err
 	}

@@ -70,6 +70,9 @@ type Config struct {
 	Runtime  Runtime
 	Volumes  Volumes
 	Recorder record.EventRecorder // default: events go nowhere
+	// Record records in the audit log what this node is about to write to an object; the function that it returns is called with the outcome.
+	// By default nothing is recorded.
+	Record func(ctx context.Context, verb string, key crdt.Key, uid types.UID) (context.Context, func(error))
 
 	// Holds tells whether this node runs a pod: by default, whether the pod is bound to it. While two sides of a healed
 	// partition both claim a pod, both hold it; only the one that it is bound to writes its status.
@@ -136,6 +139,11 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Starts == 0 {
 		c.Starts = 2 * runtime.NumCPU() // a start now and then waits for the disk
+	}
+	if c.Record == nil {
+		c.Record = func(ctx context.Context, _ string, _ crdt.Key, _ types.UID) (context.Context, func(error)) {
+			return ctx, func(error) {}
+		}
 	}
 	if c.MaxPods == 0 {
 		c.MaxPods = 110

@@ -428,7 +428,9 @@ func (w *worker) remove(ctx context.Context, e *crdt.Entry, p *corev1.Pod) {
 	if e == nil || p.DeletionTimestamp == nil || len(p.Finalizers) > 0 {
 		return
 	}
-	_, err := w.k.cfg.Store.Commit(ctx, crdt.Write{Key: e.Key, Base: e})
+	recorded, end := w.k.cfg.Record(ctx, "delete", e.Key, e.UID)
+	_, err := w.k.cfg.Store.Commit(recorded, crdt.Write{Key: e.Key, Base: e})
+	end(err)
 	switch {
 	case err == nil, errors.Is(err, crdt.ErrNotFound):
 	case errors.Is(err, crdt.ErrConflict):

@@ -1,6 +1,7 @@
 package podtest
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -42,6 +43,12 @@ func Conform(t *testing.T, w *World, cgroup func(*testing.T, *corev1.Pod) pod.Re
 		}
 		w.Delete("runs")
 		w.Until("runs", "gone", Gone)
+		w.Eventually(time.Second, "its removal is recorded", func() error {
+			if _, ok := w.Recorded.Load("delete pods/default/runs"); !ok {
+				return errors.New("it is not")
+			}
+			return nil
+		})
 		sandboxes, containers, err := w.Runtime.List(t.Context(), p.UID)
 		if err != nil || len(sandboxes)+len(containers) > 0 {
 			t.Errorf("left behind: %v %v %v", sandboxes, containers, err)

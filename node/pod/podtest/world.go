@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 
 	"murmur/crdt"
 	"murmur/node/pod"
@@ -32,7 +33,9 @@ type World struct {
 	Kubelet *pod.Kubelet
 	Config  pod.Config
 	Events  *Events
-	stop    func()
+	// Recorded is what the Kubelet told the audit log that it did: "VERB KEY".
+	Recorded sync.Map
+	stop     func()
 }
 
 // New opens a store in memory and starts a Kubelet on it. Everything is stopped and every pod removed when the test ends.
@@ -53,6 +56,13 @@ func New(t testing.TB, r pod.Runtime, v pod.Volumes, dir string) *World {
 	w.Config = pod.Config{Store: store, Node: "n1", Runtime: r, Volumes: v, Recorder: w.Events, HostIPs: []string{"192.0.2.1"}, Sysctls: sysctls,
 		ClusterDNS: []string{"10.43.0.10"}, LogDir: filepath.Join(dir, "logs"), DataDir: dir,
 		Log: slog.New(slog.NewTextHandler(writer{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))}
+	w.Config.Record = func(ctx context.Context, verb string, key crdt.Key, uid types.UID) (context.Context, func(error)) {
+		return ctx, func(err error) {
+			if err == nil && uid != "" {
+				w.Recorded.Store(verb+" "+key.String(), true)
+			}
+		}
+	}
 	w.Start()
 	t.Cleanup(func() {
 		for _, p := range crdt.List[corev1.Pod](store.Snapshot(), "pods", "") {

@@ -1,0 +1,60 @@
+package httpapi
+
+import (
+	"context"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	auditinternal "k8s.io/apiserver/pkg/apis/audit"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+
+	"murmur/crdt"
+	"murmur/httpapi/audit"
+)
+
+// begin records a write that goes past HTTP, as the same write over HTTP would be.
+func (s *Server) begin(ctx context.Context, k *call, verb string, uid types.UID) (context.Context, func(runtime.Object, error)) {
+	act := &audit.Act{User: k.user, Verb: verb, Object: auditinternal.ObjectReference{
+		APIGroup: k.kind.storage.Group, APIVersion: k.kind.storage.Version, Resource: k.kind.resource.Resource, Subresource: k.sub,
+		Namespace: k.namespace, Name: k.name, UID: uid,
+	}}
+	ctx, end := s.cfg.Audit.Begin(ctx, act)
+	return ctx, func(made runtime.Object, err error) {
+		if err == nil && made != nil {
+			act.Made(made)
+			if !k.secret() {
+				audit.Answered(ctx, made, k.kind.storage, legacyscheme.Codecs)
+			}
+		}
+		end(err)
+	}
+}
+
+// asked records what is to be written, if the policy wants more than who and what.
+func (s *Server) asked(ctx context.Context, k *call, obj runtime.Object) {
+	if !k.secret() {
+		audit.Asked(ctx, obj, k.kind.storage.WithResource(k.kind.resource.Resource), k.sub, legacyscheme.Codecs)
+	}
+}
+
+// secret tells whether what is written is kept out of the record whatever the policy says: no person has asked for it.
+func (k *call) secret() bool { return k.kind.key() == "secrets" }
+
+// Record records what a part of the daemon writes to an object past this API: who, which verb, and to what. The function that it returns
+// is called with the outcome.
+func (s *Server) Record(ctx context.Context, by user.Info, verb string, key crdt.Key, uid types.UID) (context.Context, func(error)) {
+	row := s.kind(resourceOf(key))
+	if row == nil {
+		return ctx, func(error) {} // a document of the store's own
+	}
+	namespace := key.Namespace
+	if key.Resource == "namespaces" {
+		namespace = key.Name
+	}
+	ctx, end := s.begin(ctx, &call{kind: row, namespace: namespace, name: key.Name, user: by}, verb, uid)
+	return ctx, func(err error) { end(nil, err) }
+}
+
+// itself is who writes what this API does without being asked.
+var itself = &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}}
