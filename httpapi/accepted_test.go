@@ -25,10 +25,10 @@ func TestEveryKindIsInTheTable(t *testing.T) {
 	}
 	n := newNode(t, nil)
 	for _, k := range kinds() {
-		if k.decode == nil {
+		if k.Decode == nil {
 			continue
 		}
-		if gvk := n.registry.kinds[k.key()].gvk; !have[gvk.Kind] {
+		if gvk := n.registry.kinds[k.Key()].GVK; !have[gvk.Kind] {
 			t.Errorf("%s is stored, and nobody says what becomes of its fields", gvk)
 		} else {
 			delete(have, gvk.Kind)

@@ -136,7 +136,7 @@ func TestLostClaim(t *testing.T) {
 	probe, err := n.typed().CoreV1().Services("default").Create(ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}}, metav1.CreateOptions{})
 	check(t, err)
 	addr := netip.MustParseAddr(probe.Spec.ClusterIP)
-	c := &claims{cfg: &n.cfg}
+	c := &claims{cfg: &n.cfg, commit: n.store.Commit}
 	if err := c.take(ctx, "default/other", addressClaim(addr)); !errors.Is(err, errClaimed) {
 		t.Errorf("the claim of another: %v", err)
 	}

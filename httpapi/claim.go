@@ -24,6 +24,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/service/portallocator"
 
 	"murmur/crdt"
+	"murmur/httpapi/storage"
 )
 
 // A cluster address or node port belongs to a Service by a claim: an object under the name of the number, created as all that must
@@ -100,6 +101,8 @@ func newClaim(k crdt.Key, namespace, name string) runtime.Object {
 // nodes take to answer.
 type claims struct {
 	cfg *Config
+	// commit makes a write of the class that the request in ctx is of.
+	commit func(ctx context.Context, w crdt.Write) (*crdt.Entry, error)
 
 	// mu is held while numbers are drawn for one Service. What follows is about that Service.
 	mu sync.Mutex
@@ -156,10 +159,6 @@ var errClaimed = errors.New("the number is claimed for another Service")
 
 // take claims a number for a Service.
 func (c *claims) take(ctx context.Context, owner string, k crdt.Key) error {
-	commit := c.cfg.Store.Commit
-	if c.cfg.Homes != nil && askedOf(ctx).outside {
-		commit = c.cfg.Homes.Commit
-	}
 	namespace, name, _ := strings.Cut(owner, "/")
 	for range claimAttempts {
 		snap := c.cfg.Store.Snapshot()
@@ -173,7 +172,7 @@ func (c *claims) take(ctx context.Context, owner string, k crdt.Key) error {
 			}
 			w = crdt.Write{Key: k, Base: e}
 		}
-		_, err := commit(ctx, w)
+		_, err := c.commit(ctx, w)
 		switch {
 		case err == nil && w.Base == nil:
 			return nil
@@ -268,7 +267,7 @@ func (s *Server) allocate(ctx context.Context, svc, old *core.Service, dry bool,
 				return finish, nil
 			}
 			if taken = errors.Is(err, errClaimed); !taken {
-				return nil, failed(core.Resource("services"), "allocate", crdt.Key{Resource: "services", Namespace: svc.Namespace, Name: svc.Name}, err)
+				return nil, storage.StatusError(core.Resource("services"), "allocate", crdt.Key{Resource: "services", Namespace: svc.Namespace, Name: svc.Name}, err)
 			}
 		}
 		if !taken || !drew || attempt == drawAgain {
@@ -290,6 +289,7 @@ func invalidNumber(svc *core.Service, err error) error {
 // Claim makes the claims of a Service's numbers say that they are its. That is so already unless two sides of a cut network
 // have claimed the same, or a claim was lost.
 func (s *Server) Claim(ctx context.Context, svc *corev1.Service, numbers []crdt.Key) error {
+	ctx = storage.WithRequest(ctx, storage.Request{Outside: true})
 	for _, k := range numbers {
 		w := crdt.Write{Key: k, Object: newClaim(k, svc.Namespace, svc.Name)}
 		if e, ok := s.cfg.Store.Snapshot().Get(k); ok {
@@ -297,11 +297,7 @@ func (s *Server) Claim(ctx context.Context, svc *corev1.Service, numbers []crdt.
 			w.Base = e
 			w.Object.(metav1.Object).SetCreationTimestamp(metav1.NewTime(made))
 		}
-		commit := s.cfg.Store.Commit
-		if s.cfg.Homes != nil {
-			commit = s.cfg.Homes.Commit
-		}
-		if _, err := commit(ctx, w); err != nil {
+		if _, err := s.backend.Commit(ctx, w); err != nil {
 			return fmt.Errorf("claim %s for service %s/%s: %w", k.Name, svc.Namespace, svc.Name, err)
 		}
 	}
@@ -312,7 +308,7 @@ func (s *Server) Claim(ctx context.Context, svc *corev1.Service, numbers []crdt.
 // Services that got the same one on two sides of a cut network.
 func (s *Server) Renumber(ctx context.Context, svc *corev1.Service, numbers []crdt.Key) error {
 	// Other nodes allocate too.
-	ctx = context.WithValue(ctx, classKey{}, asked{outside: true})
+	ctx = storage.WithRequest(ctx, storage.Request{Outside: true})
 	base, ok := s.cfg.Store.Snapshot().Get(crdt.Key{Resource: "services", Namespace: svc.Namespace, Name: svc.Name})
 	if !ok || base.UID != svc.UID {
 		return nil

@@ -2,55 +2,19 @@ package httpapi
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
-	"time"
 
-	coordinationv1 "k8s.io/api/coordination/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"murmur/crdt"
-	"murmur/httpapi/admit"
+	"murmur/httpapi/storage"
 )
-
-// Writes are of two classes. Those of class E are committed on this node and merge with what others commit. Those of class H
-// are decided one after the other at a node that all ask: every creation and PUT that comes over HTTP, every write with a
-// precondition, the removal of finalizers, and all writes of Leases. What the node's own parts write in-process is of
-// class E, whatever version they made it from: their names are functions of the owner, and two that do the same thing write the same.
-
-// Homes makes writes of class H: crdt.Homes.
-type Homes interface {
-	Commit(ctx context.Context, w crdt.Write) (*crdt.Entry, error)
-	// StoodFor makes of a version of another node this node's version of the same state of the object. It is false if that is
-	// not the present state here.
-	StoodFor(ctx context.Context, k crdt.Key, v crdt.Version) (crdt.Version, bool)
-}
-
-type classKey struct{}
-
-// asked is what the HTTP request says about the class of its writes.
-type asked struct {
-	// outside: it came over HTTP.
-	outside bool
-	// conditional: it is to be refused if the object has changed.
-	conditional bool
-}
-
-func askedOf(ctx context.Context) asked {
-	a, _ := ctx.Value(classKey{}).(asked)
-	return a
-}
 
 // withClass notes what a request says about the class of its writes.
 func (s *Server) withClass(h http.Handler) http.Handler {
@@ -60,13 +24,13 @@ func (s *Server) withClass(h http.Handler) http.Handler {
 			h.ServeHTTP(w, r)
 			return
 		}
-		a := asked{outside: true}
+		a := storage.Request{Outside: true}
 		switch info.Verb {
 		case "update":
-			a.conditional = true
+			a.Conditional = true
 		case "patch":
 			body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
-			a.conditional = conditional(r.Header.Get("Content-Type"), body)
+			a.Conditional = conditional(r.Header.Get("Content-Type"), body)
 			r = again(r, body, err)
 		case "delete":
 			body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
@@ -75,7 +39,7 @@ func (s *Server) withClass(h http.Handler) http.Handler {
 			}
 			r = again(r, body, err)
 		}
-		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), classKey{}, a)))
+		h.ServeHTTP(w, r.WithContext(storage.WithRequest(r.Context(), a)))
 	})
 }
 
@@ -109,56 +73,6 @@ func conditional(contentType string, patch []byte) bool {
 	return strings.HasPrefix(contentType, string(types.JSONPatchType)) && bytes.Contains(patch, []byte(`"test"`))
 }
 
-// serialised tells whether a write is of class H that creates an object, or takes it from some finalizers to others.
-func (o *objects) serialised(ctx context.Context, creates bool, had, left []string, pre *storage.Preconditions) bool {
-	a := askedOf(ctx)
-	switch {
-	case a.conditional, o.kind.resource == coordinationv1.Resource("leases"):
-		return true
-	case a.outside && (creates || pre != nil && (pre.UID != nil || pre.ResourceVersion != nil)):
-		return true
-	}
-	return slices.ContainsFunc(had, func(f string) bool { return !slices.Contains(left, f) })
-}
-
-// finalizers are an object's.
-func finalizers(obj runtime.Object) []string {
-	m, err := meta.Accessor(obj)
-	if err != nil {
-		return nil
-	}
-	return slices.Clone(m.GetFinalizers())
-}
-
-// commit makes a write of either class.
-func (o *objects) commit(ctx context.Context, serialised bool, w crdt.Write) (*crdt.Entry, error) {
-	if admit.Reserved(o.kind.resource.Group) {
-		return nil, errors.New("it is a document of the store's own")
-	}
-	w.Asked = true
-	if serialised && o.server.cfg.Homes != nil {
-		return o.server.cfg.Homes.Commit(ctx, w)
-	}
-	return o.store.Commit(ctx, w)
-}
-
-// stoodWithin bounds the question what a version of another node stood for.
-const stoodWithin = 2 * time.Second
-
-// here makes of a version of another node this node's version of the same state of the object. If there is none it stays as it
-// is, and differs from what is compared with it.
-func (s *Server) here(ctx context.Context, k crdt.Key, v crdt.Version) crdt.Version {
-	if v == 0 || s.cfg.Homes == nil || v>>versionBits == s.cfg.Store.Snapshot().Version()>>versionBits {
-		return v
-	}
-	ctx, cancel := context.WithTimeout(ctx, stoodWithin)
-	defer cancel()
-	if local, ok := s.cfg.Homes.StoodFor(ctx, k, v); ok {
-		return local
-	}
-	return v
-}
-
 // deletedVersion has the version in the preconditions of a deletion read as this node's: upstream's registry compares it
 // before it asks the store. All versions have as many digits, so the body stays as long as it is
 // in every encoding.
@@ -174,32 +88,10 @@ func (s *Server) deletedVersion(r *http.Request, info *request.RequestInfo, body
 	if err != nil {
 		return body
 	}
-	key := crdt.Key{Resource: k.key(), Name: info.Name}
-	if k.namespaced {
+	key := crdt.Key{Resource: k.Key(), Name: info.Name}
+	if k.Namespaced {
 		key.Namespace = info.Namespace
 	}
-	local := s.here(r.Context(), key, v)
+	local := s.backend.Here(r.Context(), key, v)
 	return bytes.ReplaceAll(body, []byte(v.String()), []byte(local.String()))
-}
-
-// versioner reads the version of an object that a client sends as this node's version of the same state.
-type versioner struct {
-	storage.APIObjectVersioner
-	objects *objects
-}
-
-func (v versioner) ObjectResourceVersion(obj runtime.Object) (uint64, error) {
-	n, err := v.APIObjectVersioner.ObjectResourceVersion(obj)
-	if err != nil || n == 0 {
-		return n, err
-	}
-	m, err := meta.Accessor(obj)
-	if err != nil {
-		return n, nil // a list
-	}
-	k := crdt.Key{Resource: v.objects.kind.key(), Name: m.GetName()}
-	if v.objects.kind.namespaced {
-		k.Namespace = m.GetNamespace()
-	}
-	return uint64(v.objects.server.here(context.Background(), k, crdt.Version(n))), nil
 }

@@ -31,6 +31,7 @@ import (
 	"murmur/crdt"
 	"murmur/httpapi/admit"
 	"murmur/httpapi/audit"
+	"murmur/httpapi/storage"
 )
 
 // Client writes as one user without leaving the process: the same authorisation, admission, defaulting and
@@ -65,7 +66,7 @@ func (c *Client) RoundTripper() http.RoundTripper { return inProcess{c.server, c
 
 // call is one write on its way through the pipeline.
 type call struct {
-	kind      *kind
+	kind      *storage.Kind
 	path      string // "pods", "pods/status"
 	sub       string
 	namespace string
@@ -80,7 +81,7 @@ func (c *Client) call(obj runtime.Object, sub string) (*call, runtime.Object, er
 		return nil, nil, err
 	}
 	for _, k := range c.server.registry.kinds {
-		if k.decode == nil || k.gvk.GroupVersion() != gvks[0].GroupVersion() || k.gvk.Kind != gvks[0].Kind {
+		if k.Decode == nil || k.GVK.GroupVersion() != gvks[0].GroupVersion() || k.GVK.Kind != gvks[0].Kind {
 			continue
 		}
 		m, err := meta.Accessor(obj)
@@ -95,23 +96,23 @@ func (c *Client) call(obj runtime.Object, sub string) (*call, runtime.Object, er
 			return nil, nil, err
 		}
 		namespace := m.GetNamespace()
-		if k.resource == (schema.GroupResource{Resource: "namespaces"}) {
+		if k.Resource == (schema.GroupResource{Resource: "namespaces"}) {
 			namespace = m.GetName()
 		}
-		return c.at(k, sub, namespace, m.GetName()), internal, nil
+		return c.at(&k.Kind, sub, namespace, m.GetName()), internal, nil
 	}
 	return nil, nil, fmt.Errorf("%s is not a stored kind of this API", gvks[0])
 }
 
-func (c *Client) at(k *kind, sub, namespace, name string) *call {
-	path := k.resource.Resource
+func (c *Client) at(k *storage.Kind, sub, namespace, name string) *call {
+	path := k.Resource.Resource
 	if sub != "" {
 		path += "/" + sub
 	}
 	return &call{kind: k, path: path, sub: sub, namespace: namespace, name: name, user: c.user, own: c.own}
 }
 
-func (s *Server) storage(k *call) rest.Storage { return s.registry.versions[k.kind.storage][k.path] }
+func (s *Server) serving(k *call) rest.Storage { return s.registry.versions[k.kind.Version][k.path] }
 
 // allow prepares the context as the HTTP pipeline does, and asks whether the user may.
 func (s *Server) allow(ctx context.Context, k *call, verb string) (context.Context, error) {
@@ -120,12 +121,12 @@ func (s *Server) allow(ctx context.Context, k *call, verb string) (context.Conte
 		ctx = admit.Own(ctx)
 	}
 	ctx = request.WithRequestInfo(ctx, &request.RequestInfo{
-		IsResourceRequest: true, Verb: verb, APIPrefix: "apis", APIGroup: k.kind.storage.Group, APIVersion: k.kind.storage.Version,
-		Namespace: k.namespace, Resource: k.kind.resource.Resource, Subresource: k.sub, Name: k.name,
+		IsResourceRequest: true, Verb: verb, APIPrefix: "apis", APIGroup: k.kind.Version.Group, APIVersion: k.kind.Version.Version,
+		Namespace: k.namespace, Resource: k.kind.Resource.Resource, Subresource: k.sub, Name: k.name,
 	})
 	attrs := authorizer.AttributesRecord{
-		User: k.user, Verb: verb, Namespace: k.namespace, APIGroup: k.kind.storage.Group, APIVersion: k.kind.storage.Version,
-		Resource: k.kind.resource.Resource, Subresource: k.sub, Name: k.name, ResourceRequest: true,
+		User: k.user, Verb: verb, Namespace: k.namespace, APIGroup: k.kind.Version.Group, APIVersion: k.kind.Version.Version,
+		Resource: k.kind.Resource.Resource, Subresource: k.sub, Name: k.name, ResourceRequest: true,
 	}
 	decision, reason, err := s.authz.Authorize(ctx, attrs)
 	if decision == authorizer.DecisionAllow {
@@ -140,15 +141,15 @@ func (s *Server) allow(ctx context.Context, k *call, verb string) (context.Conte
 // attributes are what admission sees of a call: the kind is that of what is written, which for a subresource may be
 // another than the resource's.
 func (s *Server) attributes(k *call, obj, old runtime.Object, op admission.Operation, opts runtime.Object) admission.Attributes {
-	gvk := k.kind.gvk
+	gvk := k.kind.GVK
 	if k.sub != "" {
 		// The installer has found the kinds of all subresources, or the server would not have started.
-		if of, err := endpoints.GetResourceKind(k.kind.storage, s.storage(k), legacyscheme.Scheme); err == nil {
+		if of, err := endpoints.GetResourceKind(k.kind.Version, s.serving(k), legacyscheme.Scheme); err == nil {
 			gvk = of
 		}
 	}
 	return admission.NewAttributesRecord(obj, old, gvk, k.namespace, k.name,
-		k.kind.storage.WithResource(k.kind.resource.Resource), k.sub, op, opts, false, k.user)
+		k.kind.Version.WithResource(k.kind.Resource.Resource), k.sub, op, opts, false, k.user)
 }
 
 var objectInterfaces = admission.NewObjectInterfacesFromScheme(legacyscheme.Scheme)
@@ -162,7 +163,7 @@ func (s *Server) mutate(ctx context.Context, a admission.Attributes) error {
 
 // external gives the typed object of the storage version.
 func (k *call) external(internal runtime.Object) (runtime.Object, error) {
-	return legacyscheme.Scheme.ConvertToVersion(internal, k.kind.storage)
+	return legacyscheme.Scheme.ConvertToVersion(internal, k.kind.Version)
 }
 
 // Cover creates a pod that stands in for one out of sight. Webhooks that cannot be called are not waited for: the pod
@@ -183,9 +184,9 @@ func (c *Client) Create(ctx context.Context, obj runtime.Object) (made runtime.O
 	if err != nil {
 		return nil, err
 	}
-	creater, ok := c.server.storage(k).(rest.Creater)
+	creater, ok := c.server.serving(k).(rest.Creater)
 	if !ok {
-		return nil, apierrors.NewMethodNotSupported(k.kind.resource, "create")
+		return nil, apierrors.NewMethodNotSupported(k.kind.Resource, "create")
 	}
 	m, err := meta.Accessor(internal)
 	if err != nil {
@@ -193,7 +194,7 @@ func (c *Client) Create(ctx context.Context, obj runtime.Object) (made runtime.O
 	}
 	rest.WipeObjectMetaSystemFields(m)
 	opts := &metav1.CreateOptions{FieldManager: c.user.GetName()}
-	live, err := legacyscheme.Scheme.New(k.kind.gvk)
+	live, err := legacyscheme.Scheme.New(k.kind.GVK)
 	if err != nil {
 		return nil, err
 	}
@@ -238,14 +239,14 @@ func (c *Client) Finalize(ctx context.Context, namespace *corev1.Namespace) (*co
 
 // Token issues a token of a ServiceAccount. A node must bind it to a pod of its own.
 func (c *Client) Token(ctx context.Context, namespace, account string, want *authenticationv1.TokenRequest) (made *authenticationv1.TokenRequest, err error) {
-	k := c.at(c.server.registry.kinds["serviceaccounts"], "token", namespace, account)
+	k := c.at(&c.server.registry.kinds["serviceaccounts"].Kind, "token", namespace, account)
 	ctx, end := c.server.begin(ctx, k, "create", "")
 	defer func() { end(nil, err) }()
 	ctx, err = c.server.allow(ctx, k, "create")
 	if err != nil {
 		return nil, err
 	}
-	creater, ok := c.server.storage(k).(rest.NamedCreater)
+	creater, ok := c.server.serving(k).(rest.NamedCreater)
 	if !ok {
 		return nil, apierrors.NewServiceUnavailable("this cluster issues no tokens")
 	}
@@ -279,9 +280,9 @@ func (c *Client) update(ctx context.Context, obj runtime.Object, sub string) (ma
 	if err != nil {
 		return nil, err
 	}
-	updater, ok := c.server.storage(k).(rest.Updater)
+	updater, ok := c.server.serving(k).(rest.Updater)
 	if !ok {
-		return nil, apierrors.NewMethodNotSupported(k.kind.resource, "update")
+		return nil, apierrors.NewMethodNotSupported(k.kind.Resource, "update")
 	}
 	c.server.asked(ctx, k, internal)
 	opts := &metav1.UpdateOptions{FieldManager: c.user.GetName()}
@@ -305,11 +306,11 @@ func (c *Client) update(ctx context.Context, obj runtime.Object, sub string) (ma
 // Delete deletes an object, or marks it if it has finalizers or time to end in. NotFound if there is none.
 func (c *Client) Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOptions) (err error) {
 	row := c.server.kind(resourceOf(key))
-	if row == nil || row.decode == nil {
+	if row == nil || row.Decode == nil {
 		return fmt.Errorf("%s is not a stored kind of this API", key.Resource)
 	}
 	namespace := key.Namespace
-	if row.resource == (schema.GroupResource{Resource: "namespaces"}) {
+	if row.Resource == (schema.GroupResource{Resource: "namespaces"}) {
 		namespace = key.Name
 	}
 	k := c.at(row, "", namespace, key.Name)
@@ -323,8 +324,8 @@ func (c *Client) Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOpt
 	if err != nil {
 		return err
 	}
-	deleter, ok := c.server.storage(k).(rest.GracefulDeleter)
-	if crd := definition(c.server.cfg.Store.Snapshot(), row.resource); crd != nil {
+	deleter, ok := c.server.serving(k).(rest.GracefulDeleter)
+	if crd := definition(c.server.cfg.Store.Snapshot(), row.Resource); crd != nil {
 		if !established(crd) {
 			return c.server.discard(ctx, key)
 		}
@@ -332,10 +333,10 @@ func (c *Client) Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOpt
 		if err != nil {
 			return err
 		}
-		deleter, ok = custom.versions[row.storage.Version].storage.CustomResource, true
+		deleter, ok = custom.versions[row.Version.Version].storage.CustomResource, true
 	}
 	if !ok {
-		return apierrors.NewMethodNotSupported(row.resource, "delete")
+		return apierrors.NewMethodNotSupported(row.Resource, "delete")
 	}
 	a := c.server.attributes(k, nil, nil, admission.Delete, &opts)
 	if err := c.server.mutate(ctx, a); err != nil {
@@ -363,7 +364,7 @@ type managers struct {
 // manage writes into an object who owns which of its fields after this write.
 func (s *Server) manage(k *call, old, now runtime.Object) (runtime.Object, error) {
 	s.managers.mu.Lock()
-	id := k.kind.key() + "/" + k.sub
+	id := k.kind.Key() + "/" + k.sub
 	m := s.managers.of[id]
 	if m == nil {
 		var err error
@@ -379,11 +380,11 @@ func (s *Server) manage(k *call, old, now runtime.Object) (runtime.Object, error
 
 func (s *Server) newManager(k *call) (*managedfields.FieldManager, error) {
 	var resets map[fieldpath.APIVersion]fieldpath.Filter
-	if strategy, ok := s.storage(k).(rest.ResetFieldsStrategy); ok {
+	if strategy, ok := s.serving(k).(rest.ResetFieldsStrategy); ok {
 		resets = fieldpath.NewExcludeFilterSetMap(strategy.GetResetFields())
 	}
 	return managedfields.NewDefaultFieldManager(s.converter, runtime.UnsafeObjectConvertor(legacyscheme.Scheme), legacyscheme.Scheme,
-		legacyscheme.Scheme, k.kind.gvk, schema.GroupVersion{Group: k.kind.storage.Group, Version: runtime.APIVersionInternal}, k.sub, resets)
+		legacyscheme.Scheme, k.kind.GVK, schema.GroupVersion{Group: k.kind.Version.Group, Version: runtime.APIVersionInternal}, k.sub, resets)
 }
 
 type selfKey struct{}
@@ -397,7 +398,7 @@ type inProcess struct {
 
 func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	// What a request leads to is another request: nothing of who asked the first, or how, counts for it.
-	ctx := context.WithValue(context.WithValue(context.WithValue(r.Context(), selfKey{}, t.user), peerKey{}, nil), classKey{}, nil)
+	ctx := storage.WithRequest(context.WithValue(context.WithValue(r.Context(), selfKey{}, t.user), peerKey{}, nil), storage.Request{})
 	if ctx = admit.Common(ctx); t.own {
 		ctx = admit.Own(ctx)
 	}

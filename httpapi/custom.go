@@ -26,16 +26,13 @@ import (
 	kubeversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/apiserver/pkg/endpoints/handlers"
 	"k8s.io/apiserver/pkg/registry/generic"
-	"k8s.io/apiserver/pkg/storage"
-	"k8s.io/apiserver/pkg/storage/storagebackend"
-	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/kube-openapi/pkg/spec3"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	smd "sigs.k8s.io/structured-merge-diff/v6/typed"
 
 	"murmur/crdt"
 	"murmur/httpapi/admit"
+	"murmur/httpapi/storage"
 )
 
 // customs are the kinds that CustomResourceDefinitions define. What is served is a function of the newest snapshot: a request
@@ -44,7 +41,6 @@ import (
 type customs struct {
 	server      *Server
 	conversions *conversion.CRConverterFactory
-	pages       *pages
 
 	mu sync.Mutex
 	// made is by the definition's name.
@@ -67,7 +63,7 @@ type making struct {
 // custom is one custom kind as it is served.
 type custom struct {
 	definition *apiextensionsv1.CustomResourceDefinition
-	kind       *kind
+	kind       *storage.Kind
 	life       context.Context
 	versions   map[string]*customVersion
 	// schemas are structural, by version; nil for a version without a schema.
@@ -92,7 +88,7 @@ func newCustoms(s *Server) (*customs, error) {
 	if err != nil {
 		return nil, fmt.Errorf("conversion of custom resources: %w", err)
 	}
-	return &customs{server: s, conversions: conversions, pages: &pages{}, made: map[string]*making{}}, nil
+	return &customs{server: s, conversions: conversions, made: map[string]*making{}}, nil
 }
 
 // definition finds what defines a resource. Of the store's own documents nothing does, whatever an older node let in.
@@ -105,9 +101,9 @@ func definition(snap *crdt.Snapshot, resource schema.GroupResource) *apiextensio
 }
 
 // kind is the row of a resource, be it in the table or defined.
-func (s *Server) kind(resource schema.GroupResource) *kind {
-	if k := s.registry.kinds[(&kind{resource: resource}).key()]; k != nil {
-		return k
+func (s *Server) kind(resource schema.GroupResource) *storage.Kind {
+	if k := s.registry.kinds[storage.Key(resource)]; k != nil {
+		return &k.Kind
 	}
 	crd := definition(s.cfg.Store.Snapshot(), resource)
 	if crd == nil {
@@ -121,21 +117,21 @@ func (s *Server) kind(resource schema.GroupResource) *kind {
 }
 
 // customKind is the row that a definition stands for.
-func customKind(crd *apiextensionsv1.CustomResourceDefinition) (*kind, error) {
+func customKind(crd *apiextensionsv1.CustomResourceDefinition) (*storage.Kind, error) {
 	stored, err := apihelpers.GetCRDStorageVersion(crd)
 	if err != nil {
 		return nil, err
 	}
-	k := &kind{
-		resource:   schema.GroupResource{Group: crd.Spec.Group, Resource: crd.Spec.Names.Plural},
-		storage:    schema.GroupVersion{Group: crd.Spec.Group, Version: stored},
-		namespaced: crd.Spec.Scope == apiextensionsv1.NamespaceScoped,
-		decode: func(e *crdt.Entry) (runtime.Object, error) {
+	k := &storage.Kind{
+		Resource:   schema.GroupResource{Group: crd.Spec.Group, Resource: crd.Spec.Names.Plural},
+		Version:    schema.GroupVersion{Group: crd.Spec.Group, Version: stored},
+		Namespaced: crd.Spec.Scope == apiextensionsv1.NamespaceScoped,
+		Decode: func(e *crdt.Entry) (runtime.Object, error) {
 			u := &unstructured.Unstructured{}
 			return u, e.Into(u)
 		},
 	}
-	k.gvk = k.storage.WithKind(crd.Spec.Names.Kind)
+	k.GVK = k.Version.WithKind(crd.Spec.Names.Kind)
 	return k, nil
 }
 
@@ -210,7 +206,7 @@ func (cs *customs) make(crd *apiextensionsv1.CustomResourceDefinition, life cont
 			}
 		}
 	}
-	c.shape = shapeOf(c.schemas[k.storage.Version])
+	c.shape = shapeOf(c.schemas[k.Version.Version])
 	resets := map[fieldpath.APIVersion]*fieldpath.Set{}
 	for i := range crd.Spec.Versions {
 		v := &crd.Spec.Versions[i]
@@ -314,7 +310,7 @@ func (cs *customs) storage(c *custom, v *apiextensionsv1.CustomResourceDefinitio
 	return customresource.NewStorage(
 		gv.WithResource(names.Plural).GroupResource(), gv.WithResource(names.Singular).GroupResource(),
 		gv.WithKind(names.Kind), gv.WithKind(names.ListKind),
-		customresource.NewStrategy(newTyper(parameters(gv)), c.kind.namespaced, gv.WithKind(names.Kind), validator, statusValidator,
+		customresource.NewStrategy(newTyper(parameters(gv)), c.kind.Namespaced, gv.WithKind(names.Kind), validator, statusValidator,
 			c.schemas[v.Name], status, scale, v.SelectableFields),
 		customOptions{customs: cs, custom: c, version: v.Name}, names.Categories, table, replicas)
 }
@@ -326,23 +322,8 @@ type customOptions struct {
 	version string
 }
 
-func (o customOptions) GetRESTOptions(resource schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
-	c := o.custom
-	return generic.RESTOptions{
-		StorageConfig: &storagebackend.ConfigForResource{
-			Config:        storagebackend.Config{Codec: unstructured.UnstructuredJSONScheme, EncodeVersioner: runtime.NewMultiGroupVersioner(c.kind.storage)},
-			GroupResource: resource,
-		},
-		Decorator: func(_ *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
-			newFunc, _ func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers) (storage.Interface, factory.DestroyFunc, error) {
-			s := o.customs.server
-			return &objects{server: s, store: s.cfg.Store, pages: o.customs.pages, kind: c.kind, prefix: prefix, newFunc: newFunc,
-				form: customForm{c, o.version}, life: c.life}, func() {}, nil
-		},
-		EnableGarbageCollection: true,
-		DeleteCollectionWorkers: 4,
-		ResourcePrefix:          c.kind.key(),
-	}, nil
+func (o customOptions) GetRESTOptions(schema.GroupResource, runtime.Object) (generic.RESTOptions, error) {
+	return o.customs.server.backend.Options(o.custom.life, o.custom.kind, customForm{o.custom, o.version}, unstructured.UnstructuredJSONScheme), nil
 }
 
 // columns are those of a version, or the age.

@@ -26,7 +26,8 @@ type customForm struct {
 	version string
 }
 
-func (f customForm) internal(e *crdt.Entry, into runtime.Object) error {
+// Internal converts, prunes and defaults.
+func (f customForm) Internal(e *crdt.Entry, into runtime.Object) error {
 	u := &unstructured.Unstructured{}
 	if err := e.Into(u); err != nil {
 		return err
@@ -42,7 +43,7 @@ func (f customForm) internal(e *crdt.Entry, into runtime.Object) error {
 	if !ok {
 		return fmt.Errorf("decode %s: into %T", e.Key, into)
 	}
-	want := schema.GroupVersion{Group: c.kind.storage.Group, Version: f.version}
+	want := schema.GroupVersion{Group: c.kind.Version.Group, Version: f.version}
 	if u.GroupVersionKind().GroupVersion() != want {
 		converted, err := c.convertOwn.ConvertToVersion(u, want)
 		if err != nil {
@@ -59,9 +60,10 @@ func (f customForm) internal(e *crdt.Entry, into runtime.Object) error {
 	return nil
 }
 
-func (f customForm) stored(obj runtime.Object, base *crdt.Entry) (runtime.Object, error) {
+// Stored converts, and notes how the object is merged.
+func (f customForm) Stored(obj runtime.Object, base *crdt.Entry) (runtime.Object, error) {
 	c := f.custom
-	out, err := c.convert.ConvertToVersion(obj, c.kind.storage)
+	out, err := c.convert.ConvertToVersion(obj, c.kind.Version)
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +149,7 @@ func (k coercion) apply(u *unstructured.Unstructured) error {
 	}
 	apiVersion, kind := u.Object["apiVersion"], u.Object["kind"]
 	// Options of requests come this way too.
-	if gvk := u.GroupVersionKind(); gvk.GroupKind() == c.kind.gvk.GroupKind() {
+	if gvk := u.GroupVersionKind(); gvk.GroupKind() == c.kind.GVK.GroupKind() {
 		s := c.schemas[gvk.Version]
 		if !c.definition.Spec.PreserveUnknownFields {
 			dropped = append(dropped, pruning.PruneWithOptions(u.Object, s, true,
@@ -185,7 +187,7 @@ func (k coercion) apply(u *unstructured.Unstructured) error {
 // defaults fills in what the schema of the object's version has defaults for.
 func (c *custom) defaults(u runtime.Unstructured) {
 	gvk := u.GetObjectKind().GroupVersionKind()
-	if gvk.GroupKind() == c.kind.gvk.GroupKind() {
+	if gvk.GroupKind() == c.kind.GVK.GroupKind() {
 		defaulting.Default(u.UnstructuredContent(), c.schemas[gvk.Version])
 	}
 }
@@ -197,7 +199,7 @@ type customDefaults struct {
 }
 
 func (d customDefaults) Default(obj runtime.Object) {
-	if u, ok := obj.(runtime.Unstructured); ok && u.GetObjectKind().GroupVersionKind().GroupKind() == d.custom.kind.gvk.GroupKind() {
+	if u, ok := obj.(runtime.Unstructured); ok && u.GetObjectKind().GroupVersionKind().GroupKind() == d.custom.kind.GVK.GroupKind() {
 		d.custom.defaults(u)
 		return
 	}

@@ -43,7 +43,7 @@ func (cs *customs) scopes(c *custom, name string, cv *customVersion, equivalents
 	typer := newTyper(params)
 	negotiated := newNegotiation(c, typer)
 	cv.resource = &handlers.RequestScope{
-		Namer:      handlers.ContextBasedNaming{Namer: meta.NewAccessor(), ClusterScoped: !c.kind.namespaced},
+		Namer:      handlers.ContextBasedNaming{Namer: meta.NewAccessor(), ClusterScoped: !c.kind.Namespaced},
 		Serializer: negotiated, StandardSerializers: negotiated.standard(),
 		ParameterCodec: runtime.NewParameterCodec(params),
 		Creater:        unstructuredCreater{}, Convertor: c.convert, UnsafeConvertor: c.convertOwn, Typer: typer,
@@ -139,10 +139,10 @@ func (cs *customs) serve(w http.ResponseWriter, r *http.Request, info *request.R
 		h = cs.handler(v, info, crd)
 	}
 	if h == nil {
-		err := apierrors.NewMethodNotSupported(c.kind.resource, info.Verb)
+		err := apierrors.NewMethodNotSupported(c.kind.Resource, info.Verb)
 		if info.Subresource != "" && v.status == nil && info.Subresource == "status" || info.Subresource != "" && v.scale == nil && info.Subresource == "scale" ||
 			!slices.Contains([]string{"", "status", "scale"}, info.Subresource) {
-			err = apierrors.NewNotFound(c.kind.resource, info.Name)
+			err = apierrors.NewNotFound(c.kind.Resource, info.Name)
 		}
 		return err
 	}

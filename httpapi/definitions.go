@@ -25,6 +25,7 @@ import (
 
 	"murmur/crdt"
 	"murmur/httpapi/admit"
+	"murmur/httpapi/storage"
 )
 
 // definitions is the key of CustomResourceDefinitions.
@@ -43,12 +44,13 @@ func terminating(crd *apiextensionsv1.CustomResourceDefinition) bool {
 // definitionForm is the form of definitions. With whatever is written goes what follows from it: the names that are accepted,
 // and the conditions. So a kind is there with the answer to the request that made its definition.
 type definitionForm struct {
-	native
+	storage.Native
 	server *Server
 }
 
-func (f definitionForm) stored(obj runtime.Object, base *crdt.Entry) (runtime.Object, error) {
-	out, err := f.native.stored(obj, base)
+// Stored settles what is written.
+func (f definitionForm) Stored(obj runtime.Object, base *crdt.Entry) (runtime.Object, error) {
+	out, err := f.Native.Stored(obj, base)
 	if crd, ok := out.(*apiextensionsv1.CustomResourceDefinition); ok && err == nil {
 		settle(crd, f.server.defined(), metav1.Now())
 	}
@@ -302,9 +304,9 @@ func (s *Server) sweep(ctx context.Context, seen map[string]*apiextensionsv1.Cus
 		delete(seen, name)
 		of, err := customKind(crd)
 		if err != nil {
-			of = &kind{resource: schema.GroupResource{Group: crd.Spec.Group, Resource: crd.Spec.Names.Plural}}
+			of = &storage.Kind{Resource: schema.GroupResource{Group: crd.Spec.Group, Resource: crd.Spec.Names.Plural}}
 		}
-		for e := range snap.Range(of.key(), "", "") {
+		for e := range snap.Range(of.Key(), "", "") {
 			if err := s.remove(ctx, nil, of, e); err != nil {
 				s.cfg.Log.Debug("object of a kind that is gone", "object", e.Key, "err", err)
 			}
@@ -357,7 +359,7 @@ func (s *Server) cleanUp(ctx context.Context, crd *apiextensionsv1.CustomResourc
 		return err
 	}
 	left, failed := 0, error(nil)
-	for e := range snap.Range(kind.key(), "", "") {
+	for e := range snap.Range(kind.Key(), "", "") {
 		if admit.Reserved(crd.Spec.Group) {
 			break // these are not its objects
 		}
@@ -369,7 +371,7 @@ func (s *Server) cleanUp(ctx context.Context, crd *apiextensionsv1.CustomResourc
 	c := apiextensionsv1.CustomResourceDefinitionCondition{Type: apiextensionsv1.Terminating, Status: apiextensionsv1.ConditionTrue,
 		Reason: "InstanceDeletionInProgress", Message: "CustomResource deletion is in progress"}
 	if left > 0 {
-		for range s.cfg.Store.Snapshot().Range(kind.key(), "", "") {
+		for range s.cfg.Store.Snapshot().Range(kind.Key(), "", "") {
 			left = -1
 			break
 		}
@@ -403,7 +405,7 @@ func (s *Server) cleanUp(ctx context.Context, crd *apiextensionsv1.CustomResourc
 }
 
 // remove deletes one custom object, or marks it if it has finalizers and its kind is served.
-func (s *Server) remove(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, kind *kind, e *crdt.Entry) (err error) {
+func (s *Server) remove(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, kind *storage.Kind, e *crdt.Entry) (err error) {
 	ctx, end := s.begin(ctx, &call{kind: kind, namespace: e.Key.Namespace, name: e.Key.Name, user: itself}, "delete", e.UID)
 	defer func() { end(nil, err) }()
 	if crd == nil || !established(crd) {
@@ -414,7 +416,7 @@ func (s *Server) remove(ctx context.Context, crd *apiextensionsv1.CustomResource
 		return err
 	}
 	ctx = request.WithNamespace(ctx, e.Key.Namespace)
-	_, _, err = c.versions[c.kind.storage.Version].storage.CustomResource.Delete(ctx, e.Key.Name, rest.ValidateAllObjectFunc, &metav1.DeleteOptions{})
+	_, _, err = c.versions[c.kind.Version.Version].storage.CustomResource.Delete(ctx, e.Key.Name, rest.ValidateAllObjectFunc, &metav1.DeleteOptions{})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
 	}

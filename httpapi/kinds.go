@@ -22,7 +22,6 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/registry/customresourcedefinition"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -93,45 +92,21 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 	"k8s.io/utils/clock"
 
-	"murmur/crdt"
+	"murmur/httpapi/storage"
 )
 
 // kind is one row of the table: a resource, how its objects are stored, and upstream's registry for it. The
-// registry brings the strategies, subresources, short names, categories, selectable fields and table columns.
+// registry brings the strategies, subresources, short names, categories, selectable fields and table columns, and says
+// whether the kind is namespaced.
 type kind struct {
-	resource schema.GroupResource
-	// storage is the version whose JSON is in the store, and the first that is served.
-	storage schema.GroupVersion
+	// Version is also the first that is served.
+	storage.Kind
 	// also are further group versions that serve the same stored objects.
 	also []schema.GroupVersion
-	// decode gives the entry's typed object, shared. It is nil for kinds that are answered, not stored.
-	decode func(*crdt.Entry) (runtime.Object, error)
-	// form is how they are represented, if not as native says.
-	form func(*Server, *kind) form
+	// form is how they are represented, if not as storage.Native says.
+	form func(*registry, *kind) storage.Form
 	// rest makes the resource ("") and its subresources ("status").
 	rest func(*registry) (map[string]rest.Storage, error)
-	// namespaced is upstream's word on it, filled in when the row comes to life.
-	namespaced bool
-	gvk        schema.GroupVersionKind
-}
-
-// key is the kind's name in crdt.Key.Resource.
-func (k *kind) key() string {
-	if k.resource.Group == "" {
-		return k.resource.Resource
-	}
-	return k.resource.Group + "/" + k.resource.Resource
-}
-
-func as[T any, P interface {
-	*T
-	runtime.Object
-}](e *crdt.Entry) (runtime.Object, error) {
-	t, err := crdt.As[T](e)
-	if err != nil {
-		return nil, err
-	}
-	return P(t), nil
 }
 
 // alone is a registry that makes a kind without subresources.
@@ -155,26 +130,26 @@ func kinds() []*kind {
 	coreKind := func(name string) schema.GroupResource { return core.Resource(name) }
 	rbacKind := func(name string) schema.GroupResource { return rbacv1.Resource(name) }
 	return append([]*kind{
-		{resource: coreKind("namespaces"), storage: corev1.SchemeGroupVersion, decode: as[corev1.Namespace], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.Namespace](coreKind("namespaces"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, status, finalize, err := namespacestore.NewREST(r)
 			return map[string]rest.Storage{"": s, "status": status, "finalize": finalize}, err
 		}},
-		{resource: coreKind("nodes"), storage: corev1.SchemeGroupVersion, decode: as[corev1.Node], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.Node](coreKind("nodes"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := nodestore.NewStorage(r, kubeletclient.KubeletClientConfig{}, r.proxy)
 			if err != nil {
 				return nil, err
 			}
 			return map[string]rest.Storage{"": s.Node, "status": s.Status}, nil
 		}},
-		{resource: coreKind("secrets"), storage: corev1.SchemeGroupVersion, decode: as[corev1.Secret], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.Secret](coreKind("secrets"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := secretstore.NewREST(r)
 			return map[string]rest.Storage{"": s}, err
 		}},
-		{resource: coreKind("configmaps"), storage: corev1.SchemeGroupVersion, decode: as[corev1.ConfigMap], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.ConfigMap](coreKind("configmaps"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := configmapstore.NewREST(r)
 			return map[string]rest.Storage{"": s}, err
 		}},
-		{resource: coreKind("pods"), storage: corev1.SchemeGroupVersion, decode: as[corev1.Pod], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.Pod](coreKind("pods"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := podstore.NewStorage(r, placedOn{}, r.proxy, r.own.PolicyV1(), r.authz)
 			if err != nil {
 				return nil, err
@@ -187,7 +162,7 @@ func kinds() []*kind {
 				"log": &logREST{stream}, "exec": &execREST{stream}, "attach": &attachREST{stream}, "portforward": &portForwardREST{stream},
 			}, nil
 		}},
-		{resource: coreKind("services"), storage: corev1.SchemeGroupVersion, decode: as[corev1.Service], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.Service](coreKind("services"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, status, proxy, err := servicestore.NewREST(r, core.IPv4Protocol,
 				map[core.IPFamily]ipallocator.Interface{core.IPv4Protocol: r.addresses}, r.ports, r.slices(), r.store("pods"), r.proxy)
 			if err != nil {
@@ -196,7 +171,7 @@ func kinds() []*kind {
 			r.chooseByName(s.Store)
 			return map[string]rest.Storage{"": s, "status": status, "proxy": proxy}, nil
 		}},
-		{resource: coreKind("serviceaccounts"), storage: corev1.SchemeGroupVersion, decode: as[corev1.ServiceAccount], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.ServiceAccount](coreKind("serviceaccounts"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := serviceaccountstore.NewREST(r, r.issuer, r.audiences, r.authz, r.cfg.MaxTokenLife, r.store("pods"), r.store("secrets"), r.store("nodes"),
 				getter[*admissionregistrationv1.ValidatingWebhookConfiguration](tokenSubjects{r.cfg.Store}.GetValidatingWebhookConfiguration),
 				getter[*admissionregistrationv1.MutatingWebhookConfiguration](tokenSubjects{r.cfg.Store}.GetMutatingWebhookConfiguration), true, min(r.cfg.MaxTokenLife, extendedTokenLife))
@@ -209,99 +184,99 @@ func kinds() []*kind {
 			}
 			return out, nil
 		}},
-		{resource: coreKind("endpoints"), storage: corev1.SchemeGroupVersion, decode: as[corev1.Endpoints], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.Endpoints](coreKind("endpoints"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := endpointsstore.NewREST(r)
 			return map[string]rest.Storage{"": s}, err
 		}},
-		{resource: coreKind("events"), storage: corev1.SchemeGroupVersion, also: []schema.GroupVersion{eventsv1.SchemeGroupVersion}, decode: as[corev1.Event], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.Event](coreKind("events"), corev1.SchemeGroupVersion), also: []schema.GroupVersion{eventsv1.SchemeGroupVersion}, rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := eventstore.NewREST(r, uint64(eventLife.Seconds()))
 			return map[string]rest.Storage{"": s}, err
 		}},
-		{resource: discoveryv1.Resource("endpointslices"), storage: discoveryv1.SchemeGroupVersion, decode: as[discoveryv1.EndpointSlice], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[discoveryv1.EndpointSlice](discoveryv1.Resource("endpointslices"), discoveryv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := endpointslicestore.NewREST(r)
 			return map[string]rest.Storage{"": s}, err
 		}},
-		{resource: appsv1.Resource("replicasets"), storage: appsv1.SchemeGroupVersion, decode: as[appsv1.ReplicaSet], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[appsv1.ReplicaSet](appsv1.Resource("replicasets"), appsv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := replicasetstore.NewStorage(r)
 			return map[string]rest.Storage{"": s.ReplicaSet, "status": s.Status, "scale": s.Scale}, err
 		}},
-		{resource: appsv1.Resource("deployments"), storage: appsv1.SchemeGroupVersion, decode: as[appsv1.Deployment], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[appsv1.Deployment](appsv1.Resource("deployments"), appsv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := deploymentstore.NewStorage(r)
 			return map[string]rest.Storage{"": s.Deployment, "status": s.Status, "scale": s.Scale}, err
 		}},
-		{resource: coordinationv1.Resource("leases"), storage: coordinationv1.SchemeGroupVersion, decode: as[coordinationv1.Lease], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[coordinationv1.Lease](coordinationv1.Resource("leases"), coordinationv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := leasestore.NewREST(r)
 			return map[string]rest.Storage{"": s}, err
 		}},
-		{resource: rbacKind("roles"), storage: rbacv1.SchemeGroupVersion, decode: as[rbacv1.Role], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[rbacv1.Role](rbacKind("roles"), rbacv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := rolestore.NewREST(r)
 			return map[string]rest.Storage{"": rolepolicy.NewStorage(s, r.authz, r.rules)}, err
 		}},
-		{resource: rbacKind("clusterroles"), storage: rbacv1.SchemeGroupVersion, decode: as[rbacv1.ClusterRole], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[rbacv1.ClusterRole](rbacKind("clusterroles"), rbacv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := clusterrolestore.NewREST(r)
 			return map[string]rest.Storage{"": clusterrolepolicy.NewStorage(s, r.authz, r.rules)}, err
 		}},
-		{resource: rbacKind("rolebindings"), storage: rbacv1.SchemeGroupVersion, decode: as[rbacv1.RoleBinding], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[rbacv1.RoleBinding](rbacKind("rolebindings"), rbacv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := rolebindingstore.NewREST(r)
 			return map[string]rest.Storage{"": rolebindingpolicy.NewStorage(s, r.authz, r.rules)}, err
 		}},
-		{resource: rbacKind("clusterrolebindings"), storage: rbacv1.SchemeGroupVersion, decode: as[rbacv1.ClusterRoleBinding], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[rbacv1.ClusterRoleBinding](rbacKind("clusterrolebindings"), rbacv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := clusterrolebindingstore.NewREST(r)
 			return map[string]rest.Storage{"": clusterrolebindingpolicy.NewStorage(s, r.authz, r.rules)}, err
 		}},
 
-		{resource: coreKind("replicationcontrollers"), storage: corev1.SchemeGroupVersion, decode: as[corev1.ReplicationController], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.ReplicationController](coreKind("replicationcontrollers"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := replicationcontrollerstore.NewStorage(r)
 			return map[string]rest.Storage{"": s.Controller, "status": s.Status, "scale": s.Scale}, err
 		}},
-		{resource: appsv1.Resource("statefulsets"), storage: appsv1.SchemeGroupVersion, decode: as[appsv1.StatefulSet], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[appsv1.StatefulSet](appsv1.Resource("statefulsets"), appsv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := statefulsetstore.NewStorage(r)
 			return map[string]rest.Storage{"": s.StatefulSet, "status": s.Status, "scale": s.Scale}, err
 		}},
-		{resource: appsv1.Resource("daemonsets"), storage: appsv1.SchemeGroupVersion, decode: as[appsv1.DaemonSet], rest: reported(daemonsetstore.NewREST)},
-		{resource: appsv1.Resource("controllerrevisions"), storage: appsv1.SchemeGroupVersion, decode: as[appsv1.ControllerRevision], rest: alone(controllerrevisionstore.NewREST)},
-		{resource: coreKind("podtemplates"), storage: corev1.SchemeGroupVersion, decode: as[corev1.PodTemplate], rest: alone(podtemplatestore.NewREST)},
-		{resource: batchv1.Resource("jobs"), storage: batchv1.SchemeGroupVersion, decode: as[batchv1.Job], rest: reported(jobstore.NewREST)},
-		{resource: batchv1.Resource("cronjobs"), storage: batchv1.SchemeGroupVersion, decode: as[batchv1.CronJob], rest: reported(cronjobstore.NewREST)},
-		{resource: autoscalingv2.Resource("horizontalpodautoscalers"), storage: autoscalingv2.SchemeGroupVersion, also: []schema.GroupVersion{autoscalingv1.SchemeGroupVersion},
-			decode: as[autoscalingv2.HorizontalPodAutoscaler], rest: reported(autoscalerstore.NewREST)},
-		{resource: policyv1.Resource("poddisruptionbudgets"), storage: policyv1.SchemeGroupVersion, decode: as[policyv1.PodDisruptionBudget], rest: reported(budgetstore.NewREST)},
-		{resource: coreKind("resourcequotas"), storage: corev1.SchemeGroupVersion, decode: as[corev1.ResourceQuota], rest: reported(quotastore.NewREST)},
-		{resource: coreKind("limitranges"), storage: corev1.SchemeGroupVersion, decode: as[corev1.LimitRange], rest: alone(limitrangestore.NewREST)},
-		{resource: schedulingv1.Resource("priorityclasses"), storage: schedulingv1.SchemeGroupVersion, decode: as[schedulingv1.PriorityClass], rest: alone(priorityclassstore.NewREST)},
-		{resource: nodev1.Resource("runtimeclasses"), storage: nodev1.SchemeGroupVersion, decode: as[nodev1.RuntimeClass], rest: alone(runtimeclassstore.NewREST)},
+		{Kind: storage.Typed[appsv1.DaemonSet](appsv1.Resource("daemonsets"), appsv1.SchemeGroupVersion), rest: reported(daemonsetstore.NewREST)},
+		{Kind: storage.Typed[appsv1.ControllerRevision](appsv1.Resource("controllerrevisions"), appsv1.SchemeGroupVersion), rest: alone(controllerrevisionstore.NewREST)},
+		{Kind: storage.Typed[corev1.PodTemplate](coreKind("podtemplates"), corev1.SchemeGroupVersion), rest: alone(podtemplatestore.NewREST)},
+		{Kind: storage.Typed[batchv1.Job](batchv1.Resource("jobs"), batchv1.SchemeGroupVersion), rest: reported(jobstore.NewREST)},
+		{Kind: storage.Typed[batchv1.CronJob](batchv1.Resource("cronjobs"), batchv1.SchemeGroupVersion), rest: reported(cronjobstore.NewREST)},
+		{Kind: storage.Typed[autoscalingv2.HorizontalPodAutoscaler](autoscalingv2.Resource("horizontalpodautoscalers"), autoscalingv2.SchemeGroupVersion), also: []schema.GroupVersion{autoscalingv1.SchemeGroupVersion},
+			rest: reported(autoscalerstore.NewREST)},
+		{Kind: storage.Typed[policyv1.PodDisruptionBudget](policyv1.Resource("poddisruptionbudgets"), policyv1.SchemeGroupVersion), rest: reported(budgetstore.NewREST)},
+		{Kind: storage.Typed[corev1.ResourceQuota](coreKind("resourcequotas"), corev1.SchemeGroupVersion), rest: reported(quotastore.NewREST)},
+		{Kind: storage.Typed[corev1.LimitRange](coreKind("limitranges"), corev1.SchemeGroupVersion), rest: alone(limitrangestore.NewREST)},
+		{Kind: storage.Typed[schedulingv1.PriorityClass](schedulingv1.Resource("priorityclasses"), schedulingv1.SchemeGroupVersion), rest: alone(priorityclassstore.NewREST)},
+		{Kind: storage.Typed[nodev1.RuntimeClass](nodev1.Resource("runtimeclasses"), nodev1.SchemeGroupVersion), rest: alone(runtimeclassstore.NewREST)},
 
-		{resource: networkingv1.Resource("ingresses"), storage: networkingv1.SchemeGroupVersion, decode: as[networkingv1.Ingress], rest: reported(ingressstore.NewREST)},
-		{resource: networkingv1.Resource("ingressclasses"), storage: networkingv1.SchemeGroupVersion, decode: as[networkingv1.IngressClass], rest: alone(ingressclassstore.NewREST)},
-		{resource: networkingv1.Resource("ipaddresses"), storage: networkingv1.SchemeGroupVersion, decode: as[networkingv1.IPAddress], rest: alone(ipaddressstore.NewREST)},
-		{resource: networkingv1.Resource("servicecidrs"), storage: networkingv1.SchemeGroupVersion, decode: as[networkingv1.ServiceCIDR], rest: reported(servicecidrstore.NewREST)},
+		{Kind: storage.Typed[networkingv1.Ingress](networkingv1.Resource("ingresses"), networkingv1.SchemeGroupVersion), rest: reported(ingressstore.NewREST)},
+		{Kind: storage.Typed[networkingv1.IngressClass](networkingv1.Resource("ingressclasses"), networkingv1.SchemeGroupVersion), rest: alone(ingressclassstore.NewREST)},
+		{Kind: storage.Typed[networkingv1.IPAddress](networkingv1.Resource("ipaddresses"), networkingv1.SchemeGroupVersion), rest: alone(ipaddressstore.NewREST)},
+		{Kind: storage.Typed[networkingv1.ServiceCIDR](networkingv1.Resource("servicecidrs"), networkingv1.SchemeGroupVersion), rest: reported(servicecidrstore.NewREST)},
 
-		{resource: coreKind("persistentvolumes"), storage: corev1.SchemeGroupVersion, decode: as[corev1.PersistentVolume], rest: reported(volumestore.NewREST)},
-		{resource: coreKind("persistentvolumeclaims"), storage: corev1.SchemeGroupVersion, decode: as[corev1.PersistentVolumeClaim], rest: reported(claimstore.NewREST)},
-		{resource: storagev1.Resource("storageclasses"), storage: storagev1.SchemeGroupVersion, decode: as[storagev1.StorageClass], rest: alone(storageclassstore.NewREST)},
-		{resource: storagev1.Resource("volumeattributesclasses"), storage: storagev1.SchemeGroupVersion, decode: as[storagev1.VolumeAttributesClass], rest: alone(volumeattributesstore.NewREST)},
-		{resource: storagev1.Resource("volumeattachments"), storage: storagev1.SchemeGroupVersion, decode: as[storagev1.VolumeAttachment], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.PersistentVolume](coreKind("persistentvolumes"), corev1.SchemeGroupVersion), rest: reported(volumestore.NewREST)},
+		{Kind: storage.Typed[corev1.PersistentVolumeClaim](coreKind("persistentvolumeclaims"), corev1.SchemeGroupVersion), rest: reported(claimstore.NewREST)},
+		{Kind: storage.Typed[storagev1.StorageClass](storagev1.Resource("storageclasses"), storagev1.SchemeGroupVersion), rest: alone(storageclassstore.NewREST)},
+		{Kind: storage.Typed[storagev1.VolumeAttributesClass](storagev1.Resource("volumeattributesclasses"), storagev1.SchemeGroupVersion), rest: alone(volumeattributesstore.NewREST)},
+		{Kind: storage.Typed[storagev1.VolumeAttachment](storagev1.Resource("volumeattachments"), storagev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := attachmentstore.NewStorage(r)
 			if err != nil {
 				return nil, err
 			}
 			return map[string]rest.Storage{"": s.VolumeAttachment, "status": s.Status}, nil
 		}},
-		{resource: storagev1.Resource("csidrivers"), storage: storagev1.SchemeGroupVersion, decode: as[storagev1.CSIDriver], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[storagev1.CSIDriver](storagev1.Resource("csidrivers"), storagev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := csidriverstore.NewStorage(r)
 			if err != nil {
 				return nil, err
 			}
 			return map[string]rest.Storage{"": s.CSIDriver}, nil
 		}},
-		{resource: storagev1.Resource("csinodes"), storage: storagev1.SchemeGroupVersion, decode: as[storagev1.CSINode], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[storagev1.CSINode](storagev1.Resource("csinodes"), storagev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := csinodestore.NewStorage(r)
 			if err != nil {
 				return nil, err
 			}
 			return map[string]rest.Storage{"": s.CSINode}, nil
 		}},
-		{resource: storagev1.Resource("csistoragecapacities"), storage: storagev1.SchemeGroupVersion, decode: as[storagev1.CSIStorageCapacity], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[storagev1.CSIStorageCapacity](storagev1.Resource("csistoragecapacities"), storagev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, err := csicapacitystore.NewStorage(r)
 			if err != nil {
 				return nil, err
@@ -309,20 +284,22 @@ func kinds() []*kind {
 			return map[string]rest.Storage{"": s.CSIStorageCapacity}, nil
 		}},
 
-		{resource: certificatesv1.Resource("certificatesigningrequests"), storage: certificatesv1.SchemeGroupVersion, decode: as[certificatesv1.CertificateSigningRequest], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[certificatesv1.CertificateSigningRequest](certificatesv1.Resource("certificatesigningrequests"), certificatesv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, status, approval, err := certificatestore.NewREST(r)
 			return map[string]rest.Storage{"": s, "status": status, "approval": approval}, err
 		}},
-		{resource: certificatesv1.Resource("clustertrustbundles"), storage: certificatesv1.SchemeGroupVersion, decode: as[certificatesv1.ClusterTrustBundle], rest: alone(trustbundlestore.NewREST)},
-		{resource: certificatesv1.Resource("podcertificaterequests"), storage: certificatesv1.SchemeGroupVersion, decode: as[certificatesv1.PodCertificateRequest], rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[certificatesv1.ClusterTrustBundle](certificatesv1.Resource("clustertrustbundles"), certificatesv1.SchemeGroupVersion), rest: alone(trustbundlestore.NewREST)},
+		{Kind: storage.Typed[certificatesv1.PodCertificateRequest](certificatesv1.Resource("podcertificaterequests"), certificatesv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, status, err := podcertificatestore.NewREST(r, r.authz, clock.RealClock{})
 			return map[string]rest.Storage{"": s, "status": status}, err
 		}},
-		{resource: flowcontrolv1.Resource("flowschemas"), storage: flowcontrolv1.SchemeGroupVersion, decode: as[flowcontrolv1.FlowSchema], rest: reported(flowschemastore.NewREST)},
-		{resource: flowcontrolv1.Resource("prioritylevelconfigurations"), storage: flowcontrolv1.SchemeGroupVersion, decode: as[flowcontrolv1.PriorityLevelConfiguration], rest: reported(prioritylevelstore.NewREST)},
+		{Kind: storage.Typed[flowcontrolv1.FlowSchema](flowcontrolv1.Resource("flowschemas"), flowcontrolv1.SchemeGroupVersion), rest: reported(flowschemastore.NewREST)},
+		{Kind: storage.Typed[flowcontrolv1.PriorityLevelConfiguration](flowcontrolv1.Resource("prioritylevelconfigurations"), flowcontrolv1.SchemeGroupVersion), rest: reported(prioritylevelstore.NewREST)},
 
-		{resource: apiextensionsv1.Resource("customresourcedefinitions"), storage: apiextensionsv1.SchemeGroupVersion, decode: as[apiextensionsv1.CustomResourceDefinition],
-			form: func(s *Server, k *kind) form { return definitionForm{native{k}, s} },
+		{Kind: storage.Typed[apiextensionsv1.CustomResourceDefinition](apiextensionsv1.Resource("customresourcedefinitions"), apiextensionsv1.SchemeGroupVersion),
+			form: func(r *registry, k *kind) storage.Form {
+				return definitionForm{storage.Native{Kind: &k.Kind}, r.Server}
+			},
 			rest: func(r *registry) (map[string]rest.Storage, error) {
 				s, err := customresourcedefinition.NewREST(legacyscheme.Scheme, r)
 				if err != nil {
@@ -331,10 +308,10 @@ func kinds() []*kind {
 				return map[string]rest.Storage{"": s, "status": customresourcedefinition.NewStatusREST(legacyscheme.Scheme, s)}, nil
 			}},
 
-		{resource: admissionregistrationv1.Resource("mutatingwebhookconfigurations"), storage: admissionregistrationv1.SchemeGroupVersion, decode: as[admissionregistrationv1.MutatingWebhookConfiguration], rest: alone(mutatingwebhookstore.NewREST)},
-		{resource: admissionregistrationv1.Resource("validatingwebhookconfigurations"), storage: admissionregistrationv1.SchemeGroupVersion, decode: as[admissionregistrationv1.ValidatingWebhookConfiguration], rest: alone(validatingwebhookstore.NewREST)},
+		{Kind: storage.Typed[admissionregistrationv1.MutatingWebhookConfiguration](admissionregistrationv1.Resource("mutatingwebhookconfigurations"), admissionregistrationv1.SchemeGroupVersion), rest: alone(mutatingwebhookstore.NewREST)},
+		{Kind: storage.Typed[admissionregistrationv1.ValidatingWebhookConfiguration](admissionregistrationv1.Resource("validatingwebhookconfigurations"), admissionregistrationv1.SchemeGroupVersion), rest: alone(validatingwebhookstore.NewREST)},
 
-		{resource: apiregistrationv1.Resource("apiservices"), storage: apiregistrationv1.SchemeGroupVersion, decode: as[apiregistrationv1.APIService], rest: newAPIServices},
+		{Kind: storage.Typed[apiregistrationv1.APIService](apiregistrationv1.Resource("apiservices"), apiregistrationv1.SchemeGroupVersion), rest: newAPIServices},
 
 		answered(metricsv1beta1.Resource("nodes"), metricsv1beta1.SchemeGroupVersion, func(r *registry) rest.Storage { return nodeUsage{r.Server} }),
 		answered(metricsv1beta1.Resource("pods"), metricsv1beta1.SchemeGroupVersion, func(r *registry) rest.Storage { return podUsage{r.Server} }),
@@ -359,8 +336,8 @@ func kinds() []*kind {
 	}, policyKinds()...)
 }
 
-func answered(resource schema.GroupResource, version schema.GroupVersion, storage func(*registry) rest.Storage) *kind {
-	return &kind{resource: resource, storage: version, rest: func(r *registry) (map[string]rest.Storage, error) {
-		return map[string]rest.Storage{"": storage(r)}, nil
+func answered(resource schema.GroupResource, version schema.GroupVersion, make func(*registry) rest.Storage) *kind {
+	return &kind{Kind: storage.Kind{Resource: resource, Version: version}, rest: func(r *registry) (map[string]rest.Storage, error) {
+		return map[string]rest.Storage{"": make(r)}, nil
 	}}
 }

@@ -55,7 +55,7 @@ func TestKinds(t *testing.T) {
 		t.Run(gvk.Kind, func(t *testing.T) {
 			var k *kind
 			for _, have := range n.registry.kinds {
-				if have.gvk == *gvk {
+				if have.GVK == *gvk {
 					k = have
 				}
 			}
@@ -65,24 +65,24 @@ func TestKinds(t *testing.T) {
 			m, err := meta.Accessor(obj)
 			check(t, err)
 			m.SetName("sample")
-			if k.namespaced {
+			if k.Namespaced {
 				m.SetNamespace("default")
 			}
 			made, err := admin.Create(ctx, obj)
 			check(t, err)
-			key := crdt.Key{Resource: k.key(), Namespace: m.GetNamespace(), Name: "sample"}
+			key := crdt.Key{Resource: k.Key(), Namespace: m.GetNamespace(), Name: "sample"}
 			e, ok := n.cfg.Store.Snapshot().Get(key)
 			if !ok {
 				t.Fatalf("%s is not in the store", key)
 			}
-			if back, err := k.decode(e); err != nil || back.GetObjectKind().GroupVersionKind() != *gvk {
+			if back, err := k.Decode(e); err != nil || back.GetObjectKind().GroupVersionKind() != *gvk {
 				t.Errorf("stored as %v, %v", back, err)
 			}
-			if n.registry.versions[k.storage][k.resource.Resource+"/status"] != nil {
+			if n.registry.versions[k.Version][k.Resource.Resource+"/status"] != nil {
 				_, err := admin.UpdateStatus(ctx, made)
 				for apierrors.IsConflict(err) { // priority and fairness reports on what it acts on
 					now, _ := n.cfg.Store.Snapshot().Get(key)
-					if made, err = k.decode(now); err == nil {
+					if made, err = k.Decode(now); err == nil {
 						_, err = admin.UpdateStatus(ctx, made)
 					}
 				}

@@ -65,11 +65,11 @@ func (w *meeting) of(n *node, u map[string]any) dynamic.ResourceInterface {
 	w.t.Helper()
 	obj := &unstructured.Unstructured{Object: u}
 	for _, k := range n.registry.kinds {
-		if k.gvk == obj.GroupVersionKind() {
+		if k.GVK == obj.GroupVersionKind() {
 			c, err := dynamic.NewForConfigAndClient(&rest.Config{Host: "https://here", QPS: -1}, &http.Client{Transport: n.As("admin", "system:masters").RoundTripper()})
 			check(w.t, err)
-			r := c.Resource(k.gvk.GroupVersion().WithResource(k.resource.Resource))
-			if k.namespaced {
+			r := c.Resource(k.GVK.GroupVersion().WithResource(k.Resource.Resource))
+			if k.Namespaced {
 				return r.Namespace("default")
 			}
 			return r

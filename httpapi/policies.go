@@ -28,6 +28,7 @@ import (
 	validatingbindingstore "k8s.io/kubernetes/pkg/registry/admissionregistration/validatingadmissionpolicybinding/storage"
 
 	"murmur/crdt"
+	"murmur/httpapi/storage"
 )
 
 // The resources of admission policies and of what binds them, as in crdt.Key.
@@ -47,7 +48,7 @@ func policyKinds() []*kind {
 	}
 	policy := func(r *registry, resource string) rest.Getter { return r.versions[version][resource].(rest.Getter) }
 	return []*kind{
-		{resource: admissionregistrationv1.Resource("validatingadmissionpolicies"), storage: version, decode: as[admissionregistrationv1.ValidatingAdmissionPolicy],
+		{Kind: storage.Typed[admissionregistrationv1.ValidatingAdmissionPolicy](admissionregistrationv1.Resource("validatingadmissionpolicies"), version),
 			rest: func(r *registry) (map[string]rest.Storage, error) {
 				resources, err := resolve(r)
 				if err != nil {
@@ -56,7 +57,7 @@ func policyKinds() []*kind {
 				s, status, err := validatingpolicystore.NewREST(r, r.authz, resources)
 				return map[string]rest.Storage{"": s, "status": status}, err
 			}},
-		{resource: admissionregistrationv1.Resource("validatingadmissionpolicybindings"), storage: version, decode: as[admissionregistrationv1.ValidatingAdmissionPolicyBinding],
+		{Kind: storage.Typed[admissionregistrationv1.ValidatingAdmissionPolicyBinding](admissionregistrationv1.Resource("validatingadmissionpolicybindings"), version),
 			rest: func(r *registry) (map[string]rest.Storage, error) {
 				resources, err := resolve(r)
 				if err != nil {
@@ -65,7 +66,7 @@ func policyKinds() []*kind {
 				s, err := validatingbindingstore.NewREST(r, r.authz, &validatingbindingstore.DefaultPolicyGetter{Getter: policy(r, "validatingadmissionpolicies")}, resources)
 				return map[string]rest.Storage{"": s}, err
 			}},
-		{resource: admissionregistrationv1.Resource("mutatingadmissionpolicies"), storage: version, decode: as[admissionregistrationv1.MutatingAdmissionPolicy],
+		{Kind: storage.Typed[admissionregistrationv1.MutatingAdmissionPolicy](admissionregistrationv1.Resource("mutatingadmissionpolicies"), version),
 			rest: func(r *registry) (map[string]rest.Storage, error) {
 				resources, err := resolve(r)
 				if err != nil {
@@ -74,7 +75,7 @@ func policyKinds() []*kind {
 				s, err := mutatingpolicystore.NewREST(r, r.authz, resources)
 				return map[string]rest.Storage{"": s}, err
 			}},
-		{resource: admissionregistrationv1.Resource("mutatingadmissionpolicybindings"), storage: version, decode: as[admissionregistrationv1.MutatingAdmissionPolicyBinding],
+		{Kind: storage.Typed[admissionregistrationv1.MutatingAdmissionPolicyBinding](admissionregistrationv1.Resource("mutatingadmissionpolicybindings"), version),
 			rest: func(r *registry) (map[string]rest.Storage, error) {
 				resources, err := resolve(r)
 				if err != nil {

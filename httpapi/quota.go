@@ -21,6 +21,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"murmur/crdt"
+	"murmur/httpapi/storage"
 )
 
 // quotas charges what is created to the ResourceQuotas of its namespace before it is stored, and refuses what exceeds one.
@@ -129,8 +130,8 @@ func evaluators(list quota.ListerForResourceFunc) []quota.Evaluator {
 		own[e.GroupResource()] = true
 	}
 	for _, k := range kinds() {
-		if k.decode != nil && !own[k.resource] {
-			out = append(out, generic.NewObjectCountEvaluator(k.resource, generic.ListResourceUsingListerFunc(list, k.resource.WithVersion(k.storage.Version)), aliases[k.resource]))
+		if k.Decode != nil && !own[k.Resource] {
+			out = append(out, generic.NewObjectCountEvaluator(k.Resource, generic.ListResourceUsingListerFunc(list, k.Resource.WithVersion(k.Version.Version)), aliases[k.Resource]))
 		}
 	}
 	return out
@@ -140,8 +141,8 @@ func evaluators(list quota.ListerForResourceFunc) []quota.Evaluator {
 func customEvaluators(snap *crdt.Snapshot, list quota.ListerForResourceFunc) []quota.Evaluator {
 	var out []quota.Evaluator
 	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](snap, definitions, "") {
-		if k, err := customKind(crd); err == nil && k.namespaced {
-			out = append(out, generic.NewObjectCountEvaluator(k.resource, generic.ListResourceUsingListerFunc(list, k.resource.WithVersion(k.storage.Version)), ""))
+		if k, err := customKind(crd); err == nil && k.Namespaced {
+			out = append(out, generic.NewObjectCountEvaluator(k.Resource, generic.ListResourceUsingListerFunc(list, k.Resource.WithVersion(k.Version.Version)), ""))
 		}
 	}
 	return out
@@ -164,7 +165,7 @@ type counted struct {
 	cache.GenericLister
 	cache.GenericNamespaceLister
 	snap      *crdt.Snapshot
-	kind      *kind
+	kind      *storage.Kind
 	namespace string
 }
 
@@ -174,17 +175,17 @@ func (c counted) ByNamespace(namespace string) cache.GenericNamespaceLister {
 }
 
 func (c counted) Get(name string) (runtime.Object, error) {
-	e, ok := c.snap.Get(crdt.Key{Resource: c.kind.key(), Namespace: c.namespace, Name: name})
+	e, ok := c.snap.Get(crdt.Key{Resource: c.kind.Key(), Namespace: c.namespace, Name: name})
 	if !ok {
-		return nil, apierrors.NewNotFound(c.kind.resource, name)
+		return nil, apierrors.NewNotFound(c.kind.Resource, name)
 	}
-	return c.kind.decode(e)
+	return c.kind.Decode(e)
 }
 
 func (c counted) List(labels.Selector) ([]runtime.Object, error) {
 	var out []runtime.Object
-	for e := range c.snap.Range(c.kind.key(), c.namespace, "") {
-		obj, err := c.kind.decode(e)
+	for e := range c.snap.Range(c.kind.Key(), c.namespace, "") {
+		obj, err := c.kind.Decode(e)
 		if err != nil {
 			return nil, err
 		}

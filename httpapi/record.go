@@ -16,7 +16,7 @@ import (
 // begin records a write that goes past HTTP, as the same write over HTTP would be.
 func (s *Server) begin(ctx context.Context, k *call, verb string, uid types.UID) (context.Context, func(runtime.Object, error)) {
 	act := &audit.Act{User: k.user, Verb: verb, Object: auditinternal.ObjectReference{
-		APIGroup: k.kind.storage.Group, APIVersion: k.kind.storage.Version, Resource: k.kind.resource.Resource, Subresource: k.sub,
+		APIGroup: k.kind.Version.Group, APIVersion: k.kind.Version.Version, Resource: k.kind.Resource.Resource, Subresource: k.sub,
 		Namespace: k.namespace, Name: k.name, UID: uid,
 	}}
 	ctx, end := s.cfg.Audit.Begin(ctx, act)
@@ -24,7 +24,7 @@ func (s *Server) begin(ctx context.Context, k *call, verb string, uid types.UID)
 		if err == nil && made != nil {
 			act.Made(made)
 			if !k.secret() {
-				audit.Answered(ctx, made, k.kind.storage, legacyscheme.Codecs)
+				audit.Answered(ctx, made, k.kind.Version, legacyscheme.Codecs)
 			}
 		}
 		end(err)
@@ -34,12 +34,12 @@ func (s *Server) begin(ctx context.Context, k *call, verb string, uid types.UID)
 // asked records what is to be written, if the policy wants more than who and what.
 func (s *Server) asked(ctx context.Context, k *call, obj runtime.Object) {
 	if !k.secret() {
-		audit.Asked(ctx, obj, k.kind.storage.WithResource(k.kind.resource.Resource), k.sub, legacyscheme.Codecs)
+		audit.Asked(ctx, obj, k.kind.Version.WithResource(k.kind.Resource.Resource), k.sub, legacyscheme.Codecs)
 	}
 }
 
 // secret tells whether what is written is kept out of the record whatever the policy says: no person has asked for it.
-func (k *call) secret() bool { return k.kind.key() == "secrets" }
+func (k *call) secret() bool { return k.kind.Key() == "secrets" }
 
 // Record records what a part of the daemon writes to an object past this API: who, which verb, and to what. The function that it returns
 // is called with the outcome.

@@ -14,10 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/registry/rest"
-	"k8s.io/apiserver/pkg/storage"
-	"k8s.io/apiserver/pkg/storage/storagebackend"
-	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
-	"k8s.io/client-go/tools/cache"
 	apiregistration "k8s.io/kube-aggregator/pkg/apis/apiregistration/install"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	metrics "k8s.io/metrics/pkg/apis/metrics/install"
@@ -41,6 +37,8 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
 	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
 	_ "k8s.io/kubernetes/pkg/apis/storage/install"
+
+	"murmur/httpapi/storage"
 )
 
 // withTypes makes the types of the groups known that upstream serves by other programs than its own API server's core.
@@ -54,7 +52,6 @@ var withTypes = sync.OnceFunc(func() {
 type registry struct {
 	*Server
 	proxy http.RoundTripper
-	pages *pages
 	kinds map[string]*kind // by key
 	// versions holds, for each served version, its storage by path ("pods/status").
 	versions map[schema.GroupVersion]map[string]rest.Storage
@@ -64,35 +61,35 @@ type registry struct {
 
 func newRegistry(s *Server) (*registry, error) {
 	r := &registry{
-		Server: s, pages: &pages{}, kinds: map[string]*kind{},
+		Server: s, kinds: map[string]*kind{},
 		// Pods and services are dialled by address, for which no certificate speaks; upstream's proxy does not ask either.
 		proxy: &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second,
 			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
 		versions: map[schema.GroupVersion]map[string]rest.Storage{},
 	}
 	for _, k := range kinds() {
-		r.kinds[k.key()] = k
+		r.kinds[k.Key()] = k
 		storages, err := k.rest(r)
 		if err != nil {
-			return nil, fmt.Errorf("registry of %s: %w", k.resource, err)
+			return nil, fmt.Errorf("registry of %s: %w", k.Resource, err)
 		}
 		gvks, _, err := legacyscheme.Scheme.ObjectKinds(storages[""].New())
 		if err != nil {
-			return nil, fmt.Errorf("registry of %s: %w", k.resource, err)
+			return nil, fmt.Errorf("registry of %s: %w", k.Resource, err)
 		}
-		k.gvk = k.storage.WithKind(gvks[0].Kind)
-		k.namespaced = storages[""].(rest.Scoper).NamespaceScoped()
-		for _, gv := range append([]schema.GroupVersion{k.storage}, k.also...) {
+		k.GVK = k.Version.WithKind(gvks[0].Kind)
+		k.Namespaced = storages[""].(rest.Scoper).NamespaceScoped()
+		for _, gv := range append([]schema.GroupVersion{k.Version}, k.also...) {
 			if r.versions[gv] == nil {
 				r.versions[gv] = map[string]rest.Storage{}
 				r.order = append(r.order, gv)
 			}
-			for sub, storage := range storages {
-				path := k.resource.Resource
+			for sub, serves := range storages {
+				path := k.Resource.Resource
 				if sub != "" {
 					path += "/" + sub
 				}
-				r.versions[gv][path] = storage
+				r.versions[gv][path] = serves
 			}
 		}
 	}
@@ -108,27 +105,13 @@ var _ generic.RESTOptionsGetter = (*registry)(nil)
 
 // GetRESTOptions is how upstream's registry of a kind finds its storage.
 func (r *registry) GetRESTOptions(resource schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
-	k := r.kinds[(&kind{resource: resource}).key()]
-	if k == nil || k.decode == nil {
+	k := r.kinds[storage.Key(resource)]
+	if k == nil || k.Decode == nil {
 		return generic.RESTOptions{}, fmt.Errorf("%s is not a stored kind", resource)
 	}
-	codec := legacyscheme.Codecs.LegacyCodec(k.storage)
-	return generic.RESTOptions{
-		StorageConfig: &storagebackend.ConfigForResource{
-			Config:        storagebackend.Config{Codec: codec, EncodeVersioner: runtime.NewMultiGroupVersioner(k.storage)},
-			GroupResource: resource,
-		},
-		Decorator: func(_ *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
-			newFunc, _ func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers) (storage.Interface, factory.DestroyFunc, error) {
-			f := form(native{k})
-			if k.form != nil {
-				f = k.form(r.Server, k)
-			}
-			return &objects{server: r.Server, store: r.cfg.Store, pages: r.pages, kind: k, prefix: prefix, newFunc: newFunc,
-				form: f, life: context.Background()}, func() {}, nil
-		},
-		EnableGarbageCollection: true,
-		DeleteCollectionWorkers: 4,
-		ResourcePrefix:          k.key(),
-	}, nil
+	f := storage.Form(storage.Native{Kind: &k.Kind})
+	if k.form != nil {
+		f = k.form(r, k)
+	}
+	return r.backend.Options(context.Background(), &k.Kind, f, legacyscheme.Codecs.LegacyCodec(k.Version)), nil
 }

@@ -90,8 +90,8 @@ func (s *Server) scalable(of autoscalingv2.CrossVersionObjectReference) (schema.
 		return schema.GroupVersionResource{}, err
 	}
 	for _, k := range s.registry.kinds {
-		if k.gvk.Group == gv.Group && k.gvk.Kind == of.Kind && s.registry.versions[k.storage][k.resource.Resource+"/scale"] != nil {
-			return k.storage.WithResource(k.resource.Resource), nil
+		if k.GVK.Group == gv.Group && k.GVK.Kind == of.Kind && s.registry.versions[k.Version][k.Resource.Resource+"/scale"] != nil {
+			return k.Version.WithResource(k.Resource.Resource), nil
 		}
 	}
 	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](s.cfg.Store.Snapshot(), definitions, "") {
@@ -109,12 +109,12 @@ func (s *Server) scalable(of autoscalingv2.CrossVersionObjectReference) (schema.
 
 // PodUsage is what the pods that a selector chooses use, as far as they are measured and their nodes answer in time.
 func (c *Client) PodUsage(ctx context.Context, namespace string, pods labels.Selector) ([]metricsv1beta1.PodMetrics, error) {
-	k := c.at(c.server.registry.kinds[metricsv1beta1.GroupName+"/pods"], "", namespace, "")
+	k := c.at(&c.server.registry.kinds[metricsv1beta1.GroupName+"/pods"].Kind, "", namespace, "")
 	ctx, err := c.server.allow(ctx, k, "list")
 	if err != nil {
 		return nil, err
 	}
-	list, err := c.server.storage(k).(rest.Lister).List(ctx, &internalversion.ListOptions{LabelSelector: pods})
+	list, err := c.server.serving(k).(rest.Lister).List(ctx, &internalversion.ListOptions{LabelSelector: pods})
 	if err != nil {
 		return nil, err
 	}

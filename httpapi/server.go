@@ -25,7 +25,7 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	"k8s.io/apiserver/pkg/storage"
+	apistorage "k8s.io/apiserver/pkg/storage"
 	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -42,6 +42,7 @@ import (
 	"murmur/httpapi/fairness"
 	"murmur/httpapi/issuers"
 	"murmur/httpapi/route"
+	"murmur/httpapi/storage"
 )
 
 // Kubelet is what this node's running pods can be asked for. Exec, Attach and PortForward answer the address of
@@ -57,7 +58,7 @@ type Kubelet interface {
 type Config struct {
 	Store *crdt.Store
 	// Homes makes the writes that must not happen on two nodes at once. Nil: the store does.
-	Homes Homes
+	Homes storage.Homes
 	// Node is this node's name: pods bound to it are answered here, all others are relayed.
 	Node string
 
@@ -187,6 +188,7 @@ type Server struct {
 	claims    claims
 	addresses *addresses
 	ports     *ports
+	backend   *storage.Backend
 	registry  *registry
 	fair      *fairness.Fairness
 	table     *route.Table[restful.RouteFunction]
@@ -213,7 +215,8 @@ func New(cfg Config) (*Server, error) {
 	capabilities.Setup(true, 0)
 	withTypes()
 	s := &Server{cfg: cfg.withDefaults(), stopping: make(chan struct{})}
-	s.claims.cfg = &s.cfg
+	s.backend = storage.New(s.cfg.Store, s.cfg.Homes)
+	s.claims.cfg, s.claims.commit = &s.cfg, s.backend.Commit
 	s.addresses = newAddresses(s.cfg.Store, &s.claims, s.cfg.ServiceCIDR)
 	s.ports = newPorts(s.cfg.Store, &s.claims, s.cfg.NodePorts)
 	s.peers = peerTransport(s.cfg.Relay)
@@ -363,26 +366,26 @@ func (q quiet) Handle(ctx context.Context, r slog.Record) error {
 const sampled = 32
 
 // count is how many objects a resource has, "deployments.apps" say, and how large they are on average.
-func (s *Server) count(resource string) (storage.Stats, bool) {
+func (s *Server) count(resource string) (apistorage.Stats, bool) {
 	var n, bytes int64
 	snap, of := s.cfg.Store.Snapshot(), schema.ParseGroupResource(resource)
 	if s.kind(of) == nil && definition(snap, of) == nil {
-		return storage.Stats{}, false
+		return apistorage.Stats{}, false
 	}
-	for e := range snap.Range((&kind{resource: of}).key(), "", "") {
+	for e := range snap.Range(storage.Key(of), "", "") {
 		if n++; n <= sampled {
 			bytes += int64(len(e.JSON()))
 		}
 	}
-	return storage.Stats{ObjectCount: n, EstimatedAverageObjectSizeBytes: bytes / max(min(n, sampled), 1)}, true
+	return apistorage.Stats{ObjectCount: n, EstimatedAverageObjectSizeBytes: bytes / max(min(n, sampled), 1)}, true
 }
 
 // Resources lists what is stored, as in crdt.Key.Resource.
 func (s *Server) Resources() []string {
 	var out []string
 	for _, k := range kinds() {
-		if k.decode != nil {
-			out = append(out, k.key())
+		if k.Decode != nil {
+			out = append(out, k.Key())
 		}
 	}
 	return out

@@ -23,6 +23,7 @@ var rooms = []room{
 	{pkg: "httpapi/fairness"},
 	{pkg: "httpapi/issuers", may: []string{"httpapi/configfile"}},
 	{pkg: "httpapi/route"},
+	{pkg: "httpapi/storage", may: []string{"crdt", "httpapi/admit"}},
 
 	{pkg: "node/pod", may: []string{"crdt"}, tests: []string{"node/pod/podtest"}},
 	{pkg: "node/pod/podtest", may: []string{"crdt", "node/pod"}},

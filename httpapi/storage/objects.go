@@ -1,38 +1,33 @@
-package httpapi
+package storage
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"reflect"
 	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/storage"
-	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"murmur/crdt"
+	"murmur/httpapi/admit"
 )
 
 // objects is one kind as upstream's generic registry sees it: storage.Interface over the replicated
 // store. Inside the registry objects are internal ones; in the store they are the JSON of the storage
 // version. Versions are this node's apply sequence, so they increase here and mean nothing elsewhere.
 type objects struct {
-	server  *Server
-	store   *crdt.Store
-	pages   *pages
-	kind    *kind
+	backend *Backend
+	kind    *Kind
 	prefix  string // "/pods", "/apps/deployments"
 	newFunc func() runtime.Object
-	form
+	Form
 	// life ends when the kind is no longer what it was, and its watches with it.
 	life context.Context
 	// audience are those who watch this kind.
@@ -41,9 +36,6 @@ type objects struct {
 
 var _ storage.Interface = (*objects)(nil)
 
-// versionBits is how many low bits of a version count; those above name the node.
-const versionBits = 48
-
 // commitAttempts bounds the optimistic loop: a writer that loses this often has met a stampede, and a
 // 409 is the honest answer.
 const commitAttempts = 64
@@ -51,12 +43,12 @@ const commitAttempts = 64
 // key turns the registry's path ("/pods/default/web-0") into the store's key. A path that stops early
 // names a collection: Namespace or Name is empty then.
 func (o *objects) key(path string) crdt.Key {
-	k := crdt.Key{Resource: o.kind.key()}
+	k := crdt.Key{Resource: o.kind.Key()}
 	rest := strings.Trim(strings.TrimPrefix(path, o.prefix), "/")
 	if rest == "" {
 		return k
 	}
-	if !o.kind.namespaced {
+	if !o.kind.Namespaced {
 		k.Name = rest
 		return k
 	}
@@ -64,80 +56,25 @@ func (o *objects) key(path string) crdt.Key {
 	return k
 }
 
-// form is how the objects of a kind are represented in the registry and in the store.
-type form interface {
-	// internal decodes an entry into a fresh object of the registry that the caller owns.
-	internal(e *crdt.Entry, into runtime.Object) error
-	// stored is an object of the registry as the store has it; base is the entry that it takes the place of, or nil.
-	stored(obj runtime.Object, base *crdt.Entry) (runtime.Object, error)
-}
-
-// native is the form of the kinds that upstream has Go types for.
-type native struct{ kind *kind }
-
-func (o native) internal(e *crdt.Entry, into runtime.Object) error {
-	shared, err := o.kind.decode(e)
-	if err != nil {
-		return fmt.Errorf("decode %s: %w", e.Key, err)
-	}
-	versioned := shared.DeepCopyObject()
-	legacyscheme.Scheme.Default(versioned)
-	if err := legacyscheme.Scheme.Convert(versioned, into, nil); err != nil {
-		return fmt.Errorf("convert %s: %w", e.Key, err)
-	}
-	m, err := meta.Accessor(into)
-	if err != nil {
-		return err
-	}
-	m.SetResourceVersion(e.Version.String())
-	m.SetUID(e.UID)
-	return nil
-}
-
-func (o native) stored(obj runtime.Object, _ *crdt.Entry) (runtime.Object, error) {
-	return legacyscheme.Scheme.ConvertToVersion(obj, o.kind.storage)
-}
-
 // failed gives the store's refusals the status that says what a client can do about them.
 func (o *objects) failed(verb string, k crdt.Key, err error) error {
-	return failed(o.kind.resource, verb, k, err)
+	return StatusError(o.kind.Resource, verb, k, err)
 }
 
-func failed(resource schema.GroupResource, verb string, k crdt.Key, err error) error {
-	switch {
-	case errors.Is(err, crdt.ErrDerived):
-		return apierrors.NewForbidden(resource, k.Name, err)
-	case errors.Is(err, crdt.ErrQuota):
-		return insufficientStorage(resource, verb, k.Name, err)
-	case errors.Is(err, crdt.ErrClosed):
-		return apierrors.NewServiceUnavailable("this node is stopping")
-	case errors.Is(err, crdt.ErrUnsettled):
-		s := apierrors.NewServerTimeout(resource, verb, 1)
-		s.ErrStatus.Message += ": " + err.Error()
-		return s
-	case errors.Is(err, crdt.ErrUnknown):
-		return apierrors.NewTimeoutError(fmt.Sprintf("%s %s: %v", verb, k, err), 0)
+// commit makes a write of either class.
+func (o *objects) commit(ctx context.Context, serialised bool, w crdt.Write) (*crdt.Entry, error) {
+	if admit.Reserved(o.kind.Resource.Group) {
+		return nil, errors.New("it is a document of the store's own")
 	}
-	return fmt.Errorf("%s %s: %w", verb, k, err)
-}
-
-// reasonInsufficientStorage is the reason of a write that is refused because the store has come to its quota. Upstream has none for it: what
-// etcd says of its own quota comes out as an internal error.
-const reasonInsufficientStorage metav1.StatusReason = "InsufficientStorage"
-
-func insufficientStorage(resource schema.GroupResource, verb, name string, err error) error {
-	return &apierrors.StatusError{ErrStatus: metav1.Status{
-		Status: metav1.StatusFailure, Code: http.StatusInsufficientStorage, Reason: reasonInsufficientStorage,
-		Details: &metav1.StatusDetails{Group: resource.Group, Kind: resource.Resource, Name: name},
-		Message: fmt.Sprintf("cannot %s %s %q: %v", verb, resource, name, err),
-	}}
+	w.Asked = true
+	return o.backend.commit(ctx, serialised, w)
 }
 
 func (o *objects) Versioner() storage.Versioner { return versioner{objects: o} }
 
 func (o *objects) Create(ctx context.Context, path string, obj, out runtime.Object, _ uint64) error {
 	k := o.key(path)
-	versioned, err := o.stored(obj, nil)
+	versioned, err := o.Stored(obj, nil)
 	if err != nil {
 		return err
 	}
@@ -159,19 +96,19 @@ func (o *objects) Create(ctx context.Context, path string, obj, out runtime.Obje
 	if out == nil {
 		return nil
 	}
-	return o.internal(e, out)
+	return o.Internal(e, out)
 }
 
 func (o *objects) Delete(ctx context.Context, path string, out runtime.Object, pre *storage.Preconditions,
 	validate storage.ValidateObjectFunc, _ runtime.Object, _ storage.DeleteOptions) error {
 	k := o.key(path)
 	for range commitAttempts {
-		e, ok := o.store.Snapshot().Get(k)
+		e, ok := o.backend.store.Snapshot().Get(k)
 		if !ok {
 			return storage.NewKeyNotFoundError(path, 0)
 		}
 		have := o.newFunc()
-		if err := o.internal(e, have); err != nil {
+		if err := o.Internal(e, have); err != nil {
 			return err
 		}
 		if err := pre.Check(path, have); err != nil {
@@ -189,13 +126,13 @@ func (o *objects) Delete(ctx context.Context, path string, out runtime.Object, p
 		case err != nil:
 			return o.failed("delete", k, err)
 		}
-		return o.internal(last, out)
+		return o.Internal(last, out)
 	}
 	return storage.NewResourceVersionConflictsError(path, 0)
 }
 
 func (o *objects) Get(_ context.Context, path string, opts storage.GetOptions, into runtime.Object) error {
-	snap := o.store.Snapshot()
+	snap := o.backend.store.Snapshot()
 	if err := o.reached(snap, opts.ResourceVersion); err != nil {
 		return err
 	}
@@ -206,7 +143,7 @@ func (o *objects) Get(_ context.Context, path string, opts storage.GetOptions, i
 		}
 		return storage.NewKeyNotFoundError(path, 0)
 	}
-	return o.internal(e, into)
+	return o.Internal(e, into)
 }
 
 // reached says whether the snapshot is at least as new as the asked version. A version of another
@@ -219,7 +156,7 @@ func (o *objects) reached(snap *crdt.Snapshot, version string) error {
 	if err != nil {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: %v", err))
 	}
-	if v>>versionBits != snap.Version()>>versionBits || v > snap.Version() {
+	if !v.Of(o.backend.store.Origin()) || v > snap.Version() {
 		return apierrors.NewResourceExpired(fmt.Sprintf("resource version %s is not of this node", version))
 	}
 	return nil
@@ -240,11 +177,11 @@ func (o *objects) GetList(_ context.Context, path string, opts storage.ListOptio
 	if err != nil {
 		return err
 	}
-	snap := o.store.Snapshot()
+	snap := o.backend.store.Snapshot()
 	switch {
 	case at > 0 && crdt.Version(at) != snap.Version():
 		// A page, or an exact version: only snapshots that a page was cut from are kept.
-		old, ok := o.pages.get(crdt.Version(at))
+		old, ok := o.backend.pages.get(crdt.Version(at))
 		if !ok {
 			if after != "" {
 				return o.expiredPage(after)
@@ -265,7 +202,7 @@ func (o *objects) GetList(_ context.Context, path string, opts storage.ListOptio
 	if opts.Predicate.Empty() {
 		left = new(int64)
 	}
-	for e := range snap.Range(o.kind.key(), k.Namespace, o.cursor(after)) {
+	for e := range snap.Range(o.kind.Key(), k.Namespace, o.cursor(after)) {
 		if k.Name != "" && e.Key.Name != k.Name {
 			continue
 		}
@@ -278,7 +215,7 @@ func (o *objects) GetList(_ context.Context, path string, opts storage.ListOptio
 			continue
 		}
 		obj := o.newFunc()
-		if err := o.internal(e, obj); err != nil {
+		if err := o.Internal(e, obj); err != nil {
 			return err
 		}
 		if ok, err := opts.Predicate.Matches(obj); err != nil {
@@ -297,7 +234,7 @@ func (o *objects) GetList(_ context.Context, path string, opts storage.ListOptio
 	if !more {
 		left = nil
 	} else {
-		o.pages.put(snap)
+		o.backend.pages.put(snap)
 		next, err = storage.EncodeContinue(last, o.prefix+"/", int64(snap.Version()))
 		if err != nil {
 			return err
@@ -326,14 +263,14 @@ func (o *objects) cursor(after string) string {
 		return ""
 	}
 	rest := strings.TrimPrefix(after, o.prefix+"/")
-	if !o.kind.namespaced {
+	if !o.kind.Namespaced {
 		return "/" + rest
 	}
 	return rest
 }
 
 func (o *objects) path(k crdt.Key) string {
-	if o.kind.namespaced {
+	if o.kind.Namespaced {
 		return o.prefix + "/" + k.Namespace + "/" + k.Name
 	}
 	return o.prefix + "/" + k.Name
@@ -344,10 +281,10 @@ func (o *objects) GuaranteedUpdate(ctx context.Context, path string, out runtime
 	k := o.key(path)
 	for range commitAttempts {
 		have, res := o.newFunc(), storage.ResponseMeta{}
-		e, ok := o.store.Snapshot().Get(k)
+		e, ok := o.backend.store.Snapshot().Get(k)
 		switch {
 		case ok:
-			if err := o.internal(e, have); err != nil {
+			if err := o.Internal(e, have); err != nil {
 				return err
 			}
 			res.ResourceVersion = uint64(e.Version)
@@ -367,7 +304,7 @@ func (o *objects) GuaranteedUpdate(ctx context.Context, path string, out runtime
 		if err != nil {
 			return err
 		}
-		versioned, err := o.stored(want, e)
+		versioned, err := o.Stored(want, e)
 		if err != nil {
 			return err
 		}
@@ -385,20 +322,20 @@ func (o *objects) GuaranteedUpdate(ctx context.Context, path string, out runtime
 		case err != nil:
 			return o.failed("update", k, err)
 		}
-		return o.internal(now, out)
+		return o.Internal(now, out)
 	}
 	return storage.NewResourceVersionConflictsError(path, 0)
 }
 
 // moved tells whether an object is no longer as it was.
 func (o *objects) moved(k crdt.Key, was *crdt.Entry) bool {
-	now, ok := o.store.Snapshot().Get(k)
+	now, ok := o.backend.store.Snapshot().Get(k)
 	return ok != (was != nil) || ok && now.Version != was.Version
 }
 
 func (o *objects) Stats(context.Context) (storage.Stats, error) {
 	n := int64(0)
-	for range o.store.Snapshot().Range(o.kind.key(), "", "") {
+	for range o.backend.store.Snapshot().Range(o.kind.Key(), "", "") {
 		n++
 	}
 	return storage.Stats{ObjectCount: n}, nil
@@ -409,7 +346,7 @@ func (o *objects) RequestWatchProgress(context.Context) error          { return 
 func (o *objects) EnableResourceSizeEstimation(storage.KeysFunc) error { return nil }
 func (o *objects) CompactRevision() int64                              { return 0 }
 func (o *objects) GetCurrentResourceVersion(context.Context) (uint64, error) {
-	return uint64(o.store.Snapshot().Version()), nil
+	return uint64(o.backend.store.Snapshot().Version()), nil
 }
 
 // bookmarkEvery is how often an idle watch tells its client how far it has come.

@@ -1,4 +1,4 @@
-package httpapi
+package storage
 
 import (
 	"sync"
@@ -21,7 +21,7 @@ type page struct {
 }
 
 const (
-	pagesHeld = 32
+	pagesHeld = 64
 	pagesLife = 5 * time.Minute
 )
 

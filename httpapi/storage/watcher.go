@@ -1,4 +1,4 @@
-package httpapi
+package storage
 
 import (
 	"context"
@@ -50,13 +50,13 @@ func newWatcher(ctx context.Context, o *objects, k crdt.Key, opts storage.ListOp
 		// The log is opened first and the snapshot taken second: what both have is left out of the log.
 		from = 0
 	}
-	log, err := o.watch(k, from)
+	log, err := o.backend.store.Watch(o.kind.Key(), k.Namespace, from)
 	if err != nil {
 		cancel()
-		return nil, err
+		return nil, goneError(err, from)
 	}
 	if showAll {
-		w.initial = o.store.Snapshot()
+		w.initial = o.backend.store.Snapshot()
 		if err := o.reached(w.initial, opts.ResourceVersion); err != nil {
 			cancel()
 			return nil, err
@@ -67,21 +67,6 @@ func newWatcher(ctx context.Context, o *objects, k crdt.Key, opts storage.ListOp
 	w.stopped = context.AfterFunc(o.life, cancel)
 	go w.run(ctx)
 	return w, nil
-}
-
-// watch opens the store's log behind a version; 0 means from now on. The log trails the snapshot by the moment
-// between their publication, so a version that a snapshot has is waited for.
-func (o *objects) watch(k crdt.Key, since crdt.Version) (*crdt.Watch, error) {
-	for wait := 50 * time.Microsecond; ; wait *= 2 {
-		log, err := o.store.Watch(o.kind.key(), k.Namespace, since)
-		if err == nil {
-			return log, nil
-		}
-		if now := o.store.Snapshot().Version(); since > now || since>>versionBits != now>>versionBits || wait > 20*time.Millisecond {
-			return nil, goneError(err, since)
-		}
-		time.Sleep(wait)
-	}
 }
 
 func goneError(err error, since crdt.Version) error {
@@ -125,7 +110,7 @@ func (w *watcher) stream(ctx context.Context) error {
 	// at is the last bookmark, shown what the initial events covered.
 	var at, shown crdt.Version
 	if w.initial != nil {
-		for e := range w.initial.Range(w.objects.kind.key(), w.key.Namespace, "") {
+		for e := range w.initial.Range(w.objects.kind.Key(), w.key.Namespace, "") {
 			if w.key.Name != "" && e.Key.Name != w.key.Name {
 				continue
 			}
@@ -202,7 +187,7 @@ func (w *watcher) bookmark(ctx context.Context, v crdt.Version, initialEnd bool)
 
 func (w *watcher) selected(e *crdt.Entry) (runtime.Object, bool, error) {
 	obj := w.objects.newFunc()
-	if err := w.objects.internal(e, obj); err != nil {
+	if err := w.objects.Internal(e, obj); err != nil {
 		return nil, false, err
 	}
 	ok, err := w.opts.Predicate.Matches(obj)
@@ -216,7 +201,7 @@ func (w *watcher) shared(e *crdt.Entry) (runtime.Object, bool, error) {
 	}
 	s, err := w.objects.audience.show(e, func() (runtime.Object, error) {
 		obj := w.objects.newFunc()
-		return obj, w.objects.internal(e, obj)
+		return obj, w.objects.Internal(e, obj)
 	})
 	if err != nil {
 		return nil, false, err

@@ -1,4 +1,4 @@
-package httpapi
+package storage
 
 import (
 	"bytes"
