@@ -432,34 +432,38 @@ func (n *Node) admit(p *corev1.Pod) (reason, message string) {
 	if !ok {
 		return "", ""
 	}
-	if r := sched.Admit(p, self, n.admitted(snap, p.UID)); r != nil {
+	if r := sched.Admit(p, self, n.admitted(snap, p.UID, nil)); r != nil {
 		return r.Reason, r.Message
 	}
 	return "", ""
 }
 
 // resize decides on a pod that runs here and asks for more than it has.
-func (n *Node) resize(p *corev1.Pod) (reason, message string) {
+func (n *Node) resize(p *corev1.Pod, granted map[types.UID]*corev1.Pod) (reason, message string) {
 	snap := n.store.Snapshot()
 	self, ok := crdt.Get[corev1.Node](snap, nodeKey(n.id.NodeName))
 	if !ok {
 		return corev1.PodReasonDeferred, "this node is not registered"
 	}
-	if r := sched.Resize(p, self, n.admitted(snap, p.UID)); r != nil {
+	if r := sched.Resize(p, self, n.admitted(snap, p.UID, granted)); r != nil {
 		return r.Reason, r.Message
 	}
 	return "", ""
 }
 
-// admitted are the pods that this node has promised room, as large as it made them, but for one.
-func (n *Node) admitted(snap *crdt.Snapshot, but types.UID) []*corev1.Pod {
+// admitted are the pods that this node has promised room, but for one: as large as it made them, or as it has granted since.
+func (n *Node) admitted(snap *crdt.Snapshot, but types.UID, granted map[types.UID]*corev1.Pod) []*corev1.Pod {
 	name := n.id.NodeName
 	var admitted []*corev1.Pod
 	for _, o := range crdt.List[corev1.Pod](snap, "pods", "") {
 		ended := o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed
 		_, claimed := sched.ClaimOf(o, name)
 		if o.UID != but && !ended && sched.Holds(o, name) && (claimed || o.Status.StartTime != nil) {
-			admitted = append(admitted, pod.Allocated(o))
+			size := pod.Allocated(o)
+			if g := granted[o.UID]; g != nil {
+				size = g
+			}
+			admitted = append(admitted, size)
 		}
 	}
 	return admitted

@@ -85,8 +85,9 @@ type Config struct {
 	Admit func(*corev1.Pod) (reason, message string)
 	// Sysctls are the kernel parameters that pods may set; by default none.
 	Sysctls Sysctls
-	// Resize is asked before a pod that runs is given more than it has; a reason refuses it for now. By default there is room.
-	Resize func(*corev1.Pod) (reason, message string)
+	// Resize is asked before a pod that runs is given more than it has; a reason refuses it for now. By default there is
+	// room. It is told what other pods have been granted that is not in the store yet, must not keep that, and must not wait.
+	Resize func(p *corev1.Pod, granted map[types.UID]*corev1.Pod) (reason, message string)
 
 	Ready         <-chan struct{} // nothing is done before it is closed; nil: at once
 	HostIPs       []string        // this node's addresses, the first one primary
@@ -114,7 +115,7 @@ func (c Config) withDefaults() Config {
 		c.Admit = func(*corev1.Pod) (string, string) { return "", "" }
 	}
 	if c.Resize == nil {
-		c.Resize = func(*corev1.Pod) (string, string) { return "", "" }
+		c.Resize = func(*corev1.Pod, map[types.UID]*corev1.Pod) (string, string) { return "", "" }
 	}
 	if c.MayStart == nil {
 		c.MayStart = func(*corev1.Pod) bool { return true }
@@ -168,8 +169,7 @@ type Kubelet struct {
 	pulled pulled
 	facts  facts
 	meter  meter
-	// resizing is held while a pod is granted more than it has, until that is in the store.
-	resizing sync.Mutex
+	grants grants
 
 	mu       sync.Mutex // guards what follows
 	workers  map[types.UID]*worker

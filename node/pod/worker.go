@@ -214,13 +214,11 @@ func (w *worker) turn(ctx context.Context) time.Time {
 	var refused *Refusal
 	if p != nil {
 		if given := Allocated(p); given != p && grows(p, given) {
-			// Held until what is granted is written down, where the next to ask sees it.
-			w.k.resizing.Lock()
-			defer w.k.resizing.Unlock()
-			if reason, message := w.k.cfg.Resize(p); reason != "" {
+			if reason, message := w.k.grants.ask(p, w.k.cfg.Resize); reason != "" {
 				p, refused = given, &Refusal{reason, message}
 			} else {
 				granted = true
+				defer w.k.grants.settle(p.UID) // written down by then, or not granted
 			}
 		}
 	}
