@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -137,13 +139,16 @@ func (x *mux) run(ctx context.Context) error {
 		<-ctx.Done()
 		_ = x.listener.Close()
 		x.mu.Lock()
-		defer x.mu.Unlock()
-		for _, s := range x.sessions {
-			_ = s.mux.Close()
-		}
-		for _, sv := range x.services {
+		sessions, services := slices.Collect(maps.Values(x.sessions)), slices.Collect(maps.Values(x.services))
+		x.mu.Unlock()
+		for _, sv := range services {
 			sv.close()
 		}
+		var closing sync.WaitGroup
+		for _, s := range sessions {
+			closing.Go(func() { _ = s.mux.Close() }) // which may wait for a peer that does not answer
+		}
+		closing.Wait()
 	})
 	wg.Go(func() { x.dialPeers(ctx, &wg) })
 	var limit slots
@@ -276,15 +281,17 @@ func (x *mux) serve(ctx context.Context, name string, conn *tls.Conn, client boo
 	}
 	rtt := x.agent.rttOf(name)
 	x.mu.Lock()
-	if old := x.sessions[name]; old != nil {
-		// The peer has dialled anew, so the old connection is dead to it.
-		_ = old.mux.Close()
-	}
+	old := x.sessions[name]
 	x.sessions[name] = s
 	x.agent.carrier.connect(s, rtt) // here, so that both have the same session, and Sync finds it in both
 	close(x.changed)
 	x.changed = make(chan struct{})
 	x.mu.Unlock()
+	if old != nil {
+		// The peer has dialled anew, so the old connection is dead to it. To close it may wait for that connection, and nothing
+		// waits for this but its own streams.
+		s.streams.Go(func() { _ = old.mux.Close() })
+	}
 	if _, err := x.agent.config.verify(s.chain); err != nil {
 		_ = ym.Close() // revoked between the handshake and here, where cut did not see it
 	}
