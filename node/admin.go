@@ -286,8 +286,7 @@ func (n *Node) serveAdmin(ctx context.Context, l net.Listener) error {
 		if !req.Revoke {
 			return ForgetReply{}, n.forget(r.Context(), req.Node)
 		}
-		done, err := n.revoke(r.Context(), req.Node)
-		return ForgetReply{Rotated: done}, err
+		return n.revoke(r.Context(), req.Node)
 	})
 	answer("POST /v1/rotate", func(r *http.Request) (any, error) {
 		var req RotateRequest

@@ -178,10 +178,9 @@ func (a *Admin) Forget(ctx context.Context, node string) error {
 }
 
 // Revoke shuts a member out for ever, with whoever has its disk. It returns what was rotated because it knew it.
-func (a *Admin) Revoke(ctx context.Context, node string) ([]member.Rotated, error) {
-	var out ForgetReply
-	err := a.call(ctx, "/v1/forget", ForgetRequest{Node: node, Revoke: true}, &out)
-	return out.Rotated, err
+func (a *Admin) Revoke(ctx context.Context, node string) (out ForgetReply, err error) {
+	err = a.call(ctx, "/v1/forget", ForgetRequest{Node: node, Revoke: true}, &out)
+	return out, err
 }
 
 // Rotate begins the rotation of a key of the cluster.

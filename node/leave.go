@@ -32,6 +32,8 @@ type ForgetRequest struct {
 // ForgetReply is what was rotated because a revoked node knew it.
 type ForgetReply struct {
 	Rotated []member.Rotated `json:"rotated,omitempty"`
+	// Left are nodes that the new CA leaves behind, for nobody knows the keys by which to keep them: they run a version of before.
+	Left []string `json:"left,omitempty"`
 }
 
 // depart ends this node's membership: its pods are stopped, its Node object deleted. Nothing acts any more.

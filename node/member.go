@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -55,7 +56,7 @@ func (n *Node) verifyPeer(chain []*x509.Certificate) (string, error) {
 	return m.Name, err
 }
 
-func (n *Node) refusePeer(chain []*x509.Certificate) error { return n.self.Trust().Refuse(chain[0]) }
+func (n *Node) refusePeer(chain []*x509.Certificate) error { return n.self.Trust().Stands(chain) }
 
 // clientCertificates are those that the API believes.
 func (n *Node) clientCertificates() httpapi.ClientCertificates {
@@ -321,7 +322,7 @@ func (n *Node) rotate(ctx context.Context, req RotateRequest) (member.Rotated, e
 	}
 	switch req.What {
 	case "ca":
-		r, err := n.self.RotateCA(ctx, n.store, req.Overlap, false)
+		r, err := n.self.RotateCA(ctx, n.store, req.Overlap)
 		return r, err
 	case "gossip":
 		return n.self.RotateGossip(ctx, n.store, req.Overlap, false)
@@ -344,7 +345,20 @@ func (n *Node) certificates() []member.Item {
 }
 
 // revoke shuts a node out for ever, with whoever has its disk. It may be alive.
-func (n *Node) revoke(ctx context.Context, name string) ([]member.Rotated, error) {
+func (n *Node) revoke(ctx context.Context, name string) (ForgetReply, error) {
+	done, err := n.shutOut(ctx, name)
+	reply := ForgetReply{Rotated: done}
+	if slices.ContainsFunc(done, func(r member.Rotated) bool { return r.What == "ca" }) {
+		snap := n.store.Snapshot()
+		ids, names := registeredIDs(snap)
+		for _, id := range n.self.Silent(snap, ids) {
+			reply.Left = append(reply.Left, names[id])
+		}
+	}
+	return reply, err
+}
+
+func (n *Node) shutOut(ctx context.Context, name string) ([]member.Rotated, error) {
 	if name == n.id.NodeName {
 		return nil, fmt.Errorf("%s is this node: revoke it on another", name)
 	}
@@ -356,10 +370,10 @@ func (n *Node) revoke(ctx context.Context, name string) ([]member.Rotated, error
 	stored, known := crdt.Get[corev1.Node](snap, nodeKey(name))
 	// What a node says where nobody vouches for it is heard only if it says nothing else: one of a version in which all are
 	// issuers. It must not name another's ID, nor this node's.
-	if len(named) == 0 {
+	if trust := n.self.Trust(); !slices.ContainsFunc(slices.Collect(maps.Keys(named)), func(id string) bool { return !trust.Denied(id) }) {
 		spoken := n.self.Spoken(snap)
 		add := func(id string) {
-			if id != n.id.NodeID && member.ValidID(id) && spoken[id] == "" {
+			if _, ok := named[id]; !ok && id != n.id.NodeID && member.ValidID(id) && spoken[id] == "" {
 				named[id] = true
 			}
 		}
@@ -375,13 +389,9 @@ func (n *Node) revoke(ctx context.Context, name string) ([]member.Rotated, error
 	if len(named) == 0 {
 		return nil, fmt.Errorf("there is no member %s; `murmur members` lists them", name)
 	}
-	var ids []string
-	issuer := false
-	for id, is := range named {
-		ids, issuer = append(ids, id), issuer || is
-	}
-	slices.Sort(ids)
-	done, err := n.self.Revoke(ctx, n.store, name, ids, issuer)
+	ids := slices.Sorted(maps.Keys(named))
+	_, names := registeredIDs(snap)
+	done, err := n.self.Revoke(ctx, n.store, name, named, names)
 	n.membershipChanged()
 	if err != nil {
 		return done, err

@@ -98,6 +98,7 @@ func (n *Node) rejoin(ctx context.Context, cfg Config) (JoinReply, error) {
 	}
 	if err := n.self.Update(func(id *member.Identity) error {
 		id.Certificate, id.Crosses, id.Cluster, id.GossipKeys = to.Certificate, to.Crosses, to.Cluster, to.GossipKeys
+		id.Denied, id.Robbed, id.Words, id.Known = to.Denied, to.Robbed, to.Words, to.Known
 		return nil
 	}); err != nil {
 		return JoinReply{}, err

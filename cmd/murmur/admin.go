@@ -253,13 +253,16 @@ cut this holds once the sides meet, or when it is said there too. What the node 
 			return err
 		}
 		fmt.Fprintf(out, "%s is revoked: every member that hears of it refuses its certificate and its tokens\n", args[0])
-		for _, r := range done {
+		for _, r := range done.Rotated {
 			switch r.What {
 			case "ca":
 				fmt.Fprintf(out, "it was an issuer and knew the CA's key: the CA is replaced by %s. Kubeconfigs made before are refused from now on; this node's and the other members' are written anew\n", r.Name)
 			default:
 				fmt.Fprintf(out, "the %s key that it knew is replaced within %s\n", r.What, r.Overlap)
 			}
+		}
+		if len(done.Left) > 0 {
+			fmt.Fprintf(out, "these run an older murmur and are shut out with the CA: %s; update each, then `murmur join HOST --rejoin` there with a token\n", strings.Join(done.Left, ", "))
 		}
 		_, err = fmt.Fprintln(out, "it has had every Secret of the cluster on its disk: replace those that matter")
 		return err

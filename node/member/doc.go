@@ -11,7 +11,7 @@
 //
 // certificate.go makes and reads certificates; trust.go is what a node believes of them at one moment, as a value. identity.go is the
 // node's own part, on its disk. token.go and door.go admit joiners, join.go is the joiner's half. statement.go is how members tell each other
-// about themselves and about keys: signed documents in the store, which no API shows. keys.go are the rules of gossip keys and of keys for
+// about themselves and about keys: signed documents in the store, which no API shows. word.go keeps what issuers said that all go by. keys.go are the rules of gossip keys and of keys for
 // ServiceAccount tokens, rotate.go begins rotations and revocations, issue.go answers what members ask issuers.
 //
 // # The loop

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,10 +29,12 @@ import (
 // compared it with the hash in its token; only then, over TLS verified with that CA, does it send the secret and a certificate
 // request to POST join.
 const (
-	JoinPath  = "/murmur/v1/"
-	pathCA    = JoinPath + "ca"
-	pathJoin  = JoinPath + "join"
-	maxJoin   = 64 << 10
+	JoinPath = "/murmur/v1/"
+	pathCA   = JoinPath + "ca"
+	pathJoin = JoinPath + "join"
+	maxJoin  = 64 << 10
+	// maxReply bounds an answer: it names every member of the cluster.
+	maxReply  = 4 << 20
 	joinLimit = 10 * time.Second
 )
 
@@ -41,6 +44,8 @@ var (
 	// ErrOlder is returned to a joiner that asks for the cluster's keys, as the programs of before did.
 	ErrOlder = errors.New("this machine runs an older murmur than the cluster, which admits only who makes its own key: update it, then join again")
 	// errOutOfReach is returned to a joiner while no issuer can be asked.
+	// errReplaced is returned while the CA whose key this issuer holds is being replaced: what it signs is not believed.
+	errReplaced   = errors.New("the key of the CA was stolen and is being replaced: try again in a minute")
 	errOutOfReach = errors.New("the member that was asked cannot admit anybody itself, and no issuer is in its reach: join by way of an issuer, or when one is back")
 )
 
@@ -65,6 +70,11 @@ type Reply struct {
 	Inviter     Inviter         `json:"inviter"`
 	// Members are others that are alive, for a joiner whose inviter dies.
 	Members []Inviter `json:"members,omitempty"`
+	// Denied, Robbed, Words and Known are what the joiner has to know to believe nobody who was shut out.
+	Denied []Denial         `json:"denied,omitempty"`
+	Robbed [][]byte         `json:"robbed,omitempty"`
+	Words  []word           `json:"words,omitempty"`
+	Known  map[string]known `json:"known,omitempty"`
 }
 
 // DoorConfig is what a door is made of.
@@ -221,10 +231,15 @@ func (d *Door) admit(ctx context.Context, secret string, req Request) (*Reply, e
 	}
 	snap := d.cfg.Store.Snapshot()
 	// Who has a member's ID must have its key, also when the CA has been replaced since.
-	if e, ok := snap.Get(crdt.Key{Resource: ResourceMembers, Name: req.NodeID}); ok {
+	taken := fmt.Errorf("the node ID %s is that of a member which has another key", req.NodeID)
+	if k, ok := id.Known[req.NodeID]; ok {
+		if theirs := sha256.Sum256(csr.RawSubjectPublicKeyInfo); !slices.Equal(k.Key, theirs[:]) {
+			return no(http.StatusConflict, taken)
+		}
+	} else if e, ok := snap.Get(crdt.Key{Resource: ResourceMembers, Name: req.NodeID}); ok {
 		if s, err := statementOf(e); err == nil {
 			if certs, err := decodeCerts(s.Certificate); err == nil && string(certs[0].RawSubjectPublicKeyInfo) != string(csr.RawSubjectPublicKeyInfo) {
-				return no(http.StatusConflict, fmt.Errorf("the node ID %s is that of a member which has another key", req.NodeID))
+				return no(http.StatusConflict, taken)
 			}
 		}
 	}
@@ -237,6 +252,9 @@ func (d *Door) admit(ctx context.Context, secret string, req Request) (*Reply, e
 	a, _, err := id.authority()
 	if err != nil {
 		return nil, err
+	}
+	if t.robbed[keyName(a.Certificate)] {
+		return nil, errReplaced
 	}
 	certificate, err := a.signNode(csr, Member{Name: req.NodeName, ID: req.NodeID, Issuer: g.issuer}, now)
 	if err != nil {
@@ -255,6 +273,7 @@ func (d *Door) admit(ctx context.Context, secret string, req Request) (*Reply, e
 		Cluster: id.Cluster.ID, Certificate: append(certificate, encodeCerts(crosses(t, a.Certificate)...)...),
 		Authorities: id.Cluster.CACert, Crosses: id.Crosses, GossipKeys: id.ring(), Settings: id.Cluster.Settings,
 		Inviter: d.cfg.Inviter, Members: d.cfg.Others(req.NodeName),
+		Denied: id.Denied, Robbed: id.Robbed, Words: id.Words, Known: id.Known,
 	}, nil
 }
 
@@ -263,24 +282,45 @@ func (d *Door) accepts(secret, joiner string, now time.Time) (grant, error) {
 	if secret == "" {
 		return grant{}, errors.New("no token")
 	}
-	id := d.cfg.Self.Identity()
 	snap := d.cfg.Store.Snapshot()
-	if id.Cluster.Secret != "" && equal(secret, id.Cluster.Secret) {
+	if why := d.cfg.Self.permanentRefused(snap, secret); why == nil {
 		return grant{issuer: true}, nil
-	}
-	permanents := heard[aboutSecret](d.cfg.Self.Trust(), snap, ResourceSecrets)
-	if p, ok := permanents[permanent]; ok && equal(hashSecret(secret), p.value.Hash) || id.PermanentSecret != "" && equal(hashSecret(secret), id.PermanentSecret) {
-		return grant{issuer: true}, nil
+	} else if !errors.Is(why, errUnknown) {
+		return grant{}, why
 	}
 	name, rest, ok := strings.Cut(secret, ".")
 	if !ok {
-		return grant{}, errors.New("it is no token that is known")
+		return grant{}, errUnknown
 	}
 	s, ok := crdt.Get[corev1.Secret](snap, TokenKey(name))
 	if !ok {
-		return grant{}, errors.New("it is no token that is known")
+		return grant{}, errUnknown
 	}
 	return weigh(s, rest, joiner, now)
+}
+
+var errUnknown = errors.New("it is no token that is known")
+
+// permanentRefused tells why a secret does not admit for being a permanent one; nil if it does. A revocation ends them all: who was shut out may have
+// had the secret that admitted it. One of a cluster of before, which stands on the disk of every member, admits while members of before are there.
+func (s *Self) permanentRefused(snap *crdt.Snapshot, secret string) error {
+	id := s.Identity()
+	hash := id.PermanentSecret
+	if w, ok := wordsOf[aboutSecret](id, ResourceSecrets)[permanent]; ok {
+		hash = w.Hash
+	} else if h, ok := heard[aboutSecret](s.Trust(), snap, ResourceSecrets)[permanent]; ok {
+		hash = h.value.Hash
+	}
+	before := id.Cluster.Secret != "" && equal(secret, id.Cluster.Secret)
+	switch {
+	case !before && (hash == "" || !equal(hashSecret(secret), hash)):
+		return errUnknown
+	case len(id.Denied) > 0:
+		return errors.New("it is a permanent secret, and a member was revoked since: `murmur token create` makes tokens")
+	case before && !s.others():
+		return errors.New("it is the permanent secret of the version before, which admits nobody any more: `murmur token create` makes tokens")
+	}
+	return nil
 }
 
 // foreign refuses a request for the name or address of another node: with such a certificate its API could be played.

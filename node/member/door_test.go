@@ -354,12 +354,19 @@ func TestIdentityOfBefore(t *testing.T) {
 	if _, err := w.knock("c", "c-id", "a", "0123456789abcdef0123456789abcdef", nil); err != nil {
 		t.Errorf("the permanent secret of before: %v", err)
 	}
-	if silent := m.Silent(w.store.Snapshot(), w.ids(false)); len(silent) != 1 || silent[0] != "b-id" {
+	if silent := m.Silent(w.store.Snapshot(), w.ids(m, false)); len(silent) != 1 || silent[0] != "b-id" {
 		t.Errorf("of before are %v", silent)
 	}
-	// Once all have a key of their own they sign with that, and the shared one is believed until it is rotated.
+	// Once all have a key of their own they sign with that, and the shared one is believed until it is rotated. What every disk of before holds admits
+	// nobody any more.
 	w.unregister("b")
 	w.settle()
+	if _, err := w.knock("d", "d-id", "a", "0123456789abcdef0123456789abcdef", nil); err == nil || !strings.Contains(err.Error(), ErrRefused.Error()) {
+		t.Errorf("the permanent secret of before, once all run this version: %v", err)
+	}
+	if on, err := os.ReadFile(identityFile(m.cfg.Dir)); err != nil || strings.Contains(string(on), "0123456789abcdef") {
+		t.Errorf("it is on the disk: %v", err)
+	}
 	if m.Signer().Equal(k) || m.Identity().shared() == nil {
 		t.Error("it signs with the shared key still, or does not believe it")
 	}
@@ -465,7 +472,7 @@ func FuzzStatement(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	trust, err := id.trust(nil, &memo{})
+	trust, err := id.trust(&memo{})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -51,6 +52,16 @@ type Denial struct {
 	ID   string    `json:"id"`
 	Node string    `json:"node,omitempty"`
 	At   time.Time `json:"at"`
+	// Issuer tells that it held the key of the CA: of every CA that was not made without it only the members in Keep are believed. See pinOf.
+	Issuer bool     `json:"issuer,omitempty"`
+	Keep   [][]byte `json:"keep,omitempty"`
+}
+
+// known is a member as it was heard of: its key, its node, and what names it to others. See pinOf.
+type known struct {
+	Key  []byte `json:"key"`
+	Node string `json:"node"`
+	Pin  []byte `json:"pin"`
 }
 
 // Identity is who this node is, on its disk. It is a value: Self.Update makes the next.
@@ -81,8 +92,12 @@ type Identity struct {
 	Crosses []byte `json:"crosses,omitempty"`
 	// Former are the hashes of CAs that were believed once.
 	Former []string `json:"former,omitempty"`
-	// Rotation is what is to be published of the CA that this node made last.
-	Rotation *aboutAuthority `json:"rotation,omitempty"`
+	// Robbed names the keys of those of them that somebody held who was shut out.
+	Robbed [][]byte `json:"robbed,omitempty"`
+	// Words are what issuers have said that all go by.
+	Words []word `json:"words,omitempty"`
+	// Known are members, by ID, with the keys under which they were first heard of: none ever changes its own.
+	Known map[string]known `json:"known,omitempty"`
 	// PermanentSecret is the hash of the secret that was given when the cluster was founded, until it is in the store.
 	PermanentSecret string `json:"permanentSecret,omitempty"`
 }
@@ -178,6 +193,7 @@ func Found(node string, settings json.RawMessage, secret string, now time.Time) 
 func (id *Identity) clone() *Identity {
 	c := *id
 	c.Inviters, c.TokenKeys, c.GossipKeys, c.Denied = slices.Clone(id.Inviters), slices.Clone(id.TokenKeys), slices.Clone(id.GossipKeys), slices.Clone(id.Denied)
+	c.Words, c.Former, c.Robbed, c.Known = slices.Clone(id.Words), slices.Clone(id.Former), slices.Clone(id.Robbed), maps.Clone(id.Known)
 	return &c
 }
 
@@ -270,7 +286,7 @@ func (id *Identity) shared() *ecdsa.PrivateKey {
 	return key
 }
 
-// selfSign gives an issuer its certificate.
+// selfSign gives an issuer its certificate, and those by which who trusts an earlier CA trusts it.
 func (id *Identity) selfSign(hosts []string, now time.Time) error {
 	a, ok, err := id.authority()
 	if err != nil || !ok {
@@ -288,8 +304,15 @@ func (id *Identity) selfSign(hosts []string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	id.Certificate, err = a.signNode(req, Member{Name: id.NodeName, ID: id.NodeID, Issuer: true}, now)
-	return err
+	if id.Certificate, err = a.signNode(req, Member{Name: id.NodeName, ID: id.NodeID, Issuer: true}, now); err != nil {
+		return err
+	}
+	t, err := id.trust(nil)
+	if err != nil {
+		return err
+	}
+	id.Certificate = append(id.Certificate, encodeCerts(crosses(t, a.Certificate)...)...)
+	return nil
 }
 
 var errNoIssuer = errors.New("this node is no issuer: it does not hold the CA's key")

@@ -162,6 +162,8 @@ func (s *Self) resign(a Authority, door *Door, m Member, leaf *x509.Certificate,
 		return nil, fmt.Errorf("bad certificate request: %w", err)
 	case string(req.RawSubjectPublicKeyInfo) != string(leaf.RawSubjectPublicKeyInfo):
 		return nil, errors.New("the request is not under the key of the certificate that asks")
+	case s.Trust().robbed[keyName(a.Certificate)]:
+		return nil, errReplaced
 	case m.Legacy:
 		return nil, errors.New("a certificate without marks is not renewed: it is of a program that makes its own")
 	}
@@ -272,7 +274,7 @@ func Ask(ctx context.Context, dial func(context.Context) (net.Conn, error), path
 
 // Issuers are the names of the members that hold the CA's key or are to get it, as they say themselves.
 func (s *Self) Issuers(snap *crdt.Snapshot) (out []string) {
-	for _, m := range heard[aboutMember](s.Trust(), snap, ResourceMembers) {
+	for _, m := range s.id.Load().members(s.Trust(), snap) {
 		if m.by.Issuer {
 			out = append(out, m.by.Name)
 		}

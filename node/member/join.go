@@ -52,7 +52,7 @@ func Join(ctx context.Context, address, tok string, req Request, hosts []string,
 	if err != nil {
 		return nil, fmt.Errorf("join %s: the certificate in its answer is of no use: %w", address, err)
 	}
-	t, err := id.trust(nil, &memo{})
+	t, err := id.trust(&memo{})
 	if err != nil {
 		return nil, fmt.Errorf("join %s: %w", address, err)
 	}
@@ -70,6 +70,10 @@ func (id *Identity) take(r *Reply) error {
 	id.Certificate, id.Crosses = r.Certificate, r.Crosses
 	id.Cluster = Cluster{ID: r.Cluster, CACert: r.Authorities, GossipKey: r.GossipKeys[0], Settings: r.Settings}
 	id.GossipKeys = r.GossipKeys[1:]
+	for _, d := range r.Denied {
+		id.deny(d)
+	}
+	id.Robbed, id.Words, id.Known = mergedKeep(id.Robbed, r.Robbed), r.Words, r.Known
 	id.Inviters = append([]Inviter{r.Inviter}, r.Members...)
 	return nil
 }
@@ -147,7 +151,7 @@ func fetch(ctx context.Context, c *http.Client, method, url, bearer string, body
 		return nil, fmt.Errorf("no member answers there: %w", err)
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxJoin))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
 	if err != nil {
 		return nil, err
 	}

@@ -52,9 +52,9 @@ func (r Ring) has(key []byte) bool {
 const settleGossip = 10 * time.Second
 
 // nextRing is the ring that follows from the keys that were published. The newest is written with once all live members say that
-// they read it, or after a while; the others are dropped once every registered member writes with it and the overlap is over, or, if
-// one was stolen, after the overlap whoever has not come along. live and registered are what members say, by node ID; nil for one that
-// says nothing.
+// they read it, or after a while; the others are dropped once every registered member writes with it and the overlap is over. Those before
+// one that says that they were stolen are void after its overlap whoever has not come along, whatever was published since. live and
+// registered are what members say, by node ID; nil for one that says nothing.
 func nextRing(have Ring, keys []aboutGossipKey, live, registered map[string]*aboutMember, now time.Time) Ring {
 	if len(keys) == 0 {
 		return have
@@ -71,9 +71,28 @@ func nextRing(have Ring, keys []aboutGossipKey, live, registered map[string]*abo
 	for _, m := range registered {
 		writes = writes && m != nil && len(m.Gossip) > 0 && m.Gossip[0] == name
 	}
+	void := func(k []byte) bool {
+		var at time.Time // one that nobody has published is older than all
+		for _, g := range keys {
+			if slices.Equal(g.Key, k) {
+				at = g.At
+			}
+		}
+		return slices.ContainsFunc(keys, func(g aboutGossipKey) bool {
+			return g.Stolen && g.At.After(at) && !slices.Equal(g.Key, k) && now.Sub(g.At) > g.Overlap
+		})
+	}
 	first := have[0]
 	if reads || now.Sub(newest.At) > settleGossip {
 		first = newest.Key
+	} else if void(first) {
+		// The newest is too new. The one before it is known as long as this node can know of it.
+		for _, g := range keys[1:] {
+			if !void(g.Key) {
+				first = g.Key
+				break
+			}
+		}
 	}
 	out := Ring{first}
 	add := func(k []byte) {
@@ -82,16 +101,17 @@ func nextRing(have Ring, keys []aboutGossipKey, live, registered map[string]*abo
 		}
 	}
 	add(newest.Key)
-	over := now.Sub(newest.At) > newest.Overlap
-	if slices.Equal(first, newest.Key) && over && (writes || newest.Stolen) {
+	if slices.Equal(first, newest.Key) && now.Sub(newest.At) > newest.Overlap && (writes || newest.Stolen) {
 		return out
 	}
 	for _, k := range have {
-		add(k)
+		if !void(k) {
+			add(k)
+		}
 	}
 	for _, k := range keys[1:] {
 		// One from before this node's time is no news to it.
-		if have.has(k.Key) || now.Sub(k.At) < k.Overlap {
+		if !void(k.Key) && (have.has(k.Key) || now.Sub(k.At) < k.Overlap) {
 			add(k.Key)
 		}
 	}

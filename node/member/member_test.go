@@ -25,6 +25,8 @@ type world struct {
 	at    time.Time
 	all   map[string]*one
 	doors map[string]*Door
+	// of is the world of which this is a side.
+	of *world
 }
 
 // one is a member of the world.
@@ -32,6 +34,8 @@ type one struct {
 	*Self
 	// away: nothing reaches it, nor does it reach anybody.
 	away bool
+	// store is what its side has: those with another store are out of reach.
+	store *crdt.Store
 }
 
 func newStore(t *testing.T) *crdt.Store {
@@ -65,7 +69,12 @@ func found(t *testing.T, name string) *world {
 	return w
 }
 
-func (w *world) now() time.Time { return w.at }
+func (w *world) now() time.Time {
+	if w.of != nil {
+		return w.of.now()
+	}
+	return w.at
+}
 
 func (w *world) add(id *Identity) *one {
 	w.t.Helper()
@@ -77,7 +86,7 @@ func (w *world) add(id *Identity) *one {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	m := &one{Self: s}
+	m := &one{Self: s, store: w.store}
 	w.all[id.NodeName] = m
 	w.register(id.NodeName, id.NodeID)
 	w.doors[id.NodeName] = NewDoor(DoorConfig{
@@ -123,22 +132,80 @@ func (w *world) unregister(name string) {
 	}
 }
 
-func (w *world) ids(live bool) (out []string) {
-	for _, n := range crdt.List[corev1.Node](w.store.Snapshot(), "nodes", "") {
-		if m := w.all[n.Name]; !live || m != nil && !m.away {
+// split has some members go on by themselves.
+func (w *world) split(names ...string) {
+	w.t.Helper()
+	other := newStore(w.t)
+	exchange(w.t, w.store, other)
+	for _, n := range names {
+		w.all[n].store = other
+		w.doors[n].cfg.Store = other
+		w.doors[n].cfg.Ask = w.hooks(w.all[n]).Ask
+		w.doors[n].cfg.Spend = func(ctx context.Context, used *corev1.Secret) error { return w.on(other).write(used, false) }
+	}
+}
+
+// on is the world as those see it who have a store.
+func (w *world) on(store *crdt.Store) *world {
+	side := *w
+	side.store, side.of = store, w
+	return &side
+}
+
+// heal has all have the same again.
+func (w *world) heal() {
+	w.t.Helper()
+	for name, m := range w.all {
+		if m.store != w.store {
+			exchange(w.t, w.store, m.store)
+			exchange(w.t, m.store, w.store)
+		}
+		m.store = w.store
+		w.doors[name].cfg.Store = w.store
+		w.doors[name].cfg.Ask = w.hooks(m).Ask
+		w.doors[name].cfg.Spend = func(ctx context.Context, used *corev1.Secret) error { return w.write(used, false) }
+	}
+}
+
+// exchange has one store take what another has.
+func exchange(t *testing.T, from, to *crdt.Store) {
+	t.Helper()
+	deltas, err := from.Delta(to.Vector())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d := range deltas {
+		if _, _, err := to.Merge(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (w *world) ids(of *one, live bool) (out []string) {
+	for _, n := range crdt.List[corev1.Node](of.store.Snapshot(), "nodes", "") {
+		if m := w.all[n.Name]; !live || m != nil && !m.away && m.store == of.store {
 			out = append(out, n.Annotations["id"])
 		}
 	}
 	return out
 }
 
+// names are the node names of all registered IDs.
+func (w *world) names() map[string]string {
+	out := map[string]string{}
+	for _, n := range crdt.List[corev1.Node](w.store.Snapshot(), "nodes", "") {
+		out[n.Annotations["id"]] = n.Name
+	}
+	return out
+}
+
 func (w *world) hooks(m *one) Hooks {
 	return Hooks{
-		Store: w.store, Live: func() []string { return w.ids(true) }, Registered: func() []string { return w.ids(false) },
+		Store: m.store, Live: func() []string { return w.ids(m, true) }, Registered: func() []string { return w.ids(m, false) },
 		Settled: func() bool { return true }, Changed: func() {},
 		Ask: func(ctx context.Context, path string, in, out any) error {
 			for _, other := range w.all {
-				if other == m || other.away || m.away {
+				if other == m || other.away || m.away || other.store != m.store {
 					continue
 				}
 				// Both ends prove themselves, as on a stream.
@@ -186,7 +253,7 @@ func (w *world) turn(m *one) bool {
 	if asked, err := m.ask(w.t.Context(), h); err == nil {
 		changed = changed || asked
 	}
-	if err := m.say(w.t.Context(), h); err != nil {
+	if err := errors.Join(m.say(w.t.Context(), h), m.replace(w.t.Context(), h)); err != nil {
 		w.t.Fatal(err)
 	}
 	return changed
@@ -215,7 +282,7 @@ func (w *world) talk() {
 	w.t.Helper()
 	for a, x := range w.all {
 		for b, y := range w.all {
-			if x.away || y.away {
+			if x.away || y.away || x.store != y.store {
 				continue
 			}
 			if m, err := x.Verify(chainOf(y.Certificate())); err != nil || m.Name != b {
@@ -329,10 +396,10 @@ func TestRotateCA(t *testing.T) {
 		return &pair
 	}
 	before := adminOf(w.all["b"])
-	if _, err := w.all["c"].RotateCA(t.Context(), w.store, time.Hour, false); !errors.Is(err, ErrOnlyIssuers) {
+	if _, err := w.all["c"].RotateCA(t.Context(), w.store, time.Hour); !errors.Is(err, ErrOnlyIssuers) {
 		t.Errorf("one that is no issuer rotates: %v", err)
 	}
-	if _, err := w.all["b"].RotateCA(t.Context(), w.store, time.Hour, false); err != nil {
+	if _, err := w.all["b"].RotateCA(t.Context(), w.store, time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	w.talk() // before anybody has heard of it
@@ -406,7 +473,7 @@ func TestRejoin(t *testing.T) {
 	away := w.join("away", "a", true)
 	away.away = true
 	w.unregister("away")
-	if _, err := w.all["a"].RotateCA(t.Context(), w.store, time.Hour, false); err != nil {
+	if _, err := w.all["a"].RotateCA(t.Context(), w.store, time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	w.pass(2 * time.Hour)
@@ -449,11 +516,11 @@ func TestRevoke(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := c.Revoke(t.Context(), w.store, "stolen", []string{"stolen-id"}, issuer); !errors.Is(err, ErrOnlyIssuers) {
+			if _, err := c.Revoke(t.Context(), w.store, "stolen", map[string]bool{"stolen-id": issuer}, w.names()); !errors.Is(err, ErrOnlyIssuers) {
 				t.Errorf("one that is no issuer revokes: %v", err)
 			}
 			ring := w.all["a"].Ring()[0]
-			done, err := w.all["b"].Revoke(t.Context(), w.store, "stolen", []string{"stolen-id"}, issuer)
+			done, err := w.all["b"].Revoke(t.Context(), w.store, "stolen", map[string]bool{"stolen-id": issuer}, w.names())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -579,7 +646,7 @@ func TestStatementsOfOthers(t *testing.T) {
 		t.Error("a statement is believed under another name")
 	}
 	// A revocation that somebody deletes is there again, and holds meanwhile.
-	if _, err := d.Revoke(t.Context(), w.store, "c", []string{"c-id"}, false); err != nil {
+	if _, err := d.Revoke(t.Context(), w.store, "c", map[string]bool{"c-id": false}, w.names()); err != nil {
 		t.Fatal(err)
 	}
 	delete(w.all, "c")

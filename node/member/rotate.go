@@ -2,8 +2,8 @@ package member
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -34,10 +34,11 @@ type Rotated struct {
 }
 
 // RotateCA makes a new CA beside the old one. The members get new certificates within seconds; the old is believed until all
-// have, and at least as long as the overlap.
-func (s *Self) RotateCA(ctx context.Context, store *crdt.Store, overlap time.Duration, stolen bool) (Rotated, error) {
+// have, and at least as long as the overlap. None of those that were shut out can know its key.
+func (s *Self) RotateCA(ctx context.Context, store *crdt.Store, overlap time.Duration) (Rotated, error) {
 	now := s.now()
 	var made aboutAuthority
+	var k crdt.Key
 	err := s.Update(func(id *Identity) error {
 		old, ok, err := id.authority()
 		if err != nil || !ok {
@@ -51,15 +52,14 @@ func (s *Self) RotateCA(ctx context.Context, store *crdt.Store, overlap time.Dur
 		if err != nil {
 			return err
 		}
-		made = aboutAuthority{
-			Certificate: encodeCerts(next.Certificate), Cross: encodeCerts(cross), Previous: Hash(old.Certificate), At: now.UTC(), Overlap: overlap, Stolen: stolen,
+		made = aboutAuthority{Certificate: encodeCerts(next.Certificate), Cross: encodeCerts(cross), Previous: Hash(old.Certificate), At: now.UTC(), Overlap: overlap}
+		for _, a := range wordsOf[aboutAuthority](id, ResourceAuthorities) {
+			made.At = after(made.At, a.At)
 		}
-		if stolen {
-			for _, m := range heard[aboutMember](s.Trust(), store.Snapshot(), ResourceMembers) {
-				sum := sha256.Sum256(m.leaf.Raw)
-				made.Keep = append(made.Keep, sum[:])
+		for _, d := range id.Denied {
+			if d.Issuer {
+				made.Without = append(made.Without, d.ID)
 			}
-			slices.SortFunc(made.Keep, slices.Compare[[]byte])
 		}
 		if id.Cluster.CAKey, err = encodeKey(next.Key); err != nil {
 			return err
@@ -69,21 +69,24 @@ func (s *Self) RotateCA(ctx context.Context, store *crdt.Store, overlap time.Dur
 		if err := id.selfSign(s.cfg.Hosts, now); err != nil {
 			return err
 		}
-		id.Certificate = append(id.Certificate, encodeCerts(cross)...)
-		// The key is on disk before anybody hears of it: one that nobody has could not be taken back.
-		id.Rotation = &made
-		return nil
+		// The key is on disk before anybody hears of it: one that nobody has could not be taken back. So is the word, which is said until it is heard.
+		k = crdt.Key{Resource: ResourceAuthorities, Name: Hash(next.Certificate)}
+		return id.keepOwn(k, made)
 	})
 	if err != nil {
 		return Rotated{}, err
 	}
-	certs, err := decodeCerts(made.Certificate)
-	if err != nil {
-		return Rotated{}, err
+	s.log.Warn("the cluster has a new CA", "ca", k.Name[:12], "old", made.Previous[:12], "without", made.Without)
+	err = publish(ctx, store, s.id.Load(), k, made)
+	return Rotated{What: "ca", Name: k.Name[:12], Overlap: overlap}, err
+}
+
+// after is a time, and later than another: what follows something is known by that, whatever the clock here says.
+func after(t, before time.Time) time.Time {
+	if t.After(before) {
+		return t
 	}
-	s.log.Warn("the cluster has a new CA", "ca", Hash(certs[0])[:12], "old", made.Previous[:12], "stolen", stolen)
-	err = publish(ctx, store, s.id.Load(), crdt.Key{Resource: ResourceAuthorities, Name: Hash(certs[0])}, made)
-	return Rotated{What: "ca", Name: Hash(certs[0])[:12], Overlap: overlap}, err
+	return before.Add(time.Millisecond)
 }
 
 // RotateGossip makes a new gossip key.
@@ -92,6 +95,9 @@ func (s *Self) RotateGossip(ctx context.Context, store *crdt.Store, overlap time
 		return Rotated{}, ErrOnlyIssuers
 	}
 	k := aboutGossipKey{Key: newGossipKey(), At: s.now().UTC(), Overlap: overlap, Stolen: stolen}
+	for _, before := range wordsOf[aboutGossipKey](s.id.Load(), ResourceGossipKeys) {
+		k.At = after(k.At, before.At)
+	}
 	name := gossipName(k.Key)
 	err := publish(ctx, store, s.id.Load(), crdt.Key{Resource: ResourceGossipKeys, Name: name}, k)
 	s.Poke()
@@ -113,9 +119,14 @@ func (s *Self) RotateTokens(ctx context.Context, store *crdt.Store, overlap time
 // Named lists the members of a node name, by ID, with whether they are issuers. A name may have had several.
 func (s *Self) Named(snap *crdt.Snapshot, node string) map[string]bool {
 	out := map[string]bool{}
-	for id, m := range heard[aboutMember](s.Trust(), snap, ResourceMembers) {
+	for id, m := range s.id.Load().members(s.Trust(), snap) {
 		if m.by.Name == node {
 			out[id] = m.by.Issuer
+		}
+	}
+	for _, d := range s.id.Load().Denied {
+		if d.Node == node {
+			out[d.ID] = d.Issuer // it was shut out before: what is not done yet is done now
 		}
 	}
 	return out
@@ -124,7 +135,7 @@ func (s *Self) Named(snap *crdt.Snapshot, node string) map[string]bool {
 // Spoken names the nodes of all IDs for which a certificate vouches.
 func (s *Self) Spoken(snap *crdt.Snapshot) map[string]string {
 	out := map[string]string{}
-	for id, m := range heard[aboutMember](s.Trust(), snap, ResourceMembers) {
+	for id, m := range s.id.Load().members(s.Trust(), snap) {
 		out[id] = m.by.Name
 	}
 	return out
@@ -133,14 +144,28 @@ func (s *Self) Spoken(snap *crdt.Snapshot) map[string]string {
 // ValidID tells whether a text can be the ID of a node.
 func ValidID(id string) bool { return validID.MatchString(id) }
 
-// Revoke shuts nodes out for ever and rotates what they knew: the gossip key, and the CA, if one of them held its key. ids are
-// the IDs of one node; issuer tells that one of them was an issuer, or of a program of before.
-func (s *Self) Revoke(ctx context.Context, store *crdt.Store, node string, ids []string, issuer bool) (done []Rotated, err error) {
+// Revoke shuts nodes out for ever and rotates what they knew: the gossip key, and the CA, if one of them held its key. named are
+// the IDs of one node, with whether it was an issuer, or of a program of before. names are the node names of all IDs that are
+// registered: with an issuer goes whatever its key can have made, and these stay. A CA that was replaced before is not replaced again.
+func (s *Self) Revoke(ctx context.Context, store *crdt.Store, node string, named map[string]bool, names map[string]string) (done []Rotated, err error) {
 	if !s.Issuer() {
 		return nil, ErrOnlyIssuers
 	}
+	ids := sortedKeys(named)
+	if err := s.Update(func(id *Identity) error { id.know(id.members(s.Trust(), store.Snapshot())); return nil }); err != nil {
+		return nil, err
+	}
 	me := s.id.Load()
 	at := s.now().UTC()
+	var keep [][]byte
+	for id, k := range me.Known {
+		if names[id] == k.Node && !slices.Contains(ids, id) {
+			keep = append(keep, k.Pin)
+		}
+	}
+	if pin, ok := pinOf(s.pair.Load().Leaf); ok {
+		keep = append(keep, pin[:])
+	}
 	for _, id := range ids {
 		if id == me.NodeID {
 			return nil, errors.New("this is the node that is to be revoked: run this on another")
@@ -148,19 +173,26 @@ func (s *Self) Revoke(ctx context.Context, store *crdt.Store, node string, ids [
 		if !validID.MatchString(id) {
 			return nil, fmt.Errorf("the node ID %q of %s is none", id, node)
 		}
-		if err := publish(ctx, store, me, crdt.Key{Resource: ResourceRevoked, Name: id}, Denial{ID: id, Node: node, At: at}); err != nil {
-			return nil, fmt.Errorf("publish that %s is revoked: %w", node, err)
-		}
 	}
+	// On the disk first: what is made from here on they cannot know.
 	if err := s.Update(func(next *Identity) error {
 		for _, id := range ids {
-			if !slices.ContainsFunc(next.Denied, func(d Denial) bool { return d.ID == id }) {
-				next.Denied = append(next.Denied, Denial{ID: id, Node: node, At: at})
+			switch d := next.denial(id); {
+			case named[id] && (d == nil || !d.Issuer):
+				next.deny(Denial{ID: id, Node: node, At: at, Issuer: true, Keep: keep})
+			case d == nil:
+				next.deny(Denial{ID: id, Node: node, At: at})
 			}
 		}
 		return nil
 	}); err != nil {
 		return nil, err
+	}
+	me = s.id.Load()
+	for _, id := range ids {
+		if err := publish(ctx, store, me, crdt.Key{Resource: ResourceRevoked, Name: id}, me.denial(id)); err != nil {
+			return nil, fmt.Errorf("publish that %s is revoked: %w", node, err)
+		}
 	}
 	s.log.Warn("revoked", "node", node, "ids", ids)
 	r, err := s.RotateGossip(ctx, store, stolenOverlap, true)
@@ -174,8 +206,8 @@ func (s *Self) Revoke(ctx context.Context, store *crdt.Store, node string, ids [
 		}
 		done = append(done, r)
 	}
-	if issuer {
-		if r, err = s.RotateCA(ctx, store, stolenOverlap, true); err != nil {
+	if ca, robbed := s.signs(); robbed && ca != nil {
+		if r, err = s.RotateCA(ctx, store, stolenOverlap); err != nil {
 			return done, fmt.Errorf("rotate the CA: %w", err)
 		}
 		done = append(done, r)
@@ -183,9 +215,52 @@ func (s *Self) Revoke(ctx context.Context, store *crdt.Store, node string, ids [
 	return done, nil
 }
 
+// signs is the CA that is to sign now, if this node holds its key, and whether somebody who was shut out may hold it too.
+func (s *Self) signs() (ca *x509.Certificate, robbed bool) {
+	id, t := s.id.Load(), s.trust.Load()
+	next := newest(t, wordsOf[aboutAuthority](id, ResourceAuthorities))
+	robbed = t.robbed[keyName(next)]
+	if a, ok, err := id.authority(); err == nil && ok && (robbed || a.Certificate.Equal(next)) {
+		return a.Certificate, robbed
+	}
+	return nil, robbed
+}
+
+// replaceAfter is how long an issuer waits for another to replace a CA whose key was stolen. Who revokes does so; but of two that were
+// revoked on two sides of a cut each may know the CA that replaced what the other knew.
+const replaceAfter = 30 * time.Second
+
+// replace makes a CA that nobody can know who was shut out, if there is none and no issuer before this one has made any.
+func (s *Self) replace(ctx context.Context, h Hooks) error {
+	ca, robbed := s.signs()
+	if !robbed {
+		s.robbedSince = time.Time{}
+		return nil
+	}
+	now := s.now()
+	if s.robbedSince.IsZero() || now.Before(s.robbedSince) {
+		s.robbedSince = now
+	}
+	if ca == nil {
+		return nil
+	}
+	id := s.id.Load()
+	issuers, place := id.members(s.Trust(), h.Store.Snapshot()), 1
+	for _, live := range h.Live() {
+		if m, ok := issuers[live]; ok && m.by.Issuer && live < id.NodeID {
+			place++
+		}
+	}
+	if now.Sub(s.robbedSince) < time.Duration(place)*replaceAfter {
+		return nil
+	}
+	_, err := s.RotateCA(ctx, h.Store, stolenOverlap)
+	return err
+}
+
 // Silent lists the registered members that publish nothing about themselves: they run a program of before.
 func (s *Self) Silent(snap *crdt.Snapshot, registered []string) (out []string) {
-	members := heard[aboutMember](s.Trust(), snap, ResourceMembers)
+	members := s.id.Load().members(s.Trust(), snap)
 	for _, id := range registered {
 		if _, ok := members[id]; !ok {
 			out = append(out, id)
@@ -216,8 +291,7 @@ const (
 // Check lists what this node has and knows, with what is near its end. names tells the node name of an ID.
 func (s *Self) Check(snap *crdt.Snapshot, registered []string, names func(id string) string, admin *tls.Certificate) (out []Item) {
 	id, t, now := s.id.Load(), s.trust.Load(), s.now()
-	members := heard[aboutMember](t, snap, ResourceMembers)
-	authorities := heard[aboutAuthority](t, snap, ResourceAuthorities)
+	members := id.members(t, snap)
 	named := func(ids []string) string {
 		all := make([]string, len(ids))
 		for i, one := range ids {
@@ -226,14 +300,19 @@ func (s *Self) Check(snap *crdt.Snapshot, registered []string, names func(id str
 		slices.Sort(all)
 		return strings.Join(all, ", ")
 	}
-	next, _ := newest(t, authorities)
+	next := newest(t, wordsOf[aboutAuthority](id, ResourceAuthorities))
 	for i, c := range t.roots {
 		it := Item{Name: "CA " + Hash(c)[:12], Until: c.NotAfter, Detail: "signs"}
 		switch {
+		case c.Equal(next) && t.robbed[keyName(c)]:
+			it.Problem = "somebody who was revoked may hold its key: an issuer replaces it within minutes"
 		case c.Equal(next) && c.NotAfter.Sub(now) < authorityNear:
 			it.Problem = "it ends: `murmur certificate rotate ca`"
 		case !c.Equal(next):
 			it.Detail = "is believed for the overlap of a rotation"
+			if t.robbed[keyName(c)] {
+				it.Detail = "was stolen: of it only the members are believed that were there then"
+			}
 			if w := waitFor(c, members, registered); len(w) > 0 {
 				it.Detail += ", and until these have a certificate of the next: " + named(w)
 			}
@@ -272,6 +351,14 @@ func (s *Self) Check(snap *crdt.Snapshot, registered []string, names func(id str
 			Problem: "every member can speak for every account: `murmur certificate rotate service-account` once all run this version"}
 		if w := s.Silent(snap, registered); len(w) > 0 {
 			it.Detail += "; these know no other: " + named(w)
+		}
+		out = append(out, it)
+	}
+	if id.Cluster.Secret != "" {
+		it := Item{Name: "join secret of before", Detail: "it is on every member's disk, and admits issuers until all members run this version",
+			Problem: "update all members, then it is gone; `murmur token create` makes tokens meanwhile"}
+		if w := s.Silent(snap, registered); len(w) > 0 {
+			it.Detail += "; these do not: " + named(w)
 		}
 		out = append(out, it)
 	}

@@ -5,13 +5,13 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -51,6 +51,9 @@ type Self struct {
 	keys   atomic.Pointer[tokenKeys]
 	wake   chan struct{}
 	memo   memo
+
+	// robbedSince is when Follow saw first that no CA is left that nobody can know who was shut out.
+	robbedSince time.Time
 }
 
 // Open makes a Self of an identity, which may be one of a program of before. A node that was given no certificate and can make
@@ -89,7 +92,7 @@ func Open(cfg Config, id *Identity) (*Self, error) {
 			return nil, err
 		}
 	}
-	return s, s.set(next, nil)
+	return s, s.set(next)
 }
 
 // covers tells whether a certificate has all names and addresses.
@@ -103,8 +106,8 @@ func covers(leaf *x509.Certificate, hosts []string) bool {
 }
 
 // set makes an identity that is on disk the one in use.
-func (s *Self) set(id *Identity, pinned map[string]map[[32]byte]bool) error {
-	t, err := id.trust(pinned, &s.memo)
+func (s *Self) set(id *Identity) error {
+	t, err := id.trust(&s.memo)
 	if err != nil {
 		return err
 	}
@@ -154,7 +157,7 @@ func (s *Self) Update(change func(*Identity) error) error {
 	if err := next.Save(s.cfg.Dir); err != nil {
 		return err
 	}
-	if err := s.set(next, s.trust.Load().pinned); err != nil {
+	if err := s.set(next); err != nil {
 		return err
 	}
 	s.Poke()
@@ -204,40 +207,61 @@ func (s *Self) Follow(ctx context.Context, h Hooks) error {
 	defer tick.Stop()
 	pause := time.Duration(0)
 	var failed time.Time
+	// Issuers are asked beside, one question at a time: one that does not answer must not keep a revocation from being heard.
+	type answered struct {
+		changed bool
+		err     error
+	}
+	answers, asking, due := make(chan answered, 1), false, true
+	defer func() {
+		if asking {
+			<-answers
+		}
+	}()
 	for {
 		changed, err := s.look(ctx, h)
 		if err != nil && ctx.Err() == nil {
 			s.log.Error("keep up with the members", "err", err)
 		}
-		if now := s.now(); pause == 0 || now.Sub(failed) >= pause || now.Before(failed) {
-			asked, err := s.ask(ctx, h)
-			changed = changed || asked
-			switch {
-			case err == nil:
-				pause = 0
-			case ctx.Err() == nil:
-				pause, failed = min(max(2*pause, askAgain), askAtMost), now
-				if pause >= askSaid {
-					s.log.Warn("no issuer is in reach, which this node needs for its certificate", "again in", pause, "err", err)
-				}
-			}
+		if now := s.now(); due && !asking && (pause == 0 || now.Sub(failed) >= pause || now.Before(failed)) {
+			asking = true
+			go func() {
+				changed, err := s.ask(ctx, h)
+				answers <- answered{changed, err}
+			}()
 		}
 		if !h.Settled() {
 			// It acts for nobody yet.
-		} else if err := s.say(ctx, h); err != nil && ctx.Err() == nil {
+		} else if err := errors.Join(s.say(ctx, h), s.replace(ctx, h)); err != nil && ctx.Err() == nil {
 			s.log.Error("publish what this node is", "err", err)
 		}
 		if changed {
 			h.Changed()
+			due = true
 			continue // what follows from it
 		}
 		var again <-chan time.Time
 		if pause > 0 && pause < lookEvery {
 			again = time.After(pause)
 		}
+		due = true
 		select {
 		case <-ctx.Done():
 			return nil
+		case a := <-answers:
+			asking, due = false, a.changed
+			switch {
+			case a.err == nil:
+				pause = 0
+			case ctx.Err() == nil:
+				pause, failed = min(max(2*pause, askAgain), askAtMost), s.now()
+				if pause >= askSaid {
+					s.log.Warn("no issuer is in reach, which this node needs for its certificate", "again in", pause, "err", a.err)
+				}
+			}
+			if a.changed {
+				h.Changed()
+			}
 		case <-wake.C:
 		case <-s.wake:
 		case <-again:
@@ -264,32 +288,45 @@ func (s *Self) look(ctx context.Context, h Hooks) (changed bool, err error) {
 		registered = append(registered, unknown)
 	}
 
-	authorities := heard[aboutAuthority](trust, snap, ResourceAuthorities)
-	pinned, err := next.follow(authorities)
-	if err != nil {
-		return false, err
-	}
-	t, err := next.trust(pinned, &s.memo)
-	if err != nil {
-		return false, err
-	}
-	for id, d := range heard[Denial](t, snap, ResourceRevoked) {
-		if !t.denied[id] && id != next.NodeID {
-			next.Denied = append(next.Denied, Denial{ID: id, Node: d.value.Node, At: d.value.At})
+	for id, d := range heard[Denial](trust, snap, ResourceRevoked) {
+		if id != next.NodeID && d.value.ID == id {
+			next.deny(d.value)
 		}
 	}
-	if t, err = next.trust(pinned, &s.memo); err != nil {
+	t, err := next.trust(&s.memo)
+	if err != nil {
 		return false, err
 	}
-	members := heard[aboutMember](t, snap, ResourceMembers)
-	kept := keepRoots(t.roots, authorities, members, registered, now)
+	next.listen(t, snap)
+	if err := next.follow(); err != nil {
+		return false, err
+	}
+	if t, err = next.trust(&s.memo); err != nil {
+		return false, err
+	}
+	for c := range t.robbed {
+		if !trust.robbed[c] {
+			// Who was shut out may have spoken in the name of another.
+			maps.DeleteFunc(next.Known, func(_ string, k known) bool { return len(k.Pin) != 32 || !t.pins[[32]byte(k.Pin)] })
+		}
+	}
+	members := next.members(t, snap)
+	next.know(members)
+	authorities := wordsOf[aboutAuthority](next, ResourceAuthorities)
+	kept := keepRoots(t, trust, authorities, members, registered, now)
 	for _, c := range t.roots {
 		if !slices.Contains(kept, c) {
 			next.Former = append(next.Former, Hash(c))
+			if key := keyName(c); t.robbed[key] {
+				next.Robbed = mergedKeep(next.Robbed, [][]byte{key[:]})
+			}
 			s.log.Warn("a CA is not believed any more", "ca", Hash(c)[:12])
 		}
 	}
 	next.Cluster.CACert = encodeCerts(kept...)
+	if err := next.pruneCrosses(kept); err != nil {
+		return false, err
+	}
 
 	about := func(ids []string) map[string]*aboutMember {
 		out := map[string]*aboutMember{}
@@ -305,17 +342,17 @@ func (s *Self) look(ctx context.Context, h Hooks) (changed bool, err error) {
 		return out
 	}
 	var gossip []aboutGossipKey
-	for _, g := range heard[aboutGossipKey](t, snap, ResourceGossipKeys) {
-		if len(g.value.Key) == 32 {
-			gossip = append(gossip, g.value)
+	for _, g := range wordsOf[aboutGossipKey](next, ResourceGossipKeys) {
+		if len(g.Key) == 32 {
+			gossip = append(gossip, g)
 		}
 	}
 	ring := s.withLearnt(nextRing(next.ring(), gossip, about(h.Live()), about(registered), now), next.ring(), now)
 	next.Cluster.GossipKey, next.GossipKeys = ring[0], ring[1:]
 
 	var rotations []aboutRotation
-	for _, r := range heard[aboutRotation](t, snap, ResourceRotations) {
-		rotations = append(rotations, r.value)
+	for _, r := range wordsOf[aboutRotation](next, ResourceRotations) {
+		rotations = append(rotations, r)
 	}
 	tokens, _, err := nextTokenKeys(next.TokenKeys, rotations, now)
 	if err != nil {
@@ -326,6 +363,11 @@ func (s *Self) look(ctx context.Context, h Hooks) (changed bool, err error) {
 		next.Cluster.ServiceAccountKey = nil
 	}
 	next.TokenKeys = tokens
+	next.keepWords(kept)
+	if next.Cluster.Secret != "" && !silent(members, registered, next.NodeID) {
+		next.Cluster.Secret = ""
+		s.log.Warn("the permanent join secret of the version before is gone, for all members run this one: make tokens with murmur token create")
+	}
 	if _, err := next.ensureKeys(now); err != nil {
 		return false, err
 	}
@@ -338,20 +380,18 @@ func (s *Self) look(ctx context.Context, h Hooks) (changed bool, err error) {
 		changed = true
 	}
 	was := s.signer.Load()
-	changed = changed || len(pinned) != len(trust.pinned)
-	if err := s.set(next, pinned); err != nil {
+	if err := s.set(next); err != nil {
 		return changed, err
 	}
 	changed = s.publicKeys(next, members, registered) || changed || !was.Equal(s.signer.Load())
 	return changed, nil
 }
 
-// follow takes in the CAs that were published since: the one whose key this node holds stands first, then the newest. It returns which
-// were stolen.
-func (id *Identity) follow(authorities map[string]heardOf[aboutAuthority]) (pinned map[string]map[[32]byte]bool, err error) {
+// follow takes in the CAs that were published since: the one whose key this node holds stands first, then the newest.
+func (id *Identity) follow() error {
 	roots, err := id.roots()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	holds := ""
 	if len(id.Cluster.CAKey) > 0 {
@@ -361,13 +401,12 @@ func (id *Identity) follow(authorities map[string]heardOf[aboutAuthority]) (pinn
 	for _, c := range roots {
 		known[Hash(c)] = c
 	}
-	pinned = map[string]map[[32]byte]bool{}
-	ordered := inOrder(authorities)
-	for _, hash := range ordered {
-		a := authorities[hash].value
+	authorities := wordsOf[aboutAuthority](id, ResourceAuthorities)
+	for _, hash := range inOrder(authorities) {
+		a := authorities[hash]
 		cs, err1 := decodeCerts(a.Certificate)
 		xs, err2 := decodeCerts(a.Cross)
-		if err1 != nil || err2 != nil || Hash(cs[0]) != hash {
+		if err1 != nil || err2 != nil || Hash(cs[0]) != hash || slices.Contains(id.Former, hash) {
 			continue
 		}
 		previous, ok := known[a.Previous]
@@ -382,30 +421,39 @@ func (id *Identity) follow(authorities map[string]heardOf[aboutAuthority]) (pinn
 		if cross := encodeCerts(xs[0]); !strings.Contains(string(id.Crosses), string(cross)) {
 			id.Crosses = append(slices.Clip(id.Crosses), cross...)
 		}
-		if a.Stolen {
-			pins := map[[32]byte]bool{}
-			for _, k := range a.Keep {
-				if len(k) == sha256.Size {
-					pins[[32]byte(k)] = true
-				}
-			}
-			pinned[a.Previous] = pins
-		}
 	}
-	place := func(c *x509.Certificate) int {
-		hash := Hash(c)
-		if hash == holds {
-			return len(ordered) + 1
+	standing := (&Trust{robbed: id.robbed(roots)}).standing(authorities)
+	slices.SortStableFunc(roots, func(a, b *x509.Certificate) int {
+		switch {
+		case Hash(a) == holds:
+			return -1
+		case Hash(b) == holds:
+			return 1
 		}
-		return slices.Index(ordered, hash)
-	}
-	slices.SortStableFunc(roots, func(a, b *x509.Certificate) int { return place(b) - place(a) })
+		return standing(b, a)
+	})
 	id.Cluster.CACert = encodeCerts(roots...)
-	return pinned, nil
+	return nil
+}
+
+// pruneCrosses lets go of the certificates by which a CA vouches for another where one of the two is not believed any more.
+func (id *Identity) pruneCrosses(roots []*x509.Certificate) error {
+	if len(id.Crosses) == 0 {
+		return nil
+	}
+	crosses, err := decodeCerts(id.Crosses)
+	if err != nil {
+		return fmt.Errorf("certificates of one CA by another: %w", err)
+	}
+	id.Crosses = encodeCerts(slices.DeleteFunc(crosses, func(x *x509.Certificate) bool {
+		return !slices.ContainsFunc(roots, func(c *x509.Certificate) bool { return keyName(c) == keyName(x) }) ||
+			!slices.ContainsFunc(roots, func(c *x509.Certificate) bool { return x.CheckSignatureFrom(c) == nil })
+	})...)
+	return nil
 }
 
 // trust is what an identity believes.
-func (id *Identity) trust(pinned map[string]map[[32]byte]bool, m *memo) (*Trust, error) {
+func (id *Identity) trust(m *memo) (*Trust, error) {
 	roots, err := id.roots()
 	if err != nil {
 		return nil, err
@@ -416,39 +464,65 @@ func (id *Identity) trust(pinned map[string]map[[32]byte]bool, m *memo) (*Trust,
 			return nil, fmt.Errorf("certificates of one CA by another: %w", err)
 		}
 	}
-	return newTrust(roots, chains, pinned, id.Denied, m), nil
+	return newTrust(roots, chains, id.robbed(roots), id.Denied, m), nil
 }
 
-// inOrder lists CAs as they followed each other.
-func inOrder(authorities map[string]heardOf[aboutAuthority]) []string {
-	var out []string
-	for hash := range authorities {
-		out = append(out, hash)
-	}
-	slices.SortFunc(out, func(a, b string) int {
-		if c := authorities[a].value.At.Compare(authorities[b].value.At); c != 0 {
-			return c
-		}
-		return slices.Compare([]byte(a), []byte(b))
+// members are the statements of members about themselves, by ID: of each the ones under the key that it had when it was first heard of. With a
+// stolen key of the CA a certificate can be made in the name of another.
+func (id *Identity) members(t *Trust, snap *crdt.Snapshot) map[string]heardOf[aboutMember] {
+	out := heard[aboutMember](t, snap, ResourceMembers)
+	maps.DeleteFunc(out, func(name string, m heardOf[aboutMember]) bool {
+		k, ok := id.Known[name]
+		key := keyName(m.leaf)
+		return ok && !slices.Equal(k.Key, key[:])
 	})
 	return out
 }
 
-// keepRoots drops a CA after which another came, once the overlap is over and every registered member has a certificate of a later
-// one. So it is if the key was stolen too: of such a CA only the certificates that the members had are believed (Trust.keeps), and
-// to drop it earlier would shut out those that could not ask for another yet, all of them if the new key is out of reach.
-func keepRoots(roots []*x509.Certificate, authorities map[string]heardOf[aboutAuthority], members map[string]heardOf[aboutMember], registered []string, now time.Time) []*x509.Certificate {
-	return slices.DeleteFunc(slices.Clone(roots), func(c *x509.Certificate) bool {
-		hash := Hash(c)
-		for next, a := range authorities {
-			if a.value.Previous != hash || now.Sub(a.value.At) <= a.value.Overlap || !slices.ContainsFunc(roots, func(r *x509.Certificate) bool { return Hash(r) == next }) {
-				continue
-			}
-			if len(waitFor(c, members, registered)) == 0 {
-				return true
-			}
+// know remembers the keys of members.
+func (id *Identity) know(members map[string]heardOf[aboutMember]) {
+	for name, m := range members {
+		pin, ok := pinOf(m.leaf)
+		if !ok {
+			continue
 		}
-		return false
+		if id.Known == nil {
+			id.Known = map[string]known{}
+		}
+		key := keyName(m.leaf)
+		id.Known[name] = known{Key: key[:], Node: m.by.Name, Pin: pin[:]}
+	}
+}
+
+// denial is the revocation of a node; nil if there is none.
+func (id *Identity) denial(of string) *Denial {
+	for i := range id.Denied {
+		if id.Denied[i].ID == of {
+			return &id.Denied[i]
+		}
+	}
+	return nil
+}
+
+// inOrder lists CAs as they followed each other.
+func inOrder(authorities map[string]aboutAuthority) []string {
+	out := sortedKeys(authorities)
+	slices.SortStableFunc(out, func(a, b string) int { return authorities[a].At.Compare(authorities[b].At) })
+	return out
+}
+
+// keepRoots drops a CA beside which a better one stands, once the overlap of that one is over and no registered member has a certificate of
+// the CA itself. So it is if its key was stolen too: only the members that were known then are believed by it (Trust.keeps), and to drop it
+// earlier would shut out those that could not ask for another certificate yet, all of them if the new key is out of reach. was is what was
+// believed before: a CA is not dropped in the moment in which this node hears that it was stolen, for what stands by it has to be cut first.
+func keepRoots(t, was *Trust, authorities map[string]aboutAuthority, members map[string]heardOf[aboutMember], registered []string, now time.Time) []*x509.Certificate {
+	standing := t.standing(authorities)
+	return slices.DeleteFunc(slices.Clone(t.roots), func(c *x509.Certificate) bool {
+		over := slices.ContainsFunc(t.roots, func(next *x509.Certificate) bool {
+			a, ok := authorities[Hash(next)]
+			return ok && standing(next, c) > 0 && now.Sub(a.At) > a.Overlap
+		})
+		return over && t.robbed[keyName(c)] == was.robbed[keyName(c)] && len(waitFor(c, members, registered)) == 0
 	})
 }
 
@@ -463,18 +537,23 @@ func waitFor(old *x509.Certificate, members map[string]heardOf[aboutMember], reg
 	return out
 }
 
-// newest is the CA that was published last, of those that are believed, and its certificates by those before it.
-func newest(t *Trust, authorities map[string]heardOf[aboutAuthority]) (*x509.Certificate, []*x509.Certificate) {
-	order := inOrder(authorities)
-	slices.Reverse(order)
-	for _, hash := range order {
-		for _, r := range t.roots {
-			if Hash(r) == hash {
-				return r, crosses(t, r)
-			}
+// newest is the CA that is to sign: the last that was made, of those whose key nobody holds who was shut out.
+func newest(t *Trust, authorities map[string]aboutAuthority) *x509.Certificate {
+	standing, out := t.standing(authorities), t.roots[0]
+	for _, c := range t.roots[1:] {
+		if standing(c, out) > 0 {
+			out = c
 		}
 	}
-	return t.roots[0], crosses(t, t.roots[0])
+	return out
+}
+
+// silent tells whether a registered member says nothing of itself: it runs a program of before.
+func silent(members map[string]heardOf[aboutMember], registered []string, self string) bool {
+	return slices.ContainsFunc(registered, func(id string) bool {
+		_, ok := members[id]
+		return !ok && id != self
+	})
 }
 
 // crosses are the certificates by which others vouch for a CA.
@@ -519,24 +598,14 @@ func (s *Self) say(ctx context.Context, h Hooks) error {
 	// A revocation holds for who joins later, too: also if its author was shut out since, or its CA is gone.
 	revoked := heard[Denial](t, snap, ResourceRevoked)
 	for _, d := range id.Denied {
-		if _, ok := revoked[d.ID]; !ok {
+		if there, ok := revoked[d.ID]; !ok || !there.value.says(d) {
 			if err := publish(ctx, h.Store, id, crdt.Key{Resource: ResourceRevoked, Name: d.ID}, d); err != nil {
 				return fmt.Errorf("revocation of %s: %w", d.Node, err)
 			}
 		}
 	}
-	if r := id.Rotation; r != nil {
-		certs, err := decodeCerts(r.Certificate)
-		if err != nil {
-			return err
-		}
-		k := crdt.Key{Resource: ResourceAuthorities, Name: Hash(certs[0])}
-		_, there := snap.Get(k)
-		if previous := slices.ContainsFunc(t.roots, func(c *x509.Certificate) bool { return Hash(c) == r.Previous }); previous && !there {
-			if err := publish(ctx, h.Store, id, k, r); err != nil {
-				return fmt.Errorf("the new CA: %w", err)
-			}
-		}
+	if err := s.handOn(ctx, h.Store, id, t); err != nil {
+		return err
 	}
 	secrets := heard[aboutSecret](t, snap, ResourceSecrets)
 	if _, ok := secrets[permanent]; !ok && id.PermanentSecret != "" {
@@ -562,7 +631,7 @@ func publicDER(k tokenKey) ([]byte, error) {
 // of the CA. An issuer that holds the newest CA makes its own certificate.
 func (s *Self) ask(ctx context.Context, h Hooks) (changed bool, err error) {
 	id, t := s.id.Load(), s.trust.Load()
-	ca, cross := newest(t, heard[aboutAuthority](t, h.Store.Snapshot(), ResourceAuthorities))
+	ca := newest(t, wordsOf[aboutAuthority](id, ResourceAuthorities))
 	if a, ok, err := id.authority(); err == nil && id.Issuer() && (!ok || Hash(a.Certificate) != Hash(ca)) {
 		var got keyReply
 		if err := h.Ask(ctx, PathKey, keyRequest{Authority: Hash(ca)}, &got); err != nil {
@@ -603,11 +672,7 @@ func (s *Self) ask(ctx context.Context, h Hooks) (changed bool, err error) {
 		return changed, err // what it would make was of no use
 	} else if ok {
 		return true, s.Update(func(id *Identity) error {
-			if err := id.selfSign(s.cfg.Hosts, s.now()); err != nil {
-				return err
-			}
-			id.Certificate = append(id.Certificate, encodeCerts(cross...)...)
-			return nil
+			return id.selfSign(s.cfg.Hosts, s.now())
 		})
 	}
 	key, err := decodeKey(id.Key)
@@ -659,6 +724,12 @@ type tokenKeys struct {
 	name   string
 }
 
+// others tells that a registered member runs a program of before, as far as this node knows.
+func (s *Self) others() bool {
+	k := s.keys.Load()
+	return k != nil && k.others
+}
+
 // PublicKeys are those that are believed now.
 func (s *Self) PublicKeys() []PublicKey {
 	if k := s.keys.Load(); k != nil {
@@ -696,11 +767,7 @@ func (s *Self) publicKeys(id *Identity, members map[string]heardOf[aboutMember],
 			}
 		}
 	}
-	for _, r := range registered {
-		if _, ok := members[r]; !ok && r != id.NodeID && r != unknown {
-			k.others = true
-		}
-	}
+	k.others = silent(members, slices.DeleteFunc(slices.Clone(registered), func(r string) bool { return r == unknown }), id.NodeID)
 	names := make([]string, 0, len(k.public))
 	for _, p := range k.public {
 		der, _ := x509.MarshalPKIXPublicKey(p.Key)

@@ -24,6 +24,9 @@ func (s *Self) Sign(request []byte, usages []certificatesv1.KeyUsage, life time.
 	if !ok {
 		return nil, ErrNoIssuer
 	}
+	if t := s.Trust(); t != nil && t.robbed[keyName(a.Certificate)] {
+		return nil, ErrNoIssuer // what it signs is not believed: another makes it
+	}
 	r, err := x509.ParseCertificateRequest(request)
 	if err != nil {
 		return nil, fmt.Errorf("certificate request: %w", err)

@@ -231,10 +231,8 @@ type aboutAuthority struct {
 	At       time.Time `json:"at"`
 	// Overlap is how long the one before is believed at least.
 	Overlap time.Duration `json:"overlap"`
-	// Stolen tells that the key of the one before is in wrong hands. Of what it signed only Keep is believed, and after Overlap
-	// nothing, whoever has not come along.
-	Stolen bool     `json:"stolen,omitempty"`
-	Keep   [][]byte `json:"keep,omitempty"`
+	// Without are the IDs of the issuers that were shut out when it was made: those cannot know its key.
+	Without []string `json:"without,omitempty"`
 }
 
 // aboutGossipKey is a gossip key that follows another.
@@ -242,7 +240,8 @@ type aboutGossipKey struct {
 	Key     []byte        `json:"key"`
 	At      time.Time     `json:"at"`
 	Overlap time.Duration `json:"overlap"`
-	Stolen  bool          `json:"stolen,omitempty"`
+	// Stolen tells that those before are in wrong hands. They are read for the overlap and no longer, whoever has not come along.
+	Stolen bool `json:"stolen,omitempty"`
 }
 
 // aboutRotation is an order to make keys for ServiceAccount tokens anew.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -15,8 +16,9 @@ type Trust struct {
 	// roots are the CAs, that which signs today first; chains are certificates by which one CA vouches for another.
 	roots, chains []*x509.Certificate
 	pool, between *x509.CertPool
-	// pinned names, for a CA whose key was stolen, the only leaf certificates of it that are still believed.
-	pinned map[string]map[[32]byte]bool
+	// robbed names the public keys of CAs whose private half somebody may hold who was shut out. Of what such a CA signed, or one for which
+	// only it vouches, the members in pins are still believed.
+	robbed, pins map[[32]byte]bool
 	// denied are node IDs, deniedNames the names of nodes for certificates that have no ID.
 	denied, deniedNames map[string]bool
 	// name is the same for two that believe the same; memo remembers what was verified under it.
@@ -24,10 +26,12 @@ type Trust struct {
 	memo *memo
 }
 
-func newTrust(roots, chains []*x509.Certificate, pinned map[string]map[[32]byte]bool, denied []Denial, m *memo) *Trust {
-	said, _ := json.Marshal([]any{encodeCerts(roots...), encodeCerts(chains...), fmt.Sprint(pinned), denied})
+// errRobbed is returned for a certificate that one who was shut out can have made.
+var errRobbed = fmt.Errorf("%w: it is of a CA whose key was stolen", ErrNoMember)
+
+func newTrust(roots, chains []*x509.Certificate, robbed map[[32]byte]bool, denied []Denial, m *memo) *Trust {
 	t := &Trust{
-		roots: roots, chains: chains, pool: x509.NewCertPool(), between: x509.NewCertPool(), pinned: pinned, name: sha256.Sum256(said), memo: m,
+		roots: roots, chains: chains, pool: x509.NewCertPool(), between: x509.NewCertPool(), robbed: robbed, pins: map[[32]byte]bool{}, memo: m,
 		denied: map[string]bool{}, deniedNames: map[string]bool{},
 	}
 	for _, c := range roots {
@@ -41,8 +45,30 @@ func newTrust(roots, chains []*x509.Certificate, pinned map[string]map[[32]byte]
 		if d.Node != "" {
 			t.deniedNames[d.Node] = true
 		}
+		for _, k := range d.Keep {
+			if len(k) == sha256.Size {
+				t.pins[[32]byte(k)] = true
+			}
+		}
 	}
+	said, _ := json.Marshal([]any{encodeCerts(roots...), encodeCerts(chains...), fmt.Sprint(robbed), denied})
+	t.name = sha256.Sum256(said)
 	return t
+}
+
+// keyName names a public key.
+func keyName(c *x509.Certificate) [32]byte { return sha256.Sum256(c.RawSubjectPublicKeyInfo) }
+
+// pinOf names a member by all that makes it one: with the key of a CA certificates can be made of any name, but not for any key.
+func pinOf(leaf *x509.Certificate) ([32]byte, bool) {
+	m, err := memberOf(leaf)
+	if err != nil {
+		return [32]byte{}, false
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "murmur member 1\x00%s\x00%s\x00%v\x00", m.Name, m.ID, m.Issuer)
+	h.Write(leaf.RawSubjectPublicKeyInfo)
+	return [32]byte(h.Sum(nil)), true
 }
 
 // Pool is the set of CAs, for what can use nothing better.
@@ -91,18 +117,36 @@ func (t *Trust) chain(leaf *x509.Certificate, sent []*x509.Certificate, usage x5
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: it is of a CA whose key was stolen", ErrNoMember)
+	return errRobbed
 }
 
-// keeps refuses a chain that ends at a CA whose key was stolen, but for the leaf certificates that were known before.
+// keeps refuses a chain in which a CA signs whose key was stolen, at its end or between, but for the members that were known before.
 func (t *Trust) keeps(chain []*x509.Certificate) bool {
-	pins, stolen := t.pinned[Hash(chain[len(chain)-1])]
-	return !stolen || pins[sha256.Sum256(chain[0].Raw)]
+	if !slices.ContainsFunc(chain, func(c *x509.Certificate) bool { return t.robbed[keyName(c)] }) {
+		return true
+	}
+	pin, ok := pinOf(chain[0])
+	return ok && t.pins[pin]
+}
+
+// Stands is the error of what a connection has shown that was believed once and must not be any more: who it is was shut out, or can have been
+// made by one who was. That a certificate has expired since, or its CA is gone, ends no connection.
+func (t *Trust) Stands(chain []*x509.Certificate) error {
+	if len(chain) == 0 {
+		return ErrNoMember
+	}
+	if err := t.Refuse(chain[0]); err != nil || len(t.robbed) == 0 {
+		return err
+	}
+	if err := t.chain(chain[0], chain[1:], x509.ExtKeyUsageAny, chain[0].NotBefore.Add(time.Second)); errors.Is(err, errRobbed) {
+		return err
+	}
+	return nil
 }
 
 // Refuse is the error of a certificate that must not be believed though its chain is good: ErrRevoked. It is cheap.
 func (t *Trust) Refuse(leaf *x509.Certificate) error {
-	if len(t.denied) == 0 && len(t.pinned) == 0 {
+	if len(t.denied) == 0 {
 		return nil
 	}
 	m, err := memberOf(leaf)
@@ -118,7 +162,7 @@ func (t *Trust) Refuse(leaf *x509.Certificate) error {
 // Client tells whether a chain that upstream's authenticator has built is believed.
 func (t *Trust) Client(chain []*x509.Certificate) error {
 	if !t.keeps(chain) {
-		return ErrNoMember
+		return errRobbed
 	}
 	return t.Refuse(chain[0])
 }
