@@ -6,6 +6,9 @@ KUBE    := v1.37.2
 STATIC  := $(GO) build
 STRIP   := -s -w
 
+# What upstream's code in our programs says that it is, to probed pods, webhooks and users of kubectl.
+UPSTREAM = $(foreach of,k8s.io/component-base/version k8s.io/client-go/pkg/version,-X $(of).gitVersion=$(1) -X $(of).gitMajor=1 -X $(of).gitMinor=$(word 2,$(subst ., ,$(KUBE))) -X $(of).gitTreeState=clean -X $(of).gitCommit=unknown)
+
 # What a node never uses is left out. Without grpcnotrace the linker keeps every method of every type, 20 MB of them.
 TAGS := grpcnotrace,no_btrfs,no_devmapper,no_zfs,no_tracing
 
@@ -22,12 +25,12 @@ CNI := $(addprefix github.com/containernetworking/plugins/plugins/,main/bridge m
 
 build:
 	@mkdir -p bin/cni
-	$(STATIC) -ldflags '$(STRIP) -X main.version=$(VERSION)' -o bin/ ./cmd/murmur ./cmd/murmur-lab ./cmd/pause
+	$(STATIC) -ldflags '$(STRIP) -X main.version=$(VERSION) $(call UPSTREAM,$(KUBE)+murmur)' -o bin/ ./cmd/murmur ./cmd/murmur-lab ./cmd/pause
 	$(STATIC) -ldflags '$(STRIP)' -o bin/ github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 	$(STATIC) -ldflags '$(STRIP)' -o bin/cni/ $(CNI)
 	cd contrib/runc && CGO_ENABLED=1 GOFLAGS=-trimpath $(STATIC) -buildmode pie -tags '$(RUNC_TAGS)' \
 	  -ldflags '$(STRIP) -linkmode external -extldflags -static-pie' -o $(CURDIR)/bin/runc github.com/opencontainers/runc
-	$(STATIC) -ldflags '$(STRIP) -X k8s.io/component-base/version.gitVersion=$(KUBE) -X k8s.io/client-go/pkg/version.gitVersion=$(KUBE)' -o bin/kubectl k8s.io/kubernetes/cmd/kubectl
+	$(STATIC) -ldflags '$(STRIP) $(call UPSTREAM,$(KUBE))' -o bin/kubectl k8s.io/kubernetes/cmd/kubectl
 
 # deps installs what the host lacks: the programs a node uses, and those the tests use.
 deps:

@@ -161,7 +161,7 @@ func TestAcceptedFields(t *testing.T) {
 		t.Errorf("a load balancer: %q", got)
 	}
 	legacy := `{apiVersion: v1, kind: Secret, metadata: {name: token, annotations: {kubernetes.io/service-account.name: default}}, type: kubernetes.io/service-account-token}`
-	if got := n.warnings(http.StatusCreated, "POST", core+"secrets", "", legacy); len(got) != 1 || !strings.Contains(got[0], "Secret type: nothing here writes a token into it") {
+	if got := n.warnings(http.StatusCreated, "POST", core+"secrets", "", legacy); len(got) > 0 {
 		t.Errorf("a Secret for a token: %q", got)
 	}
 }

@@ -13,7 +13,10 @@ import (
 	"k8s.io/kubernetes/pkg/serviceaccount"
 )
 
-// version is what clients are told: the Kubernetes release whose API this is.
+// Version is the Kubernetes release whose API this is.
+func Version() apiversion.Info { return version }
+
+// version is what clients are told. The Makefile tells upstream's packages the same.
 var version = apiversion.Info{
 	Major: "1", Minor: "37", GitVersion: "v1.37.2+murmur", GitTreeState: "clean",
 	GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,

@@ -201,6 +201,9 @@ type Server struct {
 	own      kubernetes.Interface
 	managers managers
 
+	// secretTokens makes the tokens that Secrets hold; nil: there are none.
+	secretTokens serviceaccount.TokenGenerator
+
 	// stopping is closed when Run ends, so that watches end too.
 	stopping chan struct{}
 	stopOnce sync.Once

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	apiserverserviceaccount "k8s.io/apiserver/pkg/authentication/serviceaccount"
+	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
 	"k8s.io/kubernetes/pkg/serviceaccount"
 
 	"murmur/crdt"
@@ -53,9 +54,13 @@ func (s *Server) serviceAccountTokens() (authenticator.Token, error) {
 			return nil, fmt.Errorf("ServiceAccount tokens: %w", err)
 		}
 		s.issuer = generator
+		if s.secretTokens, err = serviceaccount.JWTTokenGenerator(serviceaccount.LegacyIssuer, s.cfg.ServiceAccountKey); err != nil {
+			return nil, fmt.Errorf("ServiceAccount tokens: %w", err)
+		}
 		keys.Public = func() []TokenKey { return []TokenKey{{Key: signer.Public(), Anywhere: true}} }
 	} else {
 		s.issuer = &generator{keys: keys, issuer: s.cfg.Issuer, node: s.cfg.Node, store: s.cfg.Store}
+		s.secretTokens = &generator{keys: keys, issuer: serviceaccount.LegacyIssuer, node: s.cfg.Node, store: s.cfg.Store}
 	}
 	s.tokenKeys = &publicKeys{read: keys.Public}
 	if err := s.tokenKeys.update(); err != nil {
@@ -77,10 +82,14 @@ func (s *Server) serviceAccountTokens() (authenticator.Token, error) {
 	} else {
 		s.cfg.Log.Warn("the issuer of ServiceAccount tokens cannot be discovered", "issuer", s.cfg.Issuer, "err", err)
 	}
-	return &believed{
+	inSecrets, err := s.secretTokenAuthenticator()
+	if err != nil {
+		return nil, fmt.Errorf("tokens in Secrets: %w", err)
+	}
+	return tokenunion.NewFailOnError(inSecrets, &believed{
 		Token: serviceaccount.JWTTokenAuthenticator([]string{s.cfg.Issuer}, s.tokenKeys, s.audiences, serviceaccount.NewValidator(tokenSubjects{s.cfg.Store})),
 		store: s.cfg.Store,
-	}, nil
+	}), nil
 }
 
 // TokenKeysChanged has the server believe what Config.TokenKeys says now.

@@ -6,6 +6,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"murmur/httpapi"
 )
 
 // What a node tells Prometheus of itself, beside its process and the Go runtime.
@@ -81,9 +83,24 @@ func (m metrics) Collect(out chan<- prometheus.Metric) {
 	gauge(metricPending, float64(m.node.sched.Waiting()))
 }
 
+// buildInfo is what upstream's servers say of themselves under this name.
+func buildInfo() prometheus.Collector {
+	v := httpapi.Version()
+	g := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "kubernetes_build_info", Help: "The Kubernetes release whose API is served here, and what this program was built with.",
+		ConstLabels: prometheus.Labels{
+			"major": v.Major, "minor": v.Minor, "git_version": v.GitVersion, "git_commit": v.GitCommit, "git_tree_state": v.GitTreeState,
+			"build_date": v.BuildDate, "go_version": v.GoVersion, "compiler": v.Compiler, "platform": v.Platform,
+		},
+	})
+	g.Set(1)
+	return g
+}
+
 // metricsHandler answers /metrics.
 func (n *Node) metricsHandler() http.Handler {
 	r := prometheus.NewRegistry()
+	r.MustRegister(buildInfo())
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), metrics{n})
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
 }

@@ -347,11 +347,9 @@ func (n *Node) parts(cfg Config, settings Settings) error {
 	}
 	if n.control, err = control.New(control.Config{
 		Store: n.store, Node: name, View: n.view, Recorder: n.recorder("controllermanager"),
-		API: func(account string) control.API {
-			return n.api.As(account, "system:serviceaccounts", "system:serviceaccounts:kube-system")
-		},
+		API:    func(account string) control.API { return n.api.As(account, groupsOf(account)...) },
 		Record: n.controlled,
-		CACert: func() []byte { return n.self.Trust().Bundle() }, Resources: n.api.Resources(), Usage: n.api.QuotaUsage, Numbers: n.api, Signer: signer{n}, Log: n.log.With("part", "control"),
+		CACert: func() []byte { return n.self.Trust().Bundle() }, Resources: n.api.Resources(), Usage: n.api.QuotaUsage, Numbers: n.api, Signer: signer{n}, Tokens: n.api, Log: n.log.With("part", "control"),
 	}); err != nil {
 		return err
 	}

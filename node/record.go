@@ -120,8 +120,16 @@ func (n *Node) written(ctx context.Context, verb string, key crdt.Key, uid types
 
 // controlled records what a controller writes past the API.
 func (n *Node) controlled(ctx context.Context, account, verb string, key crdt.Key, uid types.UID) (context.Context, func(error)) {
-	by := &user.DefaultInfo{Name: account, Groups: append(serviceaccount.MakeGroupNames("kube-system"), user.AllAuthenticated)}
+	by := &user.DefaultInfo{Name: account, Groups: append(groupsOf(account), user.AllAuthenticated)}
 	return n.api.Record(ctx, by, verb, key, uid)
+}
+
+// groupsOf are those of the user that a controller writes as.
+func groupsOf(account string) []string {
+	if namespace, _, err := serviceaccount.SplitUsername(account); err == nil {
+		return serviceaccount.MakeGroupNames(namespace)
+	}
+	return nil
 }
 
 // restored records in a new data directory that a backup was restored there.

@@ -156,6 +156,7 @@ func start(t *testing.T, nodes ...string) *cluster {
 			API: func(user string) control.API {
 				return api.As(user, "system:serviceaccounts", "system:serviceaccounts:kube-system")
 			},
+			Signer: signers{nodes[0]}, Tokens: api,
 			Log: slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		})
 		check(t, err)
@@ -163,6 +164,15 @@ func start(t *testing.T, nodes ...string) *cluster {
 	}
 	wg.Go(c.kubelets)
 	return c
+}
+
+// signers are the nodes that sign; certificates they do not.
+type signers []string
+
+func (s signers) Issuers() []string { return s }
+
+func (s signers) Sign([]byte, []certificatesv1.KeyUsage, time.Duration) ([]byte, error) {
+	return nil, errors.New("nothing is signed here")
 }
 
 type testLog struct{ t *testing.T }

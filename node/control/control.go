@@ -63,7 +63,7 @@ type Config struct {
 	// Node is this node's name.
 	Node string
 	View View
-	// API gives the client of a user, who is a ServiceAccount of kube-system.
+	// API gives the client of a user: a ServiceAccount of kube-system, or upstream's controller manager itself.
 	API func(user string) API
 	// Record records in the audit log what a user is about to write past the API; the function that it returns is called with the outcome.
 	// Nil: nothing is recorded.
@@ -82,6 +82,8 @@ type Config struct {
 	Numbers Numbers
 	// Signer signs certificate signing requests; nil: nobody does.
 	Signer Signer
+	// Tokens makes tokens for Secrets, on nodes that Signer names; nil: nobody does.
+	Tokens Tokens
 	// Brake is Available if empty.
 	Brake Brake
 	// Settle is how long a node must have been in sight before the readiness of its pods is believed enough to withdraw
@@ -205,6 +207,11 @@ func table(cfg Config) []row {
 	}
 	if cfg.Signer != nil {
 		rows = append(rows, row{name: "certificate-controller", owners: []string{requests}, watches: []string{nodes}, everywhere: true, decide: signing(cfg.Signer)})
+	}
+	if cfg.Signer != nil && cfg.Tokens != nil {
+		held := newSecretTokens(cfg)
+		rows = append(rows, row{name: "serviceaccount-token-controller", as: "system:kube-controller-manager", owners: []string{"secrets", accounts},
+			watches: []string{nodes, "murmur.io/authorities", "murmur.io/members"}, everywhere: true, prepare: held.prepare, decide: held.decide})
 	}
 	if cfg.Usage != nil {
 		spent := newCharges(cfg.Usage)

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,8 @@ import (
 type row struct {
 	// name is that of the ServiceAccount it writes as, and of the component in its events.
 	name string
+	// as is whom it writes as instead, if upstream's writes as somebody else.
+	as string
 	// owners are the resources that it decides about, watches what else it looks at.
 	owners, watches []string
 	// all means that it decides about all that is stored, watchesAll that it looks at all.
@@ -44,7 +47,7 @@ type row struct {
 }
 
 // user is who a controller is to the API.
-func (r *row) user() string { return "system:serviceaccount:kube-system:" + r.name }
+func (r *row) user() string { return cmp.Or(r.as, "system:serviceaccount:kube-system:"+r.name) }
 
 // plan is what a controller decided for one owner.
 type plan struct {
@@ -78,6 +81,8 @@ const (
 	renumber verb = "renumber"
 	// sign signs a certificate signing request, and writes its status.
 	sign verb = "sign"
+	// entoken puts a token of an account into a Secret.
+	entoken verb = "entoken"
 	// rescale sets the replicas of an HPA's target, and then the HPA's status.
 	rescale verb = "rescale"
 )
@@ -94,6 +99,8 @@ type write struct {
 	key  crdt.Key
 	opts metav1.DeleteOptions
 	base *crdt.Entry
+	// account is whose token it gets.
+	account *corev1.ServiceAccount
 	// numbers are what to claim or to renumber.
 	numbers []crdt.Key
 	// scale is what to scale to.
@@ -462,6 +469,11 @@ func (c *Controllers) write(ctx context.Context, user string, api API, w write) 
 		var out *certificatesv1.CertificateSigningRequest
 		if out, err = signed(c.cfg.Signer, w.obj.(*certificatesv1.CertificateSigningRequest)); err == nil {
 			_, err = api.UpdateStatus(ctx, out)
+		}
+	case entoken:
+		var s *corev1.Secret
+		if s, err = entokened(ctx, c.cfg.Tokens, w); err == nil {
+			_, err = api.Update(ctx, s)
 		}
 	case rescale:
 		err = scaleTo(ctx, api, w.obj.(*autoscalingv2.HorizontalPodAutoscaler), w.scale)

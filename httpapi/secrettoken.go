@@ -1,0 +1,66 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+
+	"gopkg.in/go-jose/go-jose.v2/jwt"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/kubernetes/pkg/serviceaccount"
+)
+
+// Tokens in Secrets of type kubernetes.io/service-account-token, as upstream's tokens controller makes them: they do not end, and are good for
+// as long as the Secret has them, the account is there, and a key that is believed anywhere proves them.
+
+// SecretToken makes the token of an account that a Secret is to hold.
+func (s *Server) SecretToken(ctx context.Context, account *corev1.ServiceAccount, secret *corev1.Secret) (string, error) {
+	if s.secretTokens == nil {
+		return "", errors.New("this cluster issues no tokens")
+	}
+	claims, private := serviceaccount.LegacyClaims(*account, *secret)
+	// Upstream's say nothing of when they were made; here no token is believed that is older than its account.
+	claims.IssuedAt = jwt.NewNumericDate(time.Now())
+	return s.secretTokens.GenerateToken(ctx, claims, private)
+}
+
+// SecretTokenProven tells whether a token names a key that is believed anywhere. One that does not is believed by nobody, or only for a node's own
+// pods, and has to be made anew.
+func (s *Server) SecretTokenProven(token string) bool {
+	if s.tokenKeys == nil {
+		return false
+	}
+	head, _, _ := strings.Cut(token, ".")
+	b, err := base64.RawURLEncoding.DecodeString(head)
+	var header struct {
+		Key string `json:"kid"`
+	}
+	if err != nil || json.Unmarshal(b, &header) != nil {
+		return false
+	}
+	return s.tokenKeys.now.Load().of[header.Key].Anywhere
+}
+
+// secretTokenAuthenticator believes such tokens by upstream's rules.
+func (s *Server) secretTokenAuthenticator() (authenticator.Token, error) {
+	v, err := serviceaccount.NewLegacyValidator(true, tokenSubjects{s.cfg.Store}, ownSecrets{s})
+	if err != nil {
+		return nil, err
+	}
+	return &believed{
+		Token: serviceaccount.JWTTokenAuthenticator([]string{serviceaccount.LegacyIssuer}, s.tokenKeys, s.audiences, v),
+		store: s.cfg.Store,
+	}, nil
+}
+
+// ownSecrets writes Secrets for upstream's validator, which notes the day on which a token was used last.
+type ownSecrets struct{ server *Server }
+
+func (o ownSecrets) Secrets(namespace string) typedcorev1.SecretInterface {
+	return o.server.own.CoreV1().Secrets(namespace)
+}

@@ -1,0 +1,230 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"murmur/crdt"
+)
+
+// Tokens makes the tokens that Secrets of type kubernetes.io/service-account-token hold.
+type Tokens interface {
+	// SecretToken is a new one, signed by this node, which must be one whose signature is believed anywhere.
+	SecretToken(ctx context.Context, account *corev1.ServiceAccount, secret *corev1.Secret) (string, error)
+	// SecretTokenProven tells whether one is proven by a key that is believed anywhere now.
+	SecretTokenProven(token string) bool
+}
+
+const accounts = "serviceaccounts"
+
+// secretTokens is upstream's tokens controller: a Secret that names an account gets a token of it, goes with it, and what an account says of a
+// Secret that has gone is taken away.
+//
+// The nodes whose keys are believed anywhere are the issuers, so one of those in sight does it. Keys are replaced here, and go with their
+// nodes: a token that no key proves any more is made anew. An account that is absent may only be late, as in garbage.
+type secretTokens struct {
+	tokens  Tokens
+	issuers func() []string
+	caCert  func() []byte
+	deleted func(crdt.Version) []types.UID
+
+	looked crdt.Version
+	// present are the accounts of the last look, gone those that were seen and are no more.
+	present, gone map[types.UID]bool
+	// held are the Secrets of the last look that hold tokens, went those that an account still speaks of though they have gone.
+	held, went map[crdt.Key]bool
+	// absent is since when the account of a Secret has been looked for in vain, unproven since when no key proves its token.
+	absent, unproven map[types.UID]time.Time
+}
+
+func newSecretTokens(cfg Config) *secretTokens {
+	return &secretTokens{
+		tokens: cfg.Tokens, issuers: cfg.Signer.Issuers, caCert: cfg.CACert, deleted: cfg.Store.Deleted,
+		gone: map[types.UID]bool{}, went: map[crdt.Key]bool{}, absent: map[types.UID]time.Time{}, unproven: map[types.UID]time.Time{},
+	}
+}
+
+// tokenSecret is the Secret of an entry if it holds a token of an account, or is to.
+func tokenSecret(e *crdt.Entry) (*corev1.Secret, bool) {
+	if !e.Mentions(`"` + string(corev1.SecretTypeServiceAccountToken) + `"`) {
+		return nil, false
+	}
+	s, err := crdt.As[corev1.Secret](e)
+	return s, err == nil && s.Type == corev1.SecretTypeServiceAccountToken && s.Annotations[corev1.ServiceAccountNameKey] != ""
+}
+
+func (t *secretTokens) prepare(w *world) {
+	was, held := t.present, t.held
+	t.present, t.held = map[types.UID]bool{}, map[crdt.Key]bool{}
+	if len(t.gone) > maxGone {
+		clear(t.gone)
+	}
+	if t.looked > 0 {
+		for _, uid := range t.deleted(t.looked) {
+			t.gone[uid] = true
+		}
+	}
+	t.looked = w.snap.Version()
+	there := map[types.UID]bool{}
+	for e := range w.snap.Range("secrets", "", "") {
+		if _, ok := tokenSecret(e); ok {
+			t.held[e.Key], there[e.UID] = true, true
+		}
+	}
+	for k := range held {
+		if !t.held[k] {
+			t.went[k] = true
+		}
+	}
+	spoken := map[crdt.Key]bool{}
+	for e := range w.snap.Range(accounts, "", "") {
+		t.present[e.UID] = true
+		for _, k := range t.speaksOf(e) {
+			spoken[k] = true
+		}
+	}
+	maps.DeleteFunc(t.went, func(k crdt.Key, _ bool) bool {
+		_, again := w.snap.Get(k)
+		return again || !spoken[k]
+	})
+	for uid := range was {
+		if !t.present[uid] {
+			t.gone[uid] = true
+		}
+	}
+	dead := func(uid types.UID, _ time.Time) bool { return !there[uid] }
+	maps.DeleteFunc(t.absent, dead)
+	maps.DeleteFunc(t.unproven, dead)
+	if out(w.nodes) > 0 {
+		clear(t.absent)
+	}
+}
+
+// speaksOf lists the Secrets that have gone of which an account speaks still.
+func (t *secretTokens) speaksOf(e *crdt.Entry) (out []crdt.Key) {
+	if len(t.went) == 0 {
+		return nil
+	}
+	sa, err := crdt.As[corev1.ServiceAccount](e)
+	if err != nil {
+		return nil
+	}
+	for _, ref := range sa.Secrets {
+		if k := (crdt.Key{Resource: "secrets", Namespace: sa.Namespace, Name: ref.Name}); t.went[k] {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+func (t *secretTokens) decide(w *world, e *crdt.Entry) plan {
+	issuers := slices.DeleteFunc(slices.Clone(t.issuers()), func(n string) bool { return !slices.Contains(w.alive, n) })
+	if rendezvous(string(e.UID), issuers) != w.self {
+		return plan{}
+	}
+	if e.Key.Resource == accounts {
+		return t.forget(e)
+	}
+	s, ok := tokenSecret(e)
+	if !ok || s.DeletionTimestamp != nil {
+		return plan{}
+	}
+	uid := types.UID(s.Annotations[corev1.ServiceAccountUIDKey])
+	sa, ok := crdt.Get[corev1.ServiceAccount](w.snap, crdt.Key{Resource: accounts, Namespace: s.Namespace, Name: s.Annotations[corev1.ServiceAccountNameKey]})
+	if ok && (uid == "" || uid == sa.UID) {
+		delete(t.absent, e.UID)
+		return t.fill(w, s, sa)
+	}
+	if uid == "" || !t.gone[uid] {
+		if gone, at := later(w, t.absent, e.UID, out(w.nodes) == 0); !gone {
+			return plan{wake: at}
+		}
+	}
+	return plan{writes: []write{deletion(e.Key, e.UID)}}
+}
+
+// later tells whether something has been so for long enough to be believed; at is when it may be. While it is not to be believed there is no
+// such time.
+func later(w *world, since map[types.UID]time.Time, uid types.UID, believe bool) (so bool, at time.Time) {
+	if !believe {
+		return false, time.Time{}
+	}
+	from, ok := since[uid]
+	if !ok {
+		from = w.now
+		since[uid] = from
+	}
+	at = from.Add(unseen)
+	return !w.now.Before(at), at
+}
+
+// fill gives a Secret what it lacks.
+func (t *secretTokens) fill(w *world, s *corev1.Secret, sa *corev1.ServiceAccount) plan {
+	var bundle []byte
+	if t.caCert != nil {
+		bundle = t.caCert()
+	}
+	token := string(s.Data[corev1.ServiceAccountTokenKey])
+	fresh, wake := token == "", time.Time{}
+	if !fresh && !t.tokens.SecretTokenProven(token) {
+		// The key may be one that this node has not heard of yet.
+		fresh, wake = later(w, t.unproven, s.UID, true)
+	} else {
+		delete(t.unproven, s.UID)
+	}
+	ca := len(bundle) > 0 && !bytes.Equal(s.Data[corev1.ServiceAccountRootCAKey], bundle)
+	if !fresh && !ca && len(s.Data[corev1.ServiceAccountNamespaceKey]) > 0 {
+		return plan{wake: wake}
+	}
+	next := s.DeepCopy()
+	if next.Data == nil {
+		next.Data = map[string][]byte{}
+	}
+	if ca {
+		next.Data[corev1.ServiceAccountRootCAKey] = bundle
+	}
+	if len(next.Data[corev1.ServiceAccountNamespaceKey]) == 0 {
+		next.Data[corev1.ServiceAccountNamespaceKey] = []byte(s.Namespace)
+	}
+	metav1.SetMetaDataAnnotation(&next.ObjectMeta, corev1.ServiceAccountNameKey, sa.Name)
+	metav1.SetMetaDataAnnotation(&next.ObjectMeta, corev1.ServiceAccountUIDKey, string(sa.UID))
+	if fresh {
+		return plan{writes: []write{{verb: entoken, obj: next, account: sa}}}
+	}
+	return plan{writes: []write{{verb: update, obj: next}}, wake: wake}
+}
+
+// forget takes away what an account says of Secrets with tokens that have gone.
+func (t *secretTokens) forget(e *crdt.Entry) plan {
+	went := t.speaksOf(e)
+	if len(went) == 0 {
+		return plan{}
+	}
+	sa, err := crdt.As[corev1.ServiceAccount](e)
+	if err != nil || sa.DeletionTimestamp != nil {
+		return plan{}
+	}
+	next := sa.DeepCopy()
+	next.Secrets = slices.DeleteFunc(next.Secrets, func(r corev1.ObjectReference) bool {
+		return slices.ContainsFunc(went, func(k crdt.Key) bool { return k.Name == r.Name })
+	})
+	return plan{writes: []write{{verb: update, obj: next}}}
+}
+
+// entokened is a Secret with a token that was made now.
+func entokened(ctx context.Context, t Tokens, w write) (*corev1.Secret, error) {
+	s := w.obj.(*corev1.Secret).DeepCopy()
+	token, err := t.SecretToken(ctx, w.account, s)
+	if err != nil {
+		return nil, err
+	}
+	s.Data[corev1.ServiceAccountTokenKey] = []byte(token)
+	return s, nil
+}
