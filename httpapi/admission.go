@@ -11,6 +11,7 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 
 	"murmur/httpapi/admit"
+	"murmur/httpapi/informers"
 )
 
 // admission is the chain that every write goes through, with what its plugins ask for.
@@ -28,7 +29,7 @@ func (s *Server) admission() (admission.Interface, error) {
 // initializers give upstream's plugins what they ask for. The informers of forgiving ones show each webhook as one that may fail.
 func (s *Server) initializers(forgiving bool) admission.PluginInitializers {
 	return admission.PluginInitializers{
-		initializer.New(s.own, nil, snapshotInformers{store: s.cfg.Store, followers: &s.followers, forgiving: forgiving}, s.authz,
+		initializer.New(s.own, nil, informers.Factory{Store: s.cfg.Store, Followers: &s.followers, Forgiving: forgiving}, s.authz,
 			utilfeature.DefaultFeatureGate, compatibility.DefaultBuildEffectiveVersion(), s.stopping, nil),
 		webhookinit.NewPluginInitializer(webhookClients, webhookServices{s}),
 	}

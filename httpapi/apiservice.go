@@ -20,12 +20,12 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"murmur/crdt"
+	"murmur/httpapi/storage"
 )
 
-// apiServices is the key of APIServices in the store. There is one for each group version that is served here. None is stored:
+// There is one for each group version that is served here. None is stored:
 // each node derives them from the table and from the definitions, as it does what it sees of nodes. No request is forwarded to
 // the API server of another, so an APIService that asks for it is refused, and the derived ones cannot be written.
-const apiServices = "apiregistration.k8s.io/apiservices"
 
 func newAPIServices(r *registry) (map[string]rest.Storage, error) {
 	s := apiservicestore.NewREST(legacyscheme.Scheme, r)
@@ -106,12 +106,12 @@ func (s *Server) deriveAPIServices(ctx context.Context, shown map[string]*apireg
 	if system, ok := crdt.Get[corev1.Namespace](snap, crdt.Key{Resource: "namespaces", Name: metav1.NamespaceSystem}); ok {
 		begun = system.CreationTimestamp
 	}
-	want := servedVersions(s.registry.order, begun, crdt.List[apiextensionsv1.CustomResourceDefinition](snap, definitions, ""))
+	want := servedVersions(s.registry.order, begun, crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, ""))
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if equality.Semantic.DeepEqual(shown[name], want[name]) {
 			continue
 		}
-		if err := s.cfg.Store.Derive(ctx, crdt.Key{Resource: apiServices, Name: name}, nil, want[name]); err != nil {
+		if err := s.cfg.Store.Derive(ctx, crdt.Key{Resource: storage.APIServices, Name: name}, nil, want[name]); err != nil {
 			return fmt.Errorf("show API service %s: %w", name, err)
 		}
 		shown[name] = want[name]
@@ -120,7 +120,7 @@ func (s *Server) deriveAPIServices(ctx context.Context, shown map[string]*apireg
 		if want[name] != nil {
 			continue
 		}
-		if err := s.cfg.Store.Derive(ctx, crdt.Key{Resource: apiServices, Name: name}, nil, nil); err != nil {
+		if err := s.cfg.Store.Derive(ctx, crdt.Key{Resource: storage.APIServices, Name: name}, nil, nil); err != nil {
 			return fmt.Errorf("no longer show API service %s: %w", name, err)
 		}
 		delete(shown, name)
@@ -130,7 +130,7 @@ func (s *Server) deriveAPIServices(ctx context.Context, shown map[string]*apireg
 
 // keepAPIServices derives them anew whenever a definition changes, and once the cluster has its first namespaces.
 func (s *Server) keepAPIServices(ctx context.Context, shown map[string]*apiregistrationv1.APIService) error {
-	wake := s.cfg.Store.Subscribe(definitions, "namespaces")
+	wake := s.cfg.Store.Subscribe(storage.Definitions, "namespaces")
 	defer wake.Close()
 	for {
 		if err := s.deriveAPIServices(ctx, shown); err != nil && ctx.Err() == nil {

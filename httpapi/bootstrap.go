@@ -22,6 +22,7 @@ import (
 
 	"murmur/crdt"
 	"murmur/httpapi/fairness"
+	"murmur/httpapi/storage"
 )
 
 // Bootstrap makes sure of what every cluster has: its namespaces, upstream's default roles and bindings, the
@@ -70,9 +71,9 @@ func (s *Server) Bootstrap(ctx context.Context) error {
 	for _, o := range fairness.Objects() {
 		switch o.(type) {
 		case *flowcontrolv1.FlowSchema:
-			ensure(flowSchemas, o)
+			ensure(storage.FlowSchemas, o)
 		case *flowcontrolv1.PriorityLevelConfiguration:
-			ensure(priorityLevels, o)
+			ensure(storage.PriorityLevels, o)
 		}
 	}
 	ensure("services", s.kubernetesService())

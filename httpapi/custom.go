@@ -96,7 +96,7 @@ func definition(snap *crdt.Snapshot, resource schema.GroupResource) *apiextensio
 	if admit.Reserved(resource.Group) {
 		return nil
 	}
-	crd, _ := crdt.Get[apiextensionsv1.CustomResourceDefinition](snap, crdt.Key{Resource: definitions, Name: resource.String()})
+	crd, _ := crdt.Get[apiextensionsv1.CustomResourceDefinition](snap, crdt.Key{Resource: storage.Definitions, Name: resource.String()})
 	return crd
 }
 
@@ -166,7 +166,7 @@ func (cs *customs) prune(snap *crdt.Snapshot) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	for name, m := range cs.made {
-		crd, ok := crdt.Get[apiextensionsv1.CustomResourceDefinition](snap, crdt.Key{Resource: definitions, Name: name})
+		crd, ok := crdt.Get[apiextensionsv1.CustomResourceDefinition](snap, crdt.Key{Resource: storage.Definitions, Name: name})
 		if !ok || !established(crd) || !m.of(crd) {
 			m.end()
 			delete(cs.made, name)

@@ -284,7 +284,7 @@ func TestOpenAPIOfCustomResources(t *testing.T) {
 	check(t, json.Unmarshal([]byte(after), &swagger))
 	have := swagger.Definitions["com.example.v1.Widget"]
 	if code != 200 || have.Properties["spec"].Properties["colour"].Type[0] != "string" || len(swagger.Definitions) < 400 {
-		t.Errorf("OpenAPI v2: %d, %d definitions, properties %v", code, len(swagger.Definitions), have.Properties["spec"])
+		t.Errorf("OpenAPI v2: %d, %d storage.Definitions, properties %v", code, len(swagger.Definitions), have.Properties["spec"])
 	}
 	if _, ok := swagger.Paths.Paths["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}/scale"]; !ok {
 		t.Error("no path of a custom subresource")

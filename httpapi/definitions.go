@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -26,10 +24,8 @@ import (
 	"murmur/crdt"
 	"murmur/httpapi/admit"
 	"murmur/httpapi/storage"
+	"murmur/httpapi/turn"
 )
-
-// definitions is the key of CustomResourceDefinitions.
-const definitions = "apiextensions.k8s.io/customresourcedefinitions"
 
 // established tells whether the objects of a definition are.
 func established(crd *apiextensionsv1.CustomResourceDefinition) bool {
@@ -59,7 +55,7 @@ func (f definitionForm) Stored(obj runtime.Object, base *crdt.Entry) (runtime.Ob
 
 // defined lists the definitions that there are.
 func (s *Server) defined() []*apiextensionsv1.CustomResourceDefinition {
-	return crdt.List[apiextensionsv1.CustomResourceDefinition](s.cfg.Store.Snapshot(), definitions, "")
+	return crdt.List[apiextensionsv1.CustomResourceDefinition](s.cfg.Store.Snapshot(), storage.Definitions, "")
 }
 
 // settle puts into a definition's status what follows from it and from the others, and says whether that is news.
@@ -226,67 +222,17 @@ func nonStructural(crd *apiextensionsv1.CustomResourceDefinition) *apiextensions
 	return c
 }
 
-const (
-	// maxTurn bounds how long a node leaves to another what any of them may do.
-	maxTurn = 300 * time.Millisecond
-	// cleanupEvery is how often what was not done by a first try is tried again, as taking away the objects of a kind.
-	cleanupEvery = time.Second
-)
-
-// turns says when this node does, by name, what any node may do: the one whose turn is first does it, and the others find it done.
-type turns map[string]time.Time
-
-// of is when it is this node's turn. It waits a part of maxTurn that is its own.
-func (t turns) of(s *Server, name string, now time.Time) time.Time {
-	if at, ok := t[name]; ok {
-		return at
-	}
-	h := fnv.New32a()
-	h.Write([]byte(s.cfg.Node + "/" + name))
-	t[name] = now.Add(time.Duration(h.Sum32()) % maxTurn)
-	return t[name]
-}
-
-// again is when to look again for what was done, or tried, now.
-func (t turns) again(name string, now time.Time) time.Time {
-	t[name] = now.Add(cleanupEvery)
-	return t[name]
-}
-
-// keep forgets the names that are not wanted.
-func (t turns) keep(wanted map[string]bool) {
-	maps.DeleteFunc(t, func(name string, _ time.Time) bool { return !wanted[name] })
-}
-
 // keepDefinitions looks at the definitions whenever one changes. It ends the watches of kinds that changed, takes away the objects
 // of those that are deleted, and settles anew what was written without knowing of the others: on another side of a
 // partition, or before a name became free.
 func (s *Server) keepDefinitions(ctx context.Context) {
-	due := turns{}
+	due := turn.New(s.cfg.Node)
 	seen := map[string]*apiextensionsv1.CustomResourceDefinition{}
-	s.attend(ctx, definitions, func(now time.Time) time.Time {
+	turn.Attend(ctx, s.cfg.Store, storage.Definitions, func(now time.Time) time.Time {
 		s.customs.prune(s.cfg.Store.Snapshot())
 		s.sweep(ctx, seen)
 		return s.tend(ctx, due, now)
 	})
-}
-
-// attend looks at once, whenever an object of a resource changes, and when the last look said that something is due, until ctx ends.
-func (s *Server) attend(ctx context.Context, resource string, look func(now time.Time) (next time.Time)) {
-	wake := s.cfg.Store.Subscribe(resource)
-	defer wake.Close()
-	for {
-		var again <-chan time.Time
-		if next := look(time.Now()); !next.IsZero() {
-			again = time.After(time.Until(next))
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-wake.C:
-		case <-again:
-		}
-	}
 }
 
 // sweep removes what is left of kinds whose definition went while this node looked. A side of a partition that did not know that a kind
@@ -294,7 +240,7 @@ func (s *Server) attend(ctx context.Context, resource string, look func(now time
 func (s *Server) sweep(ctx context.Context, seen map[string]*apiextensionsv1.CustomResourceDefinition) {
 	snap := s.cfg.Store.Snapshot()
 	present := map[string]bool{}
-	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](snap, definitions, "") {
+	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "") {
 		present[crd.Name], seen[crd.Name] = true, crd
 	}
 	for name, crd := range seen {
@@ -315,7 +261,7 @@ func (s *Server) sweep(ctx context.Context, seen map[string]*apiextensionsv1.Cus
 }
 
 // tend does for each definition what is due, and says when the next is.
-func (s *Server) tend(ctx context.Context, due turns, now time.Time) (next time.Time) {
+func (s *Server) tend(ctx context.Context, due *turn.Turns, now time.Time) (next time.Time) {
 	all := s.defined()
 	present := map[string]bool{}
 	for _, crd := range all {
@@ -325,8 +271,8 @@ func (s *Server) tend(ctx context.Context, due turns, now time.Time) (next time.
 			continue
 		}
 		present[crd.Name] = true
-		if at := due.of(s, crd.Name, now); now.Before(at) {
-			next = sooner(next, at)
+		if at := due.Of(crd.Name, now); now.Before(at) {
+			next = turn.Sooner(next, at)
 			continue
 		}
 		var err error
@@ -338,17 +284,10 @@ func (s *Server) tend(ctx context.Context, due turns, now time.Time) (next time.
 		if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 			s.cfg.Log.Warn("definition", "name", crd.Name, "err", err)
 		}
-		next = sooner(next, due.again(crd.Name, now))
+		next = turn.Sooner(next, due.Again(crd.Name, now))
 	}
-	due.keep(present)
+	due.Keep(present)
 	return next
-}
-
-func sooner(a, b time.Time) time.Time {
-	if a.IsZero() || b.Before(a) {
-		return b
-	}
-	return a
 }
 
 // cleanUp deletes the objects of a definition that is being deleted, and when there are none left lets it go.

@@ -19,6 +19,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"murmur/crdt"
+	"murmur/httpapi/storage"
 )
 
 // discovered is what clients are told of the kinds that are served, in one state of the definitions. The paths of the
@@ -50,7 +51,7 @@ type tableGroup struct {
 func state(snap *crdt.Snapshot) uint64 {
 	h := fnv.New64a()
 	var b [8]byte
-	for e := range snap.Range(definitions, "", "") {
+	for e := range snap.Range(storage.Definitions, "", "") {
 		binary.BigEndian.PutUint64(b[:], uint64(e.Version))
 		h.Write(b[:])
 	}
@@ -65,7 +66,7 @@ func (s *Server) discovered() *discovered {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.now == nil || d.now.state != now {
-		d.now = discover(d.table, crdt.List[apiextensionsv1.CustomResourceDefinition](snap, definitions, ""))
+		d.now = discover(d.table, crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, ""))
 		d.now.state = now
 	}
 	return d.now

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/httpapi/storage"
 )
 
 // TestFairness: one who asks without end takes no seat from another, who is served at once; the objects that say so act
@@ -97,7 +98,7 @@ func TestFairness(t *testing.T) {
 	}
 	check(t, n.Bootstrap(ctx))
 	for name, want := range map[string]int32{"workload-high": 40, "workload-low": 77} {
-		level, ok := crdt.Get[flowcontrolv1.PriorityLevelConfiguration](n.store.Snapshot(), crdt.Key{Resource: priorityLevels, Name: name})
+		level, ok := crdt.Get[flowcontrolv1.PriorityLevelConfiguration](n.store.Snapshot(), crdt.Key{Resource: storage.PriorityLevels, Name: name})
 		if !ok || *level.Spec.Limited.NominalConcurrencyShares != want {
 			t.Errorf("%s: %v, want %d shares", name, level, want)
 		}

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"murmur/crdt"
+	"murmur/httpapi/storage"
 )
 
 // authentication tells who asks: a client certificate of the cluster CA, a ServiceAccount token, another token, each
@@ -96,10 +97,10 @@ func (t tokenSubjects) GetNode(_ context.Context, name string) (*corev1.Node, er
 	return subject[corev1.Node](t, "nodes", "", name)
 }
 func (t tokenSubjects) GetValidatingWebhookConfiguration(_ context.Context, name string) (*admissionregistrationv1.ValidatingWebhookConfiguration, error) {
-	return subject[admissionregistrationv1.ValidatingWebhookConfiguration](t, validatingWebhooks, "", name)
+	return subject[admissionregistrationv1.ValidatingWebhookConfiguration](t, storage.ValidatingWebhooks, "", name)
 }
 func (t tokenSubjects) GetMutatingWebhookConfiguration(_ context.Context, name string) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
-	return subject[admissionregistrationv1.MutatingWebhookConfiguration](t, mutatingWebhooks, "", name)
+	return subject[admissionregistrationv1.MutatingWebhookConfiguration](t, storage.MutatingWebhooks, "", name)
 }
 
 // getter reads one object of a kind for upstream's registries.

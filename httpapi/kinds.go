@@ -92,6 +92,7 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 	"k8s.io/utils/clock"
 
+	"murmur/httpapi/informers"
 	"murmur/httpapi/storage"
 )
 
@@ -164,7 +165,7 @@ func kinds() []*kind {
 		}},
 		{Kind: storage.Typed[corev1.Service](coreKind("services"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, status, proxy, err := servicestore.NewREST(r, core.IPv4Protocol,
-				map[core.IPFamily]ipallocator.Interface{core.IPv4Protocol: r.addresses}, r.ports, r.slices(), r.store("pods"), r.proxy)
+				map[core.IPFamily]ipallocator.Interface{core.IPv4Protocol: r.addresses}, r.ports, informers.EndpointSlices(r.cfg.Store), r.store("pods"), r.proxy)
 			if err != nil {
 				return nil, err
 			}

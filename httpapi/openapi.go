@@ -32,6 +32,7 @@ import (
 	"k8s.io/kubernetes/pkg/generated/openapi"
 
 	"murmur/crdt"
+	"murmur/httpapi/storage"
 )
 
 // document is an OpenAPI document. It is built when it is first asked for, and what is kept
@@ -121,7 +122,7 @@ func (o *openAPI) refresh() {
 	snap := o.server.cfg.Store.Snapshot()
 	if now := state(snap); o.whole == nil || now != o.state {
 		o.state = now
-		crds := crdt.List[apiextensionsv1.CustomResourceDefinition](snap, definitions, "")
+		crds := crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "")
 		crds = slices.DeleteFunc(crds, func(crd *apiextensionsv1.CustomResourceDefinition) bool { return !established(crd) })
 		have := o.custom
 		o.custom = customDocuments(crds)

@@ -28,15 +28,9 @@ import (
 	validatingbindingstore "k8s.io/kubernetes/pkg/registry/admissionregistration/validatingadmissionpolicybinding/storage"
 
 	"murmur/crdt"
+	"murmur/httpapi/informers"
 	"murmur/httpapi/storage"
-)
-
-// The resources of admission policies and of what binds them, as in crdt.Key.
-const (
-	mutatingPolicies   = "admissionregistration.k8s.io/mutatingadmissionpolicies"
-	mutatingBindings   = "admissionregistration.k8s.io/mutatingadmissionpolicybindings"
-	validatingPolicies = "admissionregistration.k8s.io/validatingadmissionpolicies"
-	validatingBindings = "admissionregistration.k8s.io/validatingadmissionpolicybindings"
+	"murmur/httpapi/turn"
 )
 
 // policyKinds are the rows of admission policies in CEL. Whoever binds a policy to parameters must be allowed to read these, which
@@ -115,12 +109,12 @@ type (
 )
 
 func newMutatingPolicies(s *Server) mutatingPolicy {
-	return mutatingPolicy{s.evaluated(mutatingBindings, func() (evaluation, error) { return mutating.NewPlugin(nil) },
+	return mutatingPolicy{s.evaluated(storage.MutatingPolicyBindings, func() (evaluation, error) { return mutating.NewPlugin(nil) },
 		admission.Connect, admission.Create, admission.Update)}
 }
 
 func newValidatingPolicies(s *Server) validatingPolicy {
-	return validatingPolicy{s.evaluated(validatingBindings, func() (evaluation, error) { return validating.NewPlugin(nil) },
+	return validatingPolicy{s.evaluated(storage.ValidatingPolicyBindings, func() (evaluation, error) { return validating.NewPlugin(nil) },
 		admission.Connect, admission.Create, admission.Update, admission.Delete)}
 }
 
@@ -184,8 +178,8 @@ func (p *policies) start() error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	following := &followers{}
-	initializer.New(p.server.own, objects, snapshotInformers{store: p.server.cfg.Store, followers: following}, p.server.authz, utilfeature.DefaultFeatureGate,
+	following := &informers.Followers{}
+	initializer.New(p.server.own, objects, informers.Factory{Store: p.server.cfg.Store, Followers: following}, p.server.authz, utilfeature.DefaultFeatureGate,
 		compatibility.DefaultBuildEffectiveVersion(), ctx.Done(), p.server.mapper()).Initialize(e)
 	e.SetExcludedAdmissionResources(exclusion.Excluded())
 	if err := e.ValidateInitialization(); err != nil {
@@ -193,7 +187,7 @@ func (p *policies) start() error {
 		return err
 	}
 	var wait sync.WaitGroup
-	wait.Go(func() { following.run(ctx, p.server.cfg.Store) })
+	wait.Go(func() { following.Run(ctx, p.server.cfg.Store) })
 	p.running, p.end = e, func() { cancel(); wait.Wait() }
 	return nil
 }
@@ -224,23 +218,23 @@ func (s *Server) mapper() meta.ResettableRESTMapper {
 
 // checkPolicies writes into the status of validating policies what is wrong with the types in their expressions. Any node may, in its turn.
 func (s *Server) checkPolicies(ctx context.Context) {
-	due := turns{}
-	s.attend(ctx, validatingPolicies, func(now time.Time) time.Time { return s.checkTypes(ctx, due, now) })
+	due := turn.New(s.cfg.Node)
+	turn.Attend(ctx, s.cfg.Store, storage.ValidatingPolicies, func(now time.Time) time.Time { return s.checkTypes(ctx, due, now) })
 }
 
 // checkTypes does what is due, and says when the next is.
-func (s *Server) checkTypes(ctx context.Context, due turns, now time.Time) (next time.Time) {
+func (s *Server) checkTypes(ctx context.Context, due *turn.Turns, now time.Time) (next time.Time) {
 	present := map[string]bool{}
-	for _, policy := range crdt.List[admissionregistrationv1.ValidatingAdmissionPolicy](s.cfg.Store.Snapshot(), validatingPolicies, "") {
+	for _, policy := range crdt.List[admissionregistrationv1.ValidatingAdmissionPolicy](s.cfg.Store.Snapshot(), storage.ValidatingPolicies, "") {
 		if policy.Generation <= policy.Status.ObservedGeneration {
 			continue
 		}
 		present[policy.Name] = true
-		if at := due.of(s, policy.Name, now); now.Before(at) {
-			next = sooner(next, at)
+		if at := due.Of(policy.Name, now); now.Before(at) {
+			next = turn.Sooner(next, at)
 			continue
 		}
-		next = sooner(next, due.again(policy.Name, now))
+		next = turn.Sooner(next, due.Again(policy.Name, now))
 		checker := validating.TypeChecker{SchemaResolver: &celresolver.ClientDiscoveryResolver{Discovery: s.own.Discovery()}, RestMapper: s.mapper()}
 		checked := policy.DeepCopy()
 		checked.Status.ObservedGeneration = policy.Generation
@@ -253,6 +247,6 @@ func (s *Server) checkTypes(ctx context.Context, due turns, now time.Time) (next
 			s.cfg.Log.Warn("types of an admission policy", "name", policy.Name, "err", err)
 		}
 	}
-	due.keep(present)
+	due.Keep(present)
 	return next
 }

@@ -140,7 +140,7 @@ func evaluators(list quota.ListerForResourceFunc) []quota.Evaluator {
 // customEvaluators count the objects of defined kinds.
 func customEvaluators(snap *crdt.Snapshot, list quota.ListerForResourceFunc) []quota.Evaluator {
 	var out []quota.Evaluator
-	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](snap, definitions, "") {
+	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "") {
 		if k, err := customKind(crd); err == nil && k.Namespaced {
 			out = append(out, generic.NewObjectCountEvaluator(k.Resource, generic.ListResourceUsingListerFunc(list, k.Resource.WithVersion(k.Version.Version)), ""))
 		}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"murmur/crdt"
+	"murmur/httpapi/storage"
 )
 
 const podsPath = "/api/v1/namespaces/default/pods"
@@ -162,7 +163,7 @@ func TestReservedGroup(t *testing.T) {
 	n.expect(http.StatusCreated, "POST", crdsPath, "", crd("forgotten", "Forgotten", "notmurmur.io"))
 
 	// One that an older daemon let in, and that came from it, is not served, and nothing is written by it.
-	e, ok := n.store.Snapshot().Get(crdt.Key{Resource: definitions, Name: "forgotten.notmurmur.io"})
+	e, ok := n.store.Snapshot().Get(crdt.Key{Resource: storage.Definitions, Name: "forgotten.notmurmur.io"})
 	if !ok {
 		t.Fatal("no definition")
 	}
@@ -172,7 +173,7 @@ func TestReservedGroup(t *testing.T) {
 	check(t, err)
 	u := map[string]any{}
 	check(t, json.Unmarshal([]byte(strings.ReplaceAll(string(text), "notmurmur.io", "murmur.io")), &u))
-	_, err = n.store.Commit(context.Background(), crdt.Write{Key: crdt.Key{Resource: definitions, Name: "forgotten.murmur.io"}, Object: &unstructured.Unstructured{Object: u}})
+	_, err = n.store.Commit(context.Background(), crdt.Write{Key: crdt.Key{Resource: storage.Definitions, Name: "forgotten.murmur.io"}, Object: &unstructured.Unstructured{Object: u}})
 	check(t, err)
 	for _, c := range []struct{ method, path, body string }{
 		{"GET", "/apis/murmur.io/v1/forgotten", "null"},

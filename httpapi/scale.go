@@ -24,6 +24,7 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
+	"murmur/httpapi/storage"
 )
 
 // Scale is the scale of what a reference in a namespace names. The kind is what counts; of its versions any that is served has the
@@ -94,7 +95,7 @@ func (s *Server) scalable(of autoscalingv2.CrossVersionObjectReference) (schema.
 			return k.Version.WithResource(k.Resource.Resource), nil
 		}
 	}
-	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](s.cfg.Store.Snapshot(), definitions, "") {
+	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](s.cfg.Store.Snapshot(), storage.Definitions, "") {
 		if crd.Spec.Group != gv.Group || crd.Status.AcceptedNames.Kind != of.Kind || !established(crd) {
 			continue
 		}

@@ -40,6 +40,7 @@ import (
 	"murmur/httpapi/accepted"
 	"murmur/httpapi/audit"
 	"murmur/httpapi/fairness"
+	"murmur/httpapi/informers"
 	"murmur/httpapi/issuers"
 	"murmur/httpapi/route"
 	"murmur/httpapi/storage"
@@ -183,7 +184,7 @@ type Server struct {
 	resolver  authorizer.RuleResolver
 	admit     admission.Interface
 	fields    *accepted.Fields
-	followers followers
+	followers informers.Followers
 	policies  []*policies
 	claims    claims
 	addresses *addresses
@@ -236,7 +237,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("httpapi: client of its own: %w", err)
 	}
 	s.fair = fairness.New(fairness.Config{
-		Informers: snapshotInformers{store: s.cfg.Store, followers: &s.followers}, Client: s.own.FlowcontrolV1(),
+		Informers: informers.Factory{Store: s.cfg.Store, Followers: &s.followers}, Client: s.own.FlowcontrolV1(),
 		Seats: s.cfg.ReadsInFlight + s.cfg.WritesInFlight, Patience: s.cfg.RequestTimeout / 4, Count: s.count,
 	})
 	if s.fields, err = accepted.New(); err != nil {
@@ -297,7 +298,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error {
-		s.followers.run(ctx, s.cfg.Store)
+		s.followers.Run(ctx, s.cfg.Store)
 		return nil
 	})
 	group.Go(func() error { return s.fair.Run(ctx) })

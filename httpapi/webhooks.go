@@ -13,6 +13,7 @@ import (
 	"k8s.io/apiserver/pkg/util/webhook"
 
 	"murmur/crdt"
+	"murmur/httpapi/informers"
 )
 
 // webhookServices finds a pod behind the Service of a webhook. It asks the store and not the service's address: that is
@@ -37,7 +38,7 @@ func (w webhookServices) ResolveEndpoint(namespace, name string, port int32) (*u
 	if wanted == nil {
 		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("service %q in namespace %q has no port %d", name, namespace, port))
 	}
-	all, err := w.server.slices().GetEndpointSlices(namespace, name)
+	all, err := informers.EndpointSlices(w.server.cfg.Store).GetEndpointSlices(namespace, name)
 	if err != nil {
 		return nil, err
 	}

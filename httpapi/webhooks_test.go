@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"murmur/httpapi/storage"
+
 	admissionv1 "k8s.io/api/admission/v1"
 	registrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -113,7 +115,7 @@ func TestWebhooks(t *testing.T) {
 		check(t, err)
 		return len(m.Data) == 0
 	})
-	if kinds := n.Resources(); !slices.Contains(kinds, mutatingWebhooks) || !slices.Contains(kinds, validatingWebhooks) {
+	if kinds := n.Resources(); !slices.Contains(kinds, storage.MutatingWebhooks) || !slices.Contains(kinds, storage.ValidatingWebhooks) {
 		t.Error("webhook configurations are stored under other names than admission reads")
 	}
 }

@@ -22,8 +22,10 @@ var rooms = []room{
 	{pkg: "httpapi/encryption", may: []string{"httpapi/configfile"}},
 	{pkg: "httpapi/fairness"},
 	{pkg: "httpapi/issuers", may: []string{"httpapi/configfile"}},
+	{pkg: "httpapi/informers", may: []string{"crdt", "httpapi/storage"}},
 	{pkg: "httpapi/route"},
 	{pkg: "httpapi/storage", may: []string{"crdt", "httpapi/admit"}},
+	{pkg: "httpapi/turn", may: []string{"crdt"}},
 
 	{pkg: "node/pod", may: []string{"crdt"}, tests: []string{"node/pod/podtest"}},
 	{pkg: "node/pod/podtest", may: []string{"crdt", "node/pod"}},

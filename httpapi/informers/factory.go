@@ -1,4 +1,4 @@
-package httpapi
+package informers
 
 import (
 	"context"
@@ -34,69 +34,70 @@ import (
 	schedulinghelpers "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 
 	"murmur/crdt"
+	"murmur/httpapi/storage"
 )
 
-// snapshotInformers is the factory of informers for upstream's admission plugins. Here the store is the cache: an informer
+// Factory is the factory of informers for upstream's code in this process. Here the store is the cache: an informer
 // is always synced, and its index is the newest snapshot. Only the kinds that a plugin asks for exist; asking for another
 // panics at start and does not answer wrongly later.
-type snapshotInformers struct {
+type Factory struct {
 	informers.SharedInformerFactory
-	store *crdt.Store
-	// followers get those that want to be told of changes.
-	followers *followers
-	// forgiving shows each webhook as one that may fail.
-	forgiving bool
+	Store *crdt.Store
+	// Followers get those that want to be told of changes.
+	Followers *Followers
+	// Forgiving shows each webhook as one that may fail.
+	Forgiving bool
 }
 
-func (f snapshotInformers) Core() informerscore.Interface { return informerscore.New(f, "", nil) }
-func (f snapshotInformers) Node() informersnode.Interface { return informersnode.New(f, "", nil) }
-func (f snapshotInformers) Networking() informersnetworking.Interface {
+func (f Factory) Core() informerscore.Interface { return informerscore.New(f, "", nil) }
+func (f Factory) Node() informersnode.Interface { return informersnode.New(f, "", nil) }
+func (f Factory) Networking() informersnetworking.Interface {
 	return informersnetworking.New(f, "", nil)
 }
-func (f snapshotInformers) Storage() informersstorage.Interface {
+func (f Factory) Storage() informersstorage.Interface {
 	return informersstorage.New(f, "", nil)
 }
-func (f snapshotInformers) Scheduling() informersscheduling.Interface {
+func (f Factory) Scheduling() informersscheduling.Interface {
 	return informersscheduling.New(f, "", nil)
 }
 
-func (f snapshotInformers) Flowcontrol() informersflowcontrol.Interface {
+func (f Factory) Flowcontrol() informersflowcontrol.Interface {
 	return informersflowcontrol.New(f, "", nil)
 }
 
-func (f snapshotInformers) Admissionregistration() informersadmission.Interface {
+func (f Factory) Admissionregistration() informersadmission.Interface {
 	return informersadmission.New(f, "", nil)
 }
 
-func (f snapshotInformers) InformerFor(obj runtime.Object, _ internalinterfaces.NewInformerFunc) cache.SharedIndexInformer {
+func (f Factory) InformerFor(obj runtime.Object, _ internalinterfaces.NewInformerFunc) cache.SharedIndexInformer {
 	switch obj.(type) {
 	case *corev1.Namespace:
-		return follow(f, rows[corev1.Namespace]{store: f.store, resource: "namespaces"})
+		return follow(f, rows[corev1.Namespace]{store: f.Store, resource: "namespaces"})
 	case *corev1.Pod:
-		return follow(f, rows[corev1.Pod]{store: f.store, resource: "pods"})
+		return follow(f, rows[corev1.Pod]{store: f.Store, resource: "pods"})
 	case *corev1.Node:
-		return follow(f, rows[corev1.Node]{store: f.store, resource: "nodes"})
+		return follow(f, rows[corev1.Node]{store: f.Store, resource: "nodes"})
 	case *corev1.PersistentVolume:
-		return follow(f, rows[corev1.PersistentVolume]{store: f.store, resource: "persistentvolumes"})
+		return follow(f, rows[corev1.PersistentVolume]{store: f.Store, resource: "persistentvolumes"})
 	case *corev1.PersistentVolumeClaim:
-		return follow(f, rows[corev1.PersistentVolumeClaim]{store: f.store, resource: "persistentvolumeclaims"})
+		return follow(f, rows[corev1.PersistentVolumeClaim]{store: f.Store, resource: "persistentvolumeclaims"})
 	case *storagev1.StorageClass:
-		return follow(f, rows[storagev1.StorageClass]{store: f.store, resource: "storage.k8s.io/storageclasses"})
+		return follow(f, rows[storagev1.StorageClass]{store: f.Store, resource: "storage.k8s.io/storageclasses"})
 	case *storagev1.CSIDriver:
-		return follow(f, rows[storagev1.CSIDriver]{store: f.store, resource: "storage.k8s.io/csidrivers"})
+		return follow(f, rows[storagev1.CSIDriver]{store: f.Store, resource: "storage.k8s.io/csidrivers"})
 	case *networkingv1.IngressClass:
-		return follow(f, rows[networkingv1.IngressClass]{store: f.store, resource: "networking.k8s.io/ingressclasses"})
+		return follow(f, rows[networkingv1.IngressClass]{store: f.Store, resource: "networking.k8s.io/ingressclasses"})
 	case *corev1.ServiceAccount:
-		return follow(f, rows[corev1.ServiceAccount]{store: f.store, resource: "serviceaccounts"})
+		return follow(f, rows[corev1.ServiceAccount]{store: f.Store, resource: "serviceaccounts"})
 	case *corev1.LimitRange:
-		return follow(f, rows[corev1.LimitRange]{store: f.store, resource: "limitranges"})
+		return follow(f, rows[corev1.LimitRange]{store: f.Store, resource: "limitranges"})
 	case *nodev1.RuntimeClass:
-		return follow(f, rows[nodev1.RuntimeClass]{store: f.store, resource: "node.k8s.io/runtimeclasses"})
+		return follow(f, rows[nodev1.RuntimeClass]{store: f.Store, resource: "node.k8s.io/runtimeclasses"})
 	case *schedulingv1.PriorityClass:
-		return follow(f, rows[schedulingv1.PriorityClass]{store: f.store, resource: "scheduling.k8s.io/priorityclasses", builtin: schedulinghelpers.SystemPriorityClasses()})
+		return follow(f, rows[schedulingv1.PriorityClass]{store: f.Store, resource: "scheduling.k8s.io/priorityclasses", builtin: schedulinghelpers.SystemPriorityClasses()})
 	case *admissionv1.MutatingWebhookConfiguration:
-		r := rows[admissionv1.MutatingWebhookConfiguration]{store: f.store, resource: mutatingWebhooks}
-		if f.forgiving {
+		r := rows[admissionv1.MutatingWebhookConfiguration]{store: f.Store, resource: storage.MutatingWebhooks}
+		if f.Forgiving {
 			r.as = func(c *admissionv1.MutatingWebhookConfiguration) *admissionv1.MutatingWebhookConfiguration {
 				c = c.DeepCopy()
 				for i := range c.Webhooks {
@@ -107,8 +108,8 @@ func (f snapshotInformers) InformerFor(obj runtime.Object, _ internalinterfaces.
 		}
 		return follow(f, r)
 	case *admissionv1.ValidatingWebhookConfiguration:
-		r := rows[admissionv1.ValidatingWebhookConfiguration]{store: f.store, resource: validatingWebhooks}
-		if f.forgiving {
+		r := rows[admissionv1.ValidatingWebhookConfiguration]{store: f.Store, resource: storage.ValidatingWebhooks}
+		if f.Forgiving {
 			r.as = func(c *admissionv1.ValidatingWebhookConfiguration) *admissionv1.ValidatingWebhookConfiguration {
 				c = c.DeepCopy()
 				for i := range c.Webhooks {
@@ -119,24 +120,24 @@ func (f snapshotInformers) InformerFor(obj runtime.Object, _ internalinterfaces.
 		}
 		return follow(f, r)
 	case *admissionv1.MutatingAdmissionPolicy:
-		return follow(f, rows[admissionv1.MutatingAdmissionPolicy]{store: f.store, resource: mutatingPolicies})
+		return follow(f, rows[admissionv1.MutatingAdmissionPolicy]{store: f.Store, resource: storage.MutatingPolicies})
 	case *admissionv1.MutatingAdmissionPolicyBinding:
-		return follow(f, rows[admissionv1.MutatingAdmissionPolicyBinding]{store: f.store, resource: mutatingBindings})
+		return follow(f, rows[admissionv1.MutatingAdmissionPolicyBinding]{store: f.Store, resource: storage.MutatingPolicyBindings})
 	case *admissionv1.ValidatingAdmissionPolicy:
-		return follow(f, rows[admissionv1.ValidatingAdmissionPolicy]{store: f.store, resource: validatingPolicies})
+		return follow(f, rows[admissionv1.ValidatingAdmissionPolicy]{store: f.Store, resource: storage.ValidatingPolicies})
 	case *admissionv1.ValidatingAdmissionPolicyBinding:
-		return follow(f, rows[admissionv1.ValidatingAdmissionPolicyBinding]{store: f.store, resource: validatingBindings})
+		return follow(f, rows[admissionv1.ValidatingAdmissionPolicyBinding]{store: f.Store, resource: storage.ValidatingPolicyBindings})
 	case *flowcontrolv1.FlowSchema:
-		return follow(f, rows[flowcontrolv1.FlowSchema]{store: f.store, resource: flowSchemas})
+		return follow(f, rows[flowcontrolv1.FlowSchema]{store: f.Store, resource: storage.FlowSchemas})
 	case *flowcontrolv1.PriorityLevelConfiguration:
-		return follow(f, rows[flowcontrolv1.PriorityLevelConfiguration]{store: f.store, resource: priorityLevels})
+		return follow(f, rows[flowcontrolv1.PriorityLevelConfiguration]{store: f.Store, resource: storage.PriorityLevels})
 	}
 	panic(fmt.Sprintf("no informer for %T: add its row", obj))
 }
 
 // ForResource has nothing for the parameters of policies: they are of any kind, and are followed through the API, in the version that
 // the policy names.
-func (f snapshotInformers) ForResource(r schema.GroupVersionResource) (informers.GenericInformer, error) {
+func (f Factory) ForResource(r schema.GroupVersionResource) (informers.GenericInformer, error) {
 	return nil, fmt.Errorf("no informer for %s", r)
 }
 
@@ -145,11 +146,11 @@ type synced struct {
 	cache.SharedIndexInformer
 	indexer   cache.Indexer
 	resource  string
-	followers *followers
+	followers *Followers
 }
 
-func follow[T any](f snapshotInformers, r rows[T]) synced {
-	return synced{indexer: r, resource: r.resource, followers: f.followers}
+func follow[T any](f Factory, r rows[T]) synced {
+	return synced{indexer: r, resource: r.resource, followers: f.Followers}
 }
 
 func (synced) HasSynced() bool             { return true }
@@ -176,8 +177,8 @@ type registered struct {
 
 func (registered) HasSynced() bool { return true }
 
-// followers tell plugins that keep something of their own what has changed since they looked.
-type followers struct {
+// Followers tell plugins that keep something of their own what has changed since they looked.
+type Followers struct {
 	mu  sync.Mutex
 	all []*follower
 	// changed is closed when all is no longer what it was.
@@ -185,7 +186,7 @@ type followers struct {
 }
 
 // change makes another list of the list.
-func (f *followers) change(to func([]*follower) []*follower) {
+func (f *Followers) change(to func([]*follower) []*follower) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.all = to(slices.Clone(f.all))
@@ -196,7 +197,7 @@ func (f *followers) change(to func([]*follower) []*follower) {
 }
 
 // now is the list, and what is closed when it changes.
-func (f *followers) now() ([]*follower, <-chan struct{}) {
+func (f *Followers) now() ([]*follower, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.changed == nil {
@@ -212,8 +213,8 @@ type follower struct {
 	seen     map[string]metav1.Object
 }
 
-// run tells of changes until ctx ends, of what is there already first.
-func (f *followers) run(ctx context.Context, store *crdt.Store) {
+// Run tells of changes until ctx ends, of what is there already first.
+func (f *Followers) Run(ctx context.Context, store *crdt.Store) {
 	for ctx.Err() == nil {
 		all, changed := f.now()
 		var resources []string
@@ -319,21 +320,9 @@ func (r rows[T]) GetByKey(key string) (any, bool, error) {
 	return nil, false, nil
 }
 
-// The resources of API priority and fairness, as in crdt.Key.
-const (
-	flowSchemas    = "flowcontrol.apiserver.k8s.io/flowschemas"
-	priorityLevels = "flowcontrol.apiserver.k8s.io/prioritylevelconfigurations"
-)
-
-// The resources of webhook configurations, as in crdt.Key.
-const (
-	mutatingWebhooks   = "admissionregistration.k8s.io/mutatingwebhookconfigurations"
-	validatingWebhooks = "admissionregistration.k8s.io/validatingwebhookconfigurations"
-)
-
-// slices finds the endpoints of a Service for its proxy subresource.
-func (s *Server) slices() proxy.EndpointSliceGetter {
-	return sliceGetter{listersdiscoveryv1.NewEndpointSliceLister(rows[discoveryv1.EndpointSlice]{store: s.cfg.Store, resource: "discovery.k8s.io/endpointslices"})}
+// EndpointSlices finds the endpoints of Services.
+func EndpointSlices(store *crdt.Store) proxy.EndpointSliceGetter {
+	return sliceGetter{listersdiscoveryv1.NewEndpointSliceLister(rows[discoveryv1.EndpointSlice]{store: store, resource: "discovery.k8s.io/endpointslices"})}
 }
 
 type sliceGetter struct {
