@@ -20,6 +20,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"murmur/crdt"
+	"murmur/httpapi/custom"
 	"murmur/httpapi/storage"
 )
 
@@ -80,7 +81,7 @@ func servedVersions(table []schema.GroupVersion, begun metav1.Time, crds []*apie
 		versions[gv.Group]++
 	}
 	for _, crd := range crds {
-		if _, ours := groups[crd.Spec.Group]; ours || !established(crd) {
+		if _, ours := groups[crd.Spec.Group]; ours || !custom.Established(crd) {
 			continue
 		}
 		for _, v := range crd.Spec.Versions {

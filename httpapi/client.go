@@ -31,6 +31,7 @@ import (
 	"murmur/crdt"
 	"murmur/httpapi/admit"
 	"murmur/httpapi/audit"
+	"murmur/httpapi/custom"
 	"murmur/httpapi/storage"
 )
 
@@ -325,15 +326,14 @@ func (c *Client) Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOpt
 		return err
 	}
 	deleter, ok := c.server.serving(k).(rest.GracefulDeleter)
-	if crd := definition(c.server.cfg.Store.Snapshot(), row.Resource); crd != nil {
-		if !established(crd) {
-			return c.server.discard(ctx, key)
+	if crd := custom.Definition(c.server.cfg.Store.Snapshot(), row.Resource); crd != nil {
+		if !custom.Established(crd) {
+			return c.server.customs.Discard(ctx, key)
 		}
-		custom, err := c.server.customs.get(crd)
-		if err != nil {
+		if deleter, err = c.server.customs.Deleter(crd); err != nil {
 			return err
 		}
-		deleter, ok = custom.versions[row.Version.Version].storage.CustomResource, true
+		ok = true
 	}
 	if !ok {
 		return apierrors.NewMethodNotSupported(row.Resource, "delete")

@@ -19,6 +19,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"murmur/crdt"
+	"murmur/httpapi/custom"
 	"murmur/httpapi/storage"
 )
 
@@ -89,7 +90,7 @@ func discover(table []tableGroup, crds []*apiextensionsv1.CustomResourceDefiniti
 	versions := map[schema.GroupVersion][]*apiextensionsv1.CustomResourceDefinition{}
 	groups := map[string][]string{}
 	for _, crd := range crds {
-		if !established(crd) || ours[crd.Spec.Group] {
+		if !custom.Established(crd) || ours[crd.Spec.Group] {
 			continue
 		}
 		for _, v := range crd.Spec.Versions {
@@ -133,7 +134,7 @@ func discover(table []tableGroup, crds []*apiextensionsv1.CustomResourceDefiniti
 func describe(crd *apiextensionsv1.CustomResourceDefinition, name string) ([]metav1.APIResource, apidiscoveryv2.APIResourceDiscovery) {
 	names := crd.Status.AcceptedNames
 	verbs := metav1.Verbs{"delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"}
-	if terminating(crd) {
+	if custom.Terminating(crd) {
 		verbs = metav1.Verbs{"delete", "deletecollection", "get", "list", "watch"}
 	}
 	namespaced := crd.Spec.Scope == apiextensionsv1.NamespaceScoped
@@ -159,10 +160,10 @@ func describe(crd *apiextensionsv1.CustomResourceDefinition, name string) ([]met
 			described.Subresources = append(described.Subresources, apidiscoveryv2.APISubresourceDiscovery{Subresource: "status", ResponseKind: kind, Verbs: some})
 		}
 		if v.Subresources.Scale != nil {
-			resources = append(resources, metav1.APIResource{Group: scaleKind.Group, Version: scaleKind.Version, Kind: scaleKind.Kind,
+			resources = append(resources, metav1.APIResource{Group: custom.ScaleKind.Group, Version: custom.ScaleKind.Version, Kind: custom.ScaleKind.Kind,
 				Name: names.Plural + "/scale", Namespaced: namespaced, Verbs: some})
 			described.Subresources = append(described.Subresources, apidiscoveryv2.APISubresourceDiscovery{Subresource: "scale",
-				ResponseKind: &metav1.GroupVersionKind{Group: scaleKind.Group, Version: scaleKind.Version, Kind: scaleKind.Kind}, Verbs: some})
+				ResponseKind: &metav1.GroupVersionKind{Group: custom.ScaleKind.Group, Version: custom.ScaleKind.Version, Kind: custom.ScaleKind.Kind}, Verbs: some})
 		}
 	}
 	return resources, described

@@ -92,6 +92,7 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 	"k8s.io/utils/clock"
 
+	"murmur/httpapi/custom"
 	"murmur/httpapi/informers"
 	"murmur/httpapi/storage"
 )
@@ -299,7 +300,7 @@ func kinds() []*kind {
 
 		{Kind: storage.Typed[apiextensionsv1.CustomResourceDefinition](apiextensionsv1.Resource("customresourcedefinitions"), apiextensionsv1.SchemeGroupVersion),
 			form: func(r *registry, k *kind) storage.Form {
-				return definitionForm{storage.Native{Kind: &k.Kind}, r.Server}
+				return custom.DefinitionForm{Native: storage.Native{Kind: &k.Kind}, Store: r.cfg.Store}
 			},
 			rest: func(r *registry) (map[string]rest.Storage, error) {
 				s, err := customresourcedefinition.NewREST(legacyscheme.Scheme, r)

@@ -32,6 +32,7 @@ import (
 	"k8s.io/kubernetes/pkg/generated/openapi"
 
 	"murmur/crdt"
+	"murmur/httpapi/custom"
 	"murmur/httpapi/storage"
 )
 
@@ -123,7 +124,7 @@ func (o *openAPI) refresh() {
 	if now := state(snap); o.whole == nil || now != o.state {
 		o.state = now
 		crds := crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "")
-		crds = slices.DeleteFunc(crds, func(crd *apiextensionsv1.CustomResourceDefinition) bool { return !established(crd) })
+		crds = slices.DeleteFunc(crds, func(crd *apiextensionsv1.CustomResourceDefinition) bool { return !custom.Established(crd) })
 		have := o.custom
 		o.custom = customDocuments(crds)
 		for name, d := range o.custom {

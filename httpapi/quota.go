@@ -21,6 +21,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"murmur/crdt"
+	"murmur/httpapi/custom"
 	"murmur/httpapi/storage"
 )
 
@@ -57,7 +58,7 @@ func (q *quotas) Validate(ctx context.Context, a admission.Attributes, _ admissi
 		return nil
 	}
 	evaluator := q.registry.Get(resource)
-	if evaluator == nil && definition(q.server.cfg.Store.Snapshot(), resource) != nil {
+	if evaluator == nil && custom.Definition(q.server.cfg.Store.Snapshot(), resource) != nil {
 		evaluator = generic.NewObjectCountEvaluator(resource, nil, "")
 	}
 	if evaluator == nil || !evaluator.Handles(a) || len(q.of(a.GetNamespace())) == 0 {
@@ -141,7 +142,7 @@ func evaluators(list quota.ListerForResourceFunc) []quota.Evaluator {
 func customEvaluators(snap *crdt.Snapshot, list quota.ListerForResourceFunc) []quota.Evaluator {
 	var out []quota.Evaluator
 	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "") {
-		if k, err := customKind(crd); err == nil && k.Namespaced {
+		if k, err := custom.KindOf(crd); err == nil && k.Namespaced {
 			out = append(out, generic.NewObjectCountEvaluator(k.Resource, generic.ListResourceUsingListerFunc(list, k.Resource.WithVersion(k.Version.Version)), ""))
 		}
 	}

@@ -231,8 +231,7 @@ func (s *Server) statusError(err error, c echo.Context) {
 		}
 		switch refused.Code {
 		case http.StatusNotFound:
-			err = &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusNotFound,
-				Reason: metav1.StatusReasonNotFound, Message: "the server could not find the requested resource", Details: &metav1.StatusDetails{}}}
+			err = route.NotFound()
 		case http.StatusMethodNotAllowed:
 			err = apierrors.NewMethodNotSupported(what, strings.ToLower(r.Method))
 		default:
@@ -344,7 +343,12 @@ func (s *Server) dispatch(c echo.Context) error {
 		return errors.New("a request without its description")
 	}
 	if !info.IsResourceRequest {
-		return s.customs.discover(w, r, info)
+		h := s.discovered().at(info.Path)
+		if h == nil || r.Method != http.MethodGet {
+			return echo.ErrNotFound
+		}
+		h.ServeHTTP(w, r)
+		return nil
 	}
 	address, ok := route.Parse(info)
 	if !ok {
@@ -358,5 +362,5 @@ func (s *Server) dispatch(c echo.Context) error {
 	case known:
 		return echo.ErrMethodNotAllowed
 	}
-	return s.customs.serve(w, r, info, address)
+	return s.customs.Serve(w, r, info, address)
 }

@@ -24,6 +24,7 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
+	"murmur/httpapi/custom"
 	"murmur/httpapi/storage"
 )
 
@@ -52,7 +53,7 @@ func (c *Client) scale(ctx context.Context, method, namespace string, of autosca
 	var body []byte
 	if to != nil {
 		out := to.DeepCopy()
-		out.SetGroupVersionKind(scaleKind)
+		out.SetGroupVersionKind(custom.ScaleKind)
 		if body, err = json.Marshal(out); err != nil {
 			return nil, err
 		}
@@ -96,7 +97,7 @@ func (s *Server) scalable(of autoscalingv2.CrossVersionObjectReference) (schema.
 		}
 	}
 	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](s.cfg.Store.Snapshot(), storage.Definitions, "") {
-		if crd.Spec.Group != gv.Group || crd.Status.AcceptedNames.Kind != of.Kind || !established(crd) {
+		if crd.Spec.Group != gv.Group || crd.Status.AcceptedNames.Kind != of.Kind || !custom.Established(crd) {
 			continue
 		}
 		for _, v := range crd.Spec.Versions {

@@ -39,6 +39,7 @@ import (
 	"murmur/crdt"
 	"murmur/httpapi/accepted"
 	"murmur/httpapi/audit"
+	"murmur/httpapi/custom"
 	"murmur/httpapi/fairness"
 	"murmur/httpapi/informers"
 	"murmur/httpapi/issuers"
@@ -193,7 +194,7 @@ type Server struct {
 	registry  *registry
 	fair      *fairness.Fairness
 	table     *route.Table[restful.RouteFunction]
-	customs   *customs
+	customs   *custom.Kinds
 	shown     discoveries
 	handler   *echo.Echo
 	peers     *http.Transport
@@ -249,7 +250,7 @@ func New(cfg Config) (*Server, error) {
 	if s.registry, err = newRegistry(s); err != nil {
 		return nil, err
 	}
-	if s.customs, err = newCustoms(s); err != nil {
+	if s.customs, err = s.defined(); err != nil {
 		return nil, err
 	}
 	if s.handler, err = s.routes(); err != nil {
@@ -303,7 +304,7 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	group.Go(func() error { return s.fair.Run(ctx) })
 	group.Go(func() error {
-		s.keepDefinitions(ctx)
+		s.customs.Run(ctx)
 		return nil
 	})
 	group.Go(func() error {
@@ -373,7 +374,7 @@ const sampled = 32
 func (s *Server) count(resource string) (apistorage.Stats, bool) {
 	var n, bytes int64
 	snap, of := s.cfg.Store.Snapshot(), schema.ParseGroupResource(resource)
-	if s.kind(of) == nil && definition(snap, of) == nil {
+	if s.kind(of) == nil && custom.Definition(snap, of) == nil {
 		return apistorage.Stats{}, false
 	}
 	for e := range snap.Range(storage.Key(of), "", "") {

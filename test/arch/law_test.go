@@ -19,6 +19,7 @@ var rooms = []room{
 	{pkg: "httpapi/admit"},
 	{pkg: "httpapi/audit", may: []string{"httpapi/configfile"}},
 	{pkg: "httpapi/configfile"},
+	{pkg: "httpapi/custom", may: []string{"crdt", "httpapi/admit", "httpapi/route", "httpapi/storage", "httpapi/turn"}},
 	{pkg: "httpapi/encryption", may: []string{"httpapi/configfile"}},
 	{pkg: "httpapi/fairness"},
 	{pkg: "httpapi/issuers", may: []string{"httpapi/configfile"}},

@@ -1,4 +1,4 @@
-package httpapi
+package custom
 
 import (
 	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
@@ -51,7 +51,7 @@ func shapeBelow(s *structuralschema.Structural, path string, out *crdt.Shape) {
 }
 
 // note writes into an object that is stored how it is merged.
-func (c *custom) note(u *unstructured.Unstructured, base *crdt.Entry) error {
+func (c *served) note(u *unstructured.Unstructured, base *crdt.Entry) error {
 	shape := c.shape
 	if base != nil {
 		have, err := base.Map()

@@ -1,11 +1,13 @@
-package httpapi
+package custom
 
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
@@ -24,8 +26,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	kubeversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/handlers"
 	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/kube-openapi/pkg/spec3"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	smd "sigs.k8s.io/structured-merge-diff/v6/typed"
@@ -35,11 +40,36 @@ import (
 	"murmur/httpapi/storage"
 )
 
-// customs are the kinds that CustomResourceDefinitions define. What is served is a function of the newest snapshot: a request
-// looks its definition up, so a kind is there with the commit that brings its definition, on every node that has it.
-// What serving takes is made when it is first asked for, and kept until the definition says something else.
-type customs struct {
-	server      *Server
+// Config is what defined kinds take.
+type Config struct {
+	Store *crdt.Store
+	// Backend is where their objects are.
+	Backend *storage.Backend
+	// Node is this node's name.
+	Node string
+	// Webhooks finds those that convert between versions, and WebhookClients says how they are called.
+	Webhooks       webhook.ServiceResolver
+	WebhookClients webhook.AuthenticationInfoResolverWrapper
+
+	Authorizer authorizer.Authorizer
+	Admission  admission.Interface
+	// MinWatch is the least time a watch without timeoutSeconds lives, MaxBody the largest request body.
+	MinWatch time.Duration
+	MaxBody  int64
+
+	// API writes definitions as the API itself.
+	API interface {
+		Update(ctx context.Context, obj runtime.Object) (runtime.Object, error)
+		UpdateStatus(ctx context.Context, obj runtime.Object) (runtime.Object, error)
+	}
+	// Record is told of each object that is deleted because its definition is, and what it returns of the outcome.
+	Record func(ctx context.Context, k *storage.Kind, e *crdt.Entry) (context.Context, func(error))
+	Log    *slog.Logger
+}
+
+// Kinds are the kinds that CustomResourceDefinitions define.
+type Kinds struct {
+	cfg         Config
 	conversions *conversion.CRConverterFactory
 
 	mu sync.Mutex
@@ -47,25 +77,25 @@ type customs struct {
 	made map[string]*making
 }
 
-// making is a custom kind that is made once, for one state of its definition.
+// making is a defined kind that is made once, for one state of its definition.
 type making struct {
 	uid      types.UID
 	spec     *apiextensionsv1.CustomResourceDefinitionSpec
 	accepted *apiextensionsv1.CustomResourceDefinitionNames
 	once     sync.Once
-	custom   *custom
+	served   *served
 	err      error
 	// life ends when the definition changes; its watches end with it, as the clients must learn of that.
 	life context.Context
 	end  context.CancelFunc
 }
 
-// custom is one custom kind as it is served.
-type custom struct {
+// served is one defined kind as it is served.
+type served struct {
 	definition *apiextensionsv1.CustomResourceDefinition
 	kind       *storage.Kind
 	life       context.Context
-	versions   map[string]*customVersion
+	versions   map[string]*version
 	// schemas are structural, by version; nil for a version without a schema.
 	schemas map[string]*structuralschema.Structural
 	// convert leaves what it is given as it is, convertOwn may change it.
@@ -75,24 +105,25 @@ type custom struct {
 	shape crdt.Shape
 }
 
-// customVersion is a version of a custom kind.
-type customVersion struct {
+// version is a version of a defined kind.
+type version struct {
 	storage                 customresource.CustomResourceStorage
 	resource, status, scale *handlers.RequestScope
 	// warning is told to whoever uses a deprecated version.
 	warning string
 }
 
-func newCustoms(s *Server) (*customs, error) {
-	conversions, err := conversion.NewCRConverterFactory(webhookServices{s}, webhookClients)
+// New is ready for whatever is defined. It starts nothing; Run does.
+func New(cfg Config) (*Kinds, error) {
+	conversions, err := conversion.NewCRConverterFactory(cfg.Webhooks, cfg.WebhookClients)
 	if err != nil {
 		return nil, fmt.Errorf("conversion of custom resources: %w", err)
 	}
-	return &customs{server: s, conversions: conversions, made: map[string]*making{}}, nil
+	return &Kinds{cfg: cfg, conversions: conversions, made: map[string]*making{}}, nil
 }
 
-// definition finds what defines a resource. Of the store's own documents nothing does, whatever an older node let in.
-func definition(snap *crdt.Snapshot, resource schema.GroupResource) *apiextensionsv1.CustomResourceDefinition {
+// Definition finds what defines a resource. Of the store's own documents nothing does, whatever an older node let in.
+func Definition(snap *crdt.Snapshot, resource schema.GroupResource) *apiextensionsv1.CustomResourceDefinition {
 	if admit.Reserved(resource.Group) {
 		return nil
 	}
@@ -100,24 +131,8 @@ func definition(snap *crdt.Snapshot, resource schema.GroupResource) *apiextensio
 	return crd
 }
 
-// kind is the row of a resource, be it in the table or defined.
-func (s *Server) kind(resource schema.GroupResource) *storage.Kind {
-	if k := s.registry.kinds[storage.Key(resource)]; k != nil {
-		return &k.Kind
-	}
-	crd := definition(s.cfg.Store.Snapshot(), resource)
-	if crd == nil {
-		return nil
-	}
-	k, err := customKind(crd)
-	if err != nil {
-		return nil
-	}
-	return k
-}
-
-// customKind is the row that a definition stands for.
-func customKind(crd *apiextensionsv1.CustomResourceDefinition) (*storage.Kind, error) {
+// KindOf is how the objects that a definition defines are stored.
+func KindOf(crd *apiextensionsv1.CustomResourceDefinition) (*storage.Kind, error) {
 	stored, err := apihelpers.GetCRDStorageVersion(crd)
 	if err != nil {
 		return nil, err
@@ -136,7 +151,7 @@ func customKind(crd *apiextensionsv1.CustomResourceDefinition) (*storage.Kind, e
 }
 
 // get is the kind that a definition defines, as it now does.
-func (cs *customs) get(crd *apiextensionsv1.CustomResourceDefinition) (*custom, error) {
+func (cs *Kinds) get(crd *apiextensionsv1.CustomResourceDefinition) (*served, error) {
 	cs.mu.Lock()
 	m := cs.made[crd.Name]
 	if m == nil || !m.of(crd) {
@@ -149,11 +164,11 @@ func (cs *customs) get(crd *apiextensionsv1.CustomResourceDefinition) (*custom, 
 	}
 	cs.mu.Unlock()
 	m.once.Do(func() {
-		if m.custom, m.err = cs.make(crd, m.life); m.err != nil {
+		if m.served, m.err = cs.make(crd, m.life); m.err != nil {
 			m.err = fmt.Errorf("serve %s: %w", crd.Name, m.err)
 		}
 	})
-	return m.custom, m.err
+	return m.served, m.err
 }
 
 func (m *making) of(crd *apiextensionsv1.CustomResourceDefinition) bool {
@@ -162,28 +177,28 @@ func (m *making) of(crd *apiextensionsv1.CustomResourceDefinition) bool {
 }
 
 // prune lets go of what the snapshot no longer defines.
-func (cs *customs) prune(snap *crdt.Snapshot) {
+func (cs *Kinds) prune(snap *crdt.Snapshot) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	for name, m := range cs.made {
 		crd, ok := crdt.Get[apiextensionsv1.CustomResourceDefinition](snap, crdt.Key{Resource: storage.Definitions, Name: name})
-		if !ok || !established(crd) || !m.of(crd) {
+		if !ok || !Established(crd) || !m.of(crd) {
 			m.end()
 			delete(cs.made, name)
 		}
 	}
 }
 
-func (cs *customs) make(crd *apiextensionsv1.CustomResourceDefinition, life context.Context) (*custom, error) {
-	k, err := customKind(crd)
+func (cs *Kinds) make(crd *apiextensionsv1.CustomResourceDefinition, life context.Context) (*served, error) {
+	k, err := KindOf(crd)
 	if err != nil {
 		return nil, err
 	}
-	c := &custom{definition: crd, kind: k, life: life, versions: map[string]*customVersion{}, schemas: map[string]*structuralschema.Structural{}}
+	c := &served{definition: crd, kind: k, life: life, versions: map[string]*version{}, schemas: map[string]*structuralschema.Structural{}}
 	if c.convert, c.convertOwn, err = cs.conversions.NewConverter(crd); err != nil {
 		return nil, err
 	}
-	c.types = &customTypes{crd: crd}
+	c.types = &fieldTypes{crd: crd}
 	replicas := managedfields.ResourcePathMappings{}
 	equivalents := runtime.NewEquivalentResourceRegistry()
 	for _, v := range crd.Spec.Versions {
@@ -199,7 +214,7 @@ func (cs *customs) make(crd *apiextensionsv1.CustomResourceDefinition, life cont
 				equivalents.RegisterKindFor(resource, "status", of)
 			}
 			if sub.Scale != nil {
-				equivalents.RegisterKindFor(resource, "scale", scaleKind)
+				equivalents.RegisterKindFor(resource, "scale", ScaleKind)
 				for name := range strings.SplitSeq(strings.TrimPrefix(sub.Scale.SpecReplicasPath, "."), ".") {
 					replicas[gv.String()] = append(replicas[gv.String()], fieldpath.PathElement{FieldName: &name})
 				}
@@ -213,7 +228,7 @@ func (cs *customs) make(crd *apiextensionsv1.CustomResourceDefinition, life cont
 		if !v.Served && !v.Storage {
 			continue
 		}
-		cv := &customVersion{}
+		cv := &version{}
 		if cv.storage, err = cs.storage(c, v, replicas); err != nil {
 			return nil, fmt.Errorf("version %s: %w", v.Name, err)
 		}
@@ -268,7 +283,7 @@ func structural(crd *apiextensionsv1.CustomResourceDefinition, version string) (
 }
 
 // storage is upstream's registry of one version.
-func (cs *customs) storage(c *custom, v *apiextensionsv1.CustomResourceDefinitionVersion, replicas managedfields.ResourcePathMappings) (customresource.CustomResourceStorage, error) {
+func (cs *Kinds) storage(c *served, v *apiextensionsv1.CustomResourceDefinitionVersion, replicas managedfields.ResourcePathMappings) (customresource.CustomResourceStorage, error) {
 	none := customresource.CustomResourceStorage{}
 	crd := c.definition
 	names := crd.Status.AcceptedNames
@@ -305,25 +320,25 @@ func (cs *customs) storage(c *custom, v *apiextensionsv1.CustomResourceDefinitio
 	// Columns that cannot be read are left out, as upstream does: New returns the default ones with the error.
 	table, err := tableconvertor.New(columns(v.AdditionalPrinterColumns))
 	if err != nil {
-		cs.server.cfg.Log.Warn("columns of a custom resource", "definition", crd.Name, "version", v.Name, "err", err)
+		cs.cfg.Log.Warn("columns of a custom resource", "definition", crd.Name, "version", v.Name, "err", err)
 	}
 	return customresource.NewStorage(
 		gv.WithResource(names.Plural).GroupResource(), gv.WithResource(names.Singular).GroupResource(),
 		gv.WithKind(names.Kind), gv.WithKind(names.ListKind),
 		customresource.NewStrategy(newTyper(parameters(gv)), c.kind.Namespaced, gv.WithKind(names.Kind), validator, statusValidator,
 			c.schemas[v.Name], status, scale, v.SelectableFields),
-		customOptions{customs: cs, custom: c, version: v.Name}, names.Categories, table, replicas)
+		options{kinds: cs, served: c, version: v.Name}, names.Categories, table, replicas)
 }
 
-// customOptions is how upstream's registry of a version of a custom kind finds its storage.
-type customOptions struct {
-	customs *customs
-	custom  *custom
+// options is how upstream's registry of a version of a defined kind finds its storage.
+type options struct {
+	kinds   *Kinds
+	served  *served
 	version string
 }
 
-func (o customOptions) GetRESTOptions(schema.GroupResource, runtime.Object) (generic.RESTOptions, error) {
-	return o.customs.server.backend.Options(o.custom.life, o.custom.kind, customForm{o.custom, o.version}, unstructured.UnstructuredJSONScheme), nil
+func (o options) GetRESTOptions(schema.GroupResource, runtime.Object) (generic.RESTOptions, error) {
+	return o.kinds.cfg.Backend.Options(o.served.life, o.served.kind, form{o.served, o.version}, unstructured.UnstructuredJSONScheme), nil
 }
 
 // columns are those of a version, or the age.
@@ -352,14 +367,14 @@ func deprecation(crd *apiextensionsv1.CustomResourceDefinition, v *apiextensions
 	return fmt.Sprintf("%s; use %s/%s %s", said, crd.Spec.Group, slices.MaxFunc(better, kubeversion.CompareKubeAwareVersionStrings), crd.Spec.Names.Kind)
 }
 
-// customTypes is the schema by which the ownership of a custom object's fields is kept. It is made with the first write.
-type customTypes struct {
+// fieldTypes is the schema by which the ownership of a custom object's fields is kept. It is made with the first write.
+type fieldTypes struct {
 	crd   *apiextensionsv1.CustomResourceDefinition
 	once  sync.Once
 	types managedfields.TypeConverter
 }
 
-func (t *customTypes) converter() managedfields.TypeConverter {
+func (t *fieldTypes) converter() managedfields.TypeConverter {
 	t.once.Do(func() {
 		t.types = managedfields.NewDeducedTypeConverter()
 		var specs []*spec3.OpenAPI
@@ -381,10 +396,10 @@ func (t *customTypes) converter() managedfields.TypeConverter {
 	return t.types
 }
 
-func (t *customTypes) ObjectToTyped(obj runtime.Object, opts ...smd.ValidationOptions) (*smd.TypedValue, error) {
+func (t *fieldTypes) ObjectToTyped(obj runtime.Object, opts ...smd.ValidationOptions) (*smd.TypedValue, error) {
 	return t.converter().ObjectToTyped(obj, opts...)
 }
 
-func (t *customTypes) TypedToObject(tv *smd.TypedValue) (runtime.Object, error) {
+func (t *fieldTypes) TypedToObject(tv *smd.TypedValue) (runtime.Object, error) {
 	return t.converter().TypedToObject(tv)
 }

@@ -1,61 +1,53 @@
-package httpapi
+package custom
 
 import (
 	"cmp"
-	"context"
-	"errors"
 	"fmt"
 	"reflect"
 	"slices"
 	"strings"
-	"time"
 
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/apiserver/pkg/registry/rest"
 
 	"murmur/crdt"
 	"murmur/httpapi/admit"
 	"murmur/httpapi/storage"
-	"murmur/httpapi/turn"
 )
 
-// established tells whether the objects of a definition are.
-func established(crd *apiextensionsv1.CustomResourceDefinition) bool {
+// Established tells whether the objects of a definition are.
+func Established(crd *apiextensionsv1.CustomResourceDefinition) bool {
 	return apihelpers.IsCRDConditionTrue(crd, apiextensionsv1.Established) && !admit.Reserved(crd.Spec.Group)
 }
 
-// terminating tells whether a kind is being taken away, so that no more objects of it are made.
-func terminating(crd *apiextensionsv1.CustomResourceDefinition) bool {
+// Terminating tells whether a kind is being taken away, so that no more objects of it are made.
+func Terminating(crd *apiextensionsv1.CustomResourceDefinition) bool {
 	return crd.DeletionTimestamp != nil || apihelpers.IsCRDConditionTrue(crd, apiextensionsv1.Terminating)
 }
 
-// definitionForm is the form of definitions. With whatever is written goes what follows from it: the names that are accepted,
+// DefinitionForm is the form of definitions. With whatever is written goes what follows from it: the names that are accepted,
 // and the conditions. So a kind is there with the answer to the request that made its definition.
-type definitionForm struct {
+type DefinitionForm struct {
 	storage.Native
-	server *Server
+	Store *crdt.Store
 }
 
 // Stored settles what is written.
-func (f definitionForm) Stored(obj runtime.Object, base *crdt.Entry) (runtime.Object, error) {
+func (f DefinitionForm) Stored(obj runtime.Object, base *crdt.Entry) (runtime.Object, error) {
 	out, err := f.Native.Stored(obj, base)
 	if crd, ok := out.(*apiextensionsv1.CustomResourceDefinition); ok && err == nil {
-		settle(crd, f.server.defined(), metav1.Now())
+		settle(crd, Definitions(f.Store.Snapshot()), metav1.Now())
 	}
 	return out, err
 }
 
-// defined lists the definitions that there are.
-func (s *Server) defined() []*apiextensionsv1.CustomResourceDefinition {
-	return crdt.List[apiextensionsv1.CustomResourceDefinition](s.cfg.Store.Snapshot(), storage.Definitions, "")
+// Definitions lists those that there are.
+func Definitions(snap *crdt.Snapshot) []*apiextensionsv1.CustomResourceDefinition {
+	return crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "")
 }
 
 // settle puts into a definition's status what follows from it and from the others, and says whether that is news.
@@ -220,157 +212,4 @@ func nonStructural(crd *apiextensionsv1.CustomResourceDefinition) *apiextensions
 	}
 	c.Message = wrong.ToAggregate().Error()
 	return c
-}
-
-// keepDefinitions looks at the definitions whenever one changes. It ends the watches of kinds that changed, takes away the objects
-// of those that are deleted, and settles anew what was written without knowing of the others: on another side of a
-// partition, or before a name became free.
-func (s *Server) keepDefinitions(ctx context.Context) {
-	due := turn.New(s.cfg.Node)
-	seen := map[string]*apiextensionsv1.CustomResourceDefinition{}
-	turn.Attend(ctx, s.cfg.Store, storage.Definitions, func(now time.Time) time.Time {
-		s.customs.prune(s.cfg.Store.Snapshot())
-		s.sweep(ctx, seen)
-		return s.tend(ctx, due, now)
-	})
-}
-
-// sweep removes what is left of kinds whose definition went while this node looked. A side of a partition that did not know that a kind
-// was being taken away may have made objects of it until they met. seen are the definitions of the last look.
-func (s *Server) sweep(ctx context.Context, seen map[string]*apiextensionsv1.CustomResourceDefinition) {
-	snap := s.cfg.Store.Snapshot()
-	present := map[string]bool{}
-	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "") {
-		present[crd.Name], seen[crd.Name] = true, crd
-	}
-	for name, crd := range seen {
-		if present[name] {
-			continue
-		}
-		delete(seen, name)
-		of, err := customKind(crd)
-		if err != nil {
-			of = &storage.Kind{Resource: schema.GroupResource{Group: crd.Spec.Group, Resource: crd.Spec.Names.Plural}}
-		}
-		for e := range snap.Range(of.Key(), "", "") {
-			if err := s.remove(ctx, nil, of, e); err != nil {
-				s.cfg.Log.Debug("object of a kind that is gone", "object", e.Key, "err", err)
-			}
-		}
-	}
-}
-
-// tend does for each definition what is due, and says when the next is.
-func (s *Server) tend(ctx context.Context, due *turn.Turns, now time.Time) (next time.Time) {
-	all := s.defined()
-	present := map[string]bool{}
-	for _, crd := range all {
-		ending := crd.DeletionTimestamp != nil && slices.Contains(crd.Finalizers, apiextensionsv1.CustomResourceCleanupFinalizer)
-		copied := crd.DeepCopy()
-		if !settle(copied, all, metav1.Time{Time: now}) && !ending {
-			continue
-		}
-		present[crd.Name] = true
-		if at := due.Of(crd.Name, now); now.Before(at) {
-			next = turn.Sooner(next, at)
-			continue
-		}
-		var err error
-		if ending {
-			err = s.cleanUp(ctx, copied)
-		} else if _, err = s.System().UpdateStatus(ctx, copied); apierrors.IsConflict(err) {
-			err = nil
-		}
-		if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
-			s.cfg.Log.Warn("definition", "name", crd.Name, "err", err)
-		}
-		next = turn.Sooner(next, due.Again(crd.Name, now))
-	}
-	due.Keep(present)
-	return next
-}
-
-// cleanUp deletes the objects of a definition that is being deleted, and when there are none left lets it go.
-func (s *Server) cleanUp(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) error {
-	snap := s.cfg.Store.Snapshot()
-	kind, err := customKind(crd)
-	if err != nil {
-		return err
-	}
-	left, failed := 0, error(nil)
-	for e := range snap.Range(kind.Key(), "", "") {
-		if admit.Reserved(crd.Spec.Group) {
-			break // these are not its objects
-		}
-		left++
-		if failed = s.remove(ctx, crd, kind, e); failed != nil {
-			break
-		}
-	}
-	c := apiextensionsv1.CustomResourceDefinitionCondition{Type: apiextensionsv1.Terminating, Status: apiextensionsv1.ConditionTrue,
-		Reason: "InstanceDeletionInProgress", Message: "CustomResource deletion is in progress"}
-	if left > 0 {
-		for range s.cfg.Store.Snapshot().Range(kind.Key(), "", "") {
-			left = -1
-			break
-		}
-	}
-	switch {
-	case failed != nil:
-		c.Reason, c.Message = "InstanceDeletionFailed", fmt.Sprintf("could not issue all deletes: %v", failed)
-	case left >= 0:
-		c.Status, c.Reason, c.Message = apiextensionsv1.ConditionFalse, "InstanceDeletionCompleted", "removed all instances"
-		condition(crd, c, metav1.Now())
-		crd.Finalizers = slices.DeleteFunc(crd.Finalizers, func(f string) bool { return f == apiextensionsv1.CustomResourceCleanupFinalizer })
-		// The condition is for who watches; the finalizer is what lets it go.
-		if now, err := s.System().UpdateStatus(ctx, crd); err == nil {
-			crd.ResourceVersion = now.(*apiextensionsv1.CustomResourceDefinition).ResourceVersion
-		}
-		_, err := s.System().Update(ctx, crd)
-		if apierrors.IsConflict(err) {
-			err = nil
-		}
-		return err
-	}
-	was := apihelpers.FindCRDCondition(crd, apiextensionsv1.Terminating)
-	if was != nil && was.Reason == c.Reason && was.Message == c.Message {
-		return nil
-	}
-	condition(crd, c, metav1.Now())
-	if _, err := s.System().UpdateStatus(ctx, crd); err != nil && !apierrors.IsConflict(err) {
-		return err
-	}
-	return failed
-}
-
-// remove deletes one custom object, or marks it if it has finalizers and its kind is served.
-func (s *Server) remove(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, kind *storage.Kind, e *crdt.Entry) (err error) {
-	ctx, end := s.begin(ctx, &call{kind: kind, namespace: e.Key.Namespace, name: e.Key.Name, user: itself}, "delete", e.UID)
-	defer func() { end(nil, err) }()
-	if crd == nil || !established(crd) {
-		return s.discard(ctx, e.Key)
-	}
-	c, err := s.customs.get(crd)
-	if err != nil {
-		return err
-	}
-	ctx = request.WithNamespace(ctx, e.Key.Namespace)
-	_, _, err = c.versions[c.kind.Version.Version].storage.CustomResource.Delete(ctx, e.Key.Name, rest.ValidateAllObjectFunc, &metav1.DeleteOptions{})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil
-	}
-	return err
-}
-
-// discard removes an object of a kind that is not served. Nobody can take away the finalizers that it may have.
-func (s *Server) discard(ctx context.Context, k crdt.Key) error {
-	e, ok := s.cfg.Store.Snapshot().Get(k)
-	if !ok {
-		return nil
-	}
-	_, err := s.cfg.Store.Commit(ctx, crdt.Write{Key: k, Base: e})
-	if errors.Is(err, crdt.ErrNotFound) || errors.Is(err, crdt.ErrConflict) {
-		return nil // gone, or to be looked at again
-	}
-	return err
 }

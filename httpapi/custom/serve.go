@@ -1,4 +1,4 @@
-package httpapi
+package custom
 
 import (
 	"context"
@@ -28,14 +28,15 @@ import (
 	"murmur/httpapi/route"
 )
 
-var scaleKind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
+// ScaleKind is the kind of all scales.
+var ScaleKind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
 
 var ageColumn = apiextensionsv1.CustomResourceColumnDefinition{
 	Name: "Age", Type: "date", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"], JSONPath: ".metadata.creationTimestamp",
 }
 
 // scopes are what upstream's request handlers need to know of a version and its subresources.
-func (cs *customs) scopes(c *custom, name string, cv *customVersion, equivalents runtime.EquivalentResourceMapper,
+func (cs *Kinds) scopes(c *served, name string, cv *version, equivalents runtime.EquivalentResourceMapper,
 	statusResets map[fieldpath.APIVersion]*fieldpath.Set) error {
 	crd := c.definition
 	gv := schema.GroupVersion{Group: crd.Spec.Group, Version: name}
@@ -47,15 +48,15 @@ func (cs *customs) scopes(c *custom, name string, cv *customVersion, equivalents
 		Serializer: negotiated, StandardSerializers: negotiated.standard(),
 		ParameterCodec: runtime.NewParameterCodec(params),
 		Creater:        unstructuredCreater{}, Convertor: c.convert, UnsafeConvertor: c.convertOwn, Typer: typer,
-		Defaulter:                customDefaults{params, c},
+		Defaulter:                defaulter{params, c},
 		EquivalentResourceMapper: equivalents,
 		Resource:                 gv.WithResource(crd.Status.AcceptedNames.Plural),
 		Kind:                     gv.WithKind(crd.Status.AcceptedNames.Kind),
 		HubGroupVersion:          gv, // in memory an object is of the version that is asked for
 		MetaGroupVersion:         metav1.SchemeGroupVersion,
 		TableConvertor:           cv.storage.CustomResource,
-		Authorizer:               cs.server.authz,
-		MaxRequestBodyBytes:      maxBody,
+		Authorizer:               cs.cfg.Authorizer,
+		MaxRequestBodyBytes:      cs.cfg.MaxBody,
 	}
 	if err := manageFields(c, cv.resource, cv.storage.CustomResource.GetResetFields()); err != nil {
 		return err
@@ -74,7 +75,7 @@ func (cs *customs) scopes(c *custom, name string, cv *customVersion, equivalents
 			return err
 		}
 		sc := *cv.resource
-		sc.Subresource, sc.Kind = "scale", scaleKind
+		sc.Subresource, sc.Kind = "scale", ScaleKind
 		sc.Serializer = serializer.NewCodecFactory(scale.NewScaleConverter().Scheme())
 		sc.StandardSerializers = nil
 		if sc.TableConvertor, err = tableconvertor.New(scaleColumns(sub.Scale)); err != nil {
@@ -99,35 +100,25 @@ func scaleColumns(s *apiextensionsv1.CustomResourceSubresourceScale) []apiextens
 	return append(out, ageColumn)
 }
 
-func manageFields(c *custom, scope *handlers.RequestScope, resets map[fieldpath.APIVersion]*fieldpath.Set) error {
+func manageFields(c *served, scope *handlers.RequestScope, resets map[fieldpath.APIVersion]*fieldpath.Set) error {
 	var err error
 	scope.FieldManager, err = managedfields.NewDefaultCRDFieldManager(c.types, scope.Convertor, scope.Defaulter, scope.Creater,
 		scope.Kind, scope.HubGroupVersion, scope.Subresource, fieldpath.NewExcludeFilterSetMap(resets))
 	return err
 }
 
-// customPatches are the patches that a kind without Go types can be asked for.
-var customPatches = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.ApplyYAMLPatchType)}
+// patchTypes are the patches that a kind without Go types can be asked for.
+var patchTypes = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.ApplyYAMLPatchType)}
 
-// discover answers the discovery of groups that only definitions define.
-func (cs *customs) discover(w http.ResponseWriter, r *http.Request, info *request.RequestInfo) error {
-	h := cs.server.discovered().at(info.Path)
-	if h == nil || r.Method != http.MethodGet {
-		return notServed()
-	}
-	h.ServeHTTP(w, r)
-	return nil
-}
-
-// serve answers a request for a resource that is not in the table, if it is defined.
-func (cs *customs) serve(w http.ResponseWriter, r *http.Request, info *request.RequestInfo, at route.Address) error {
-	crd := definition(cs.server.cfg.Store.Snapshot(), schema.GroupResource{Group: at.Group, Resource: at.Resource})
-	if crd == nil || !established(crd) || !apihelpers.HasServedCRDVersion(crd, at.Version) || !scoped(crd, at) {
-		return notServed()
+// Serve answers a request for a resource that is not in the table, if it is defined.
+func (cs *Kinds) Serve(w http.ResponseWriter, r *http.Request, info *request.RequestInfo, at route.Address) error {
+	crd := Definition(cs.cfg.Store.Snapshot(), schema.GroupResource{Group: at.Group, Resource: at.Resource})
+	if crd == nil || !Established(crd) || !apihelpers.HasServedCRDVersion(crd, at.Version) || !scoped(crd, at) {
+		return route.NotFound()
 	}
 	c, err := cs.get(crd)
 	if err != nil {
-		cs.server.cfg.Log.Error("custom resource", "err", err)
+		cs.cfg.Log.Error("custom resource", "err", err)
 		return apierrors.NewInternalError(err)
 	}
 	v := c.versions[info.APIVersion]
@@ -151,10 +142,10 @@ func (cs *customs) serve(w http.ResponseWriter, r *http.Request, info *request.R
 }
 
 // handler is upstream's handler of a request; nil if there is none for it.
-func (cs *customs) handler(v *customVersion, info *request.RequestInfo, crd *apiextensionsv1.CustomResourceDefinition) http.HandlerFunc {
-	admit := cs.server.admit
+func (cs *Kinds) handler(v *version, info *request.RequestInfo, crd *apiextensionsv1.CustomResourceDefinition) http.HandlerFunc {
+	admit := cs.cfg.Admission
 	creating := admit
-	if terminating(crd) {
+	if Terminating(crd) {
 		creating = noCreation{admit}
 	}
 	switch {
@@ -165,7 +156,7 @@ func (cs *customs) handler(v *customVersion, info *request.RequestInfo, crd *api
 		case "update":
 			return handlers.UpdateResource(v.storage.Status, v.status, admit)
 		case "patch":
-			return handlers.PatchResource(v.storage.Status, v.status, admit, customPatches)
+			return handlers.PatchResource(v.storage.Status, v.status, admit, patchTypes)
 		}
 	case info.Subresource == "scale" && v.scale != nil:
 		switch info.Verb {
@@ -174,7 +165,7 @@ func (cs *customs) handler(v *customVersion, info *request.RequestInfo, crd *api
 		case "update":
 			return handlers.UpdateResource(v.storage.Scale, v.scale, admit)
 		case "patch":
-			return handlers.PatchResource(v.storage.Scale, v.scale, admit, customPatches)
+			return handlers.PatchResource(v.storage.Scale, v.scale, admit, patchTypes)
 		}
 	case info.Subresource == "":
 		s := v.storage.CustomResource
@@ -182,13 +173,13 @@ func (cs *customs) handler(v *customVersion, info *request.RequestInfo, crd *api
 		case "get":
 			return handlers.GetResource(s, v.resource)
 		case "list", "watch":
-			return handlers.ListResource(s, s, v.resource, info.Verb == "watch", minWatch)
+			return handlers.ListResource(s, s, v.resource, info.Verb == "watch", cs.cfg.MinWatch)
 		case "create":
 			return handlers.CreateResource(s, v.resource, creating)
 		case "update":
 			return handlers.UpdateResource(s, v.resource, admit)
 		case "patch":
-			return handlers.PatchResource(s, v.resource, creating, customPatches)
+			return handlers.PatchResource(s, v.resource, creating, patchTypes)
 		case "delete":
 			return handlers.DeleteResource(s, true, v.resource, admit)
 		case "deletecollection":
@@ -211,11 +202,6 @@ func scoped(crd *apiextensionsv1.CustomResourceDefinition, at route.Address) boo
 		return !at.Namespaced
 	}
 	return at.Namespaced || !at.Named
-}
-
-func notServed() error {
-	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusNotFound,
-		Reason: metav1.StatusReasonNotFound, Message: "the server could not find the requested resource", Details: &metav1.StatusDetails{}}}
 }
 
 // noCreation is admission while a kind is being taken away.

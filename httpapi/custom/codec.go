@@ -1,4 +1,4 @@
-package httpapi
+package custom
 
 import (
 	"fmt"
@@ -19,23 +19,23 @@ import (
 	"murmur/crdt"
 )
 
-// customForm is the form of a custom kind in one of its versions. In the store objects are JSON of the storage version; the
+// form is the form of a defined kind in one of its versions. In the store objects are JSON of the storage version; the
 // registry has them converted, pruned, defaulted, and without what no Go type would take in their metadata.
-type customForm struct {
-	custom  *custom
+type form struct {
+	served  *served
 	version string
 }
 
 // Internal converts, prunes and defaults.
-func (f customForm) Internal(e *crdt.Entry, into runtime.Object) error {
+func (f form) Internal(e *crdt.Entry, into runtime.Object) error {
 	u := &unstructured.Unstructured{}
 	if err := e.Into(u); err != nil {
 		return err
 	}
 	delete(u.Object, crdt.ShapeField)
 	overFields(u.Object, withNulls)
-	c := f.custom
-	if err := (coercion{custom: c, lenient: true}).apply(u); err != nil {
+	c := f.served
+	if err := (coercion{served: c, lenient: true}).apply(u); err != nil {
 		return fmt.Errorf("decode %s: %w", e.Key, err)
 	}
 	c.defaults(u)
@@ -52,7 +52,7 @@ func (f customForm) Internal(e *crdt.Entry, into runtime.Object) error {
 		if u, ok = converted.(*unstructured.Unstructured); !ok {
 			return fmt.Errorf("convert %s: to %T", e.Key, converted)
 		}
-		if err := (coercion{custom: c}).apply(u); err != nil {
+		if err := (coercion{served: c}).apply(u); err != nil {
 			return fmt.Errorf("convert %s: %w", e.Key, err)
 		}
 	}
@@ -61,8 +61,8 @@ func (f customForm) Internal(e *crdt.Entry, into runtime.Object) error {
 }
 
 // Stored converts, and notes how the object is merged.
-func (f customForm) Stored(obj runtime.Object, base *crdt.Entry) (runtime.Object, error) {
-	c := f.custom
+func (f form) Stored(obj runtime.Object, base *crdt.Entry) (runtime.Object, error) {
+	c := f.served
 	out, err := c.convert.ConvertToVersion(obj, c.kind.Version)
 	if err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func (f customForm) Stored(obj runtime.Object, base *crdt.Entry) (runtime.Object
 	if !ok {
 		return nil, fmt.Errorf("store %T", out)
 	}
-	if err := (coercion{custom: c}).apply(u); err != nil {
+	if err := (coercion{served: c}).apply(u); err != nil {
 		return nil, err
 	}
 	overFields(u.Object, withoutNulls)
@@ -128,7 +128,7 @@ func withNulls(v any) any {
 // coercion does to an object without a Go type what decoding into one would: unknown fields go, so do nulls where
 // none may be, and the metadata is checked.
 type coercion struct {
-	custom *custom
+	served *served
 	// lenient drops metadata that is malformed, as objects from before it was checked may have.
 	lenient bool
 	// unknown, if not nil, gets the paths of what is dropped.
@@ -136,7 +136,7 @@ type coercion struct {
 }
 
 func (k coercion) apply(u *unstructured.Unstructured) error {
-	c := k.custom
+	c := k.served
 	m, hasMeta, dropped, err := objectmeta.GetObjectMetaWithOptions(u.Object, objectmeta.ObjectMetaOptions{
 		DropMalformedFields: k.lenient, ReturnUnknownFieldPaths: k.unknown != nil})
 	if err != nil {
@@ -185,22 +185,22 @@ func (k coercion) apply(u *unstructured.Unstructured) error {
 }
 
 // defaults fills in what the schema of the object's version has defaults for.
-func (c *custom) defaults(u runtime.Unstructured) {
+func (c *served) defaults(u runtime.Unstructured) {
 	gvk := u.GetObjectKind().GroupVersionKind()
 	if gvk.GroupKind() == c.kind.GVK.GroupKind() {
 		defaulting.Default(u.UnstructuredContent(), c.schemas[gvk.Version])
 	}
 }
 
-// customDefaults is c.defaults among the options of requests.
-type customDefaults struct {
+// defaulter is c.defaults among the options of requests.
+type defaulter struct {
 	others runtime.ObjectDefaulter
-	custom *custom
+	served *served
 }
 
-func (d customDefaults) Default(obj runtime.Object) {
-	if u, ok := obj.(runtime.Unstructured); ok && u.GetObjectKind().GroupVersionKind().GroupKind() == d.custom.kind.GVK.GroupKind() {
-		d.custom.defaults(u)
+func (d defaulter) Default(obj runtime.Object) {
+	if u, ok := obj.(runtime.Unstructured); ok && u.GetObjectKind().GroupVersionKind().GroupKind() == d.served.kind.GVK.GroupKind() {
+		d.served.defaults(u)
 		return
 	}
 	d.others.Default(obj)
@@ -221,21 +221,21 @@ func parameters(gv schema.GroupVersion) *runtime.Scheme {
 	return s
 }
 
-// customTyper knows custom objects by what they say they are, and options by their types.
-type customTyper struct{ options runtime.ObjectTyper }
+// typer knows custom objects by what they say they are, and options by their types.
+type typer struct{ options runtime.ObjectTyper }
 
-func newTyper(options *runtime.Scheme) customTyper { return customTyper{options} }
+func newTyper(options *runtime.Scheme) typer { return typer{options} }
 
 var saidKinds = crdserverscheme.NewUnstructuredObjectTyper()
 
-func (t customTyper) ObjectKinds(obj runtime.Object) ([]schema.GroupVersionKind, bool, error) {
+func (t typer) ObjectKinds(obj runtime.Object) ([]schema.GroupVersionKind, bool, error) {
 	if _, ok := obj.(runtime.Unstructured); ok {
 		return saidKinds.ObjectKinds(obj)
 	}
 	return t.options.ObjectKinds(obj)
 }
 
-func (t customTyper) Recognizes(gvk schema.GroupVersionKind) bool { return t.options.Recognizes(gvk) }
+func (t typer) Recognizes(gvk schema.GroupVersionKind) bool { return t.options.Recognizes(gvk) }
 
 // besides are the types that requests for custom objects are answered with and bring besides these. They have no version of
 // their own: an event of a watch has that of its object.
@@ -249,11 +249,11 @@ var besides = func() *runtime.Scheme {
 // negotiation reads and writes custom objects as JSON and YAML. What is no custom object, a Status perhaps, is also
 // written as protobuf.
 type negotiation struct {
-	custom *custom
+	served *served
 	media  []runtime.SerializerInfo
 }
 
-func newNegotiation(c *custom, typer runtime.ObjectTyper) negotiation {
+func newNegotiation(c *served, typer runtime.ObjectTyper) negotiation {
 	js := func(o json.SerializerOptions) runtime.Serializer {
 		return json.NewSerializerWithOptions(json.DefaultMetaFactory, unstructuredCreater{}, typer, o)
 	}
@@ -286,20 +286,20 @@ func (n negotiation) SupportedMediaTypes() []runtime.SerializerInfo { return n.m
 func (n negotiation) standard() []runtime.SerializerInfo { return n.media[:2] }
 
 func (n negotiation) EncoderForVersion(encoder runtime.Encoder, gv runtime.GroupVersioner) runtime.Encoder {
-	return versioning.NewCodec(encoder, nil, n.custom.convert, besides, besides, besides, gv, nil, "custom")
+	return versioning.NewCodec(encoder, nil, n.served.convert, besides, besides, besides, gv, nil, "custom")
 }
 
 func (n negotiation) DecoderToVersion(decoder runtime.Decoder, gv runtime.GroupVersioner) runtime.Decoder {
 	s, ok := decoder.(*json.Serializer)
-	d := coercingDecoder{decoder, n.custom, ok && s.IsStrict()}
+	d := coercingDecoder{decoder, n.served, ok && s.IsStrict()}
 	return versioning.NewCodec(nil, d, runtime.UnsafeObjectConvertor(besides), besides, besides,
-		customDefaults{besides, n.custom}, nil, gv, "custom")
+		defaulter{besides, n.served}, nil, gv, "custom")
 }
 
 // coercingDecoder coerces what it decodes, and if it is strict tells of what was dropped.
 type coercingDecoder struct {
 	runtime.Decoder
-	custom *custom
+	served *served
 	strict bool
 }
 
@@ -314,7 +314,7 @@ func (d coercingDecoder) Decode(data []byte, defaults *schema.GroupVersionKind, 
 		wrong = strict.Errors()
 	}
 	if u, ok := obj.(*unstructured.Unstructured); ok {
-		k := coercion{custom: d.custom}
+		k := coercion{served: d.served}
 		var unknown []string
 		if d.strict {
 			k.unknown = &unknown
