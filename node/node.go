@@ -360,7 +360,7 @@ func (n *Node) parts(cfg Config, settings Settings) error {
 		return err
 	}
 	if n.rules, err = iptables.New(iptables.Config{
-		Store: n.store, Log: n.log.With("part", "iptables"),
+		Store: n.store, Log: n.log.With("part", "iptables"), Contested: contested(name, n.view.Alive, n.recorder("service-controller")),
 		Proxy: proxy.Config{
 			Node: name, NodeIP: cfg.NodeIP, APIPort: cfg.HTTPSPort, GossipPort: cfg.GossipPort, StreamPort: cfg.StreamPort,
 			TunnelPort: network.TunnelPort, ClusterCIDR: settings.ClusterCIDR,

@@ -29,7 +29,9 @@ package iptables
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -48,6 +50,8 @@ type Config struct {
 	Gap     time.Duration // least time between two writes; 0 is 50 ms
 	Verify  time.Duration // time between two comparisons with the kernel; 0 is 15 s
 	Log     *slog.Logger  // nil is slog.Default
+	// Contested is told of the external addresses that services cannot have, when that has changed. May be nil.
+	Contested func([]proxy.Contest)
 }
 
 // Loop keeps the rules of this node.
@@ -79,6 +83,15 @@ func New(cfg Config) (*Loop, error) {
 // Applied is the version of the newest snapshot whose rules are in the kernel, 0 before the first.
 func (l *Loop) Applied() crdt.Version { return crdt.Version(l.applied.Load()) }
 
+// contests is what is contested, as text to compare.
+func contests(all []proxy.Contest) string {
+	var b strings.Builder
+	for _, c := range all {
+		fmt.Fprintln(&b, c.Service.UID, c.At, c.Holder.UID)
+	}
+	return b.String()
+}
+
 // Poke tells the loop that the view of reachable nodes changed. It does not wait.
 func (l *Loop) Poke() {
 	select {
@@ -95,10 +108,15 @@ func (l *Loop) Run(ctx context.Context) error {
 	verify := time.NewTicker(l.cfg.Verify)
 	defer verify.Stop()
 	var last proxy.Flows // of the last write
+	told := ""
 	pause := l.cfg.Gap
 	for {
 		snap := l.cfg.Store.Snapshot()
 		rules := proxy.Build(view(snap), l.cfg.Proxy)
+		if now := contests(rules.Contested); now != told && l.cfg.Contested != nil {
+			told = now
+			l.cfg.Contested(rules.Contested)
+		}
 		changed, err := l.driver.Set(ctx, rules.Tables)
 		switch {
 		case ctx.Err() != nil:

@@ -50,7 +50,8 @@
 // address that is a node's, the cluster DNS's, or another's within the ranges of pods and services (owned.go): a service
 // would take the traffic of all nodes to it. Node ports and the host ports of CNI lead from every local address, so
 // packets for the daemon's own ports and for the cluster DNS, which is a local address, are accepted before either is
-// looked at. Pods are refused at the ports by which members speak to each other, also those of other nodes: there they
+// looked at. An external or load balancer address and port that two services name is the elder one's; what the other lacks is told in
+// Rules.Contested. Pods are refused at the ports by which members speak to each other, also those of other nodes: there they
 // would come as this node.
 //
 // # What it does not do
@@ -118,4 +119,13 @@ type Table struct {
 type Rules struct {
 	Tables []Table
 	Flows  Flows
+	// Contested are addresses and ports that a service has chosen and an elder one holds: it has no rules there.
+	Contested []Contest
+}
+
+// Contest is an address and port that two services have chosen.
+type Contest struct {
+	Service *corev1.Service
+	At      Frontend
+	Holder  *corev1.Service
 }

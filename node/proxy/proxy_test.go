@@ -18,6 +18,7 @@ import (
 //
 //	view            the objects, as YAML documents; replaces what was there
 //	rules [node=n1] [down=n3] [nobridge] [only=NAME]   every chain and jump they become
+//	contested       what a service has chosen and an elder one holds
 //	stale           one flow a line: PROTO DESTINATION BACKEND
 func TestRules(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
@@ -54,6 +55,12 @@ func TestRules(t *testing.T) {
 				only := ""
 				d.MaybeScanArgs(t, "only", &only)
 				return rules.text(only)
+			case "contested":
+				var out strings.Builder
+				for _, c := range rules.Contested {
+					fmt.Fprintf(&out, "%s/%s: %s %s:%d is %s/%s's\n", c.Service.Namespace, c.Service.Name, c.At.Protocol, c.At.Addr, c.At.Port, c.Holder.Namespace, c.Holder.Name)
+				}
+				return out.String()
 			case "stale":
 				var out strings.Builder
 				for _, line := range strings.Split(d.Input, "\n") {

@@ -29,10 +29,11 @@ func Build(v View, cfg Config) Rules {
 	slices.SortFunc(services, func(a, c *corev1.Service) int {
 		return cmp.Or(cmp.Compare(a.Namespace, c.Namespace), cmp.Compare(a.Name, c.Name))
 	})
+	b.hold(services)
 	for _, svc := range services {
 		b.service(svc)
 	}
-	return Rules{Tables: []Table{b.filterTable(), b.natTable()}, Flows: b.flows}
+	return Rules{Tables: []Table{b.filterTable(), b.natTable()}, Flows: b.flows, Contested: b.contested}
 }
 
 type builder struct {
@@ -40,6 +41,9 @@ type builder struct {
 	index *index
 	owned owned
 	flows Flows
+	// holders are the Services that have an address and port for those outside, each one of them.
+	holders   map[Frontend]*corev1.Service
+	contested []Contest
 
 	services    []string // nat MURMUR-SERVICES
 	nodePorts   []string // nat MURMUR-NODEPORTS
@@ -51,10 +55,64 @@ type builder struct {
 	firewall        []string // filter MURMUR-FIREWALL
 }
 
+// hold finds out which Service has an address and port of its maker's choice: the elder, if two have chosen one, so that a new one takes nothing
+// from those that are there, and all nodes agree.
+func (b *builder) hold(services []*corev1.Service) {
+	b.holders = map[Frontend]*corev1.Service{}
+	byAge := slices.Clone(services)
+	slices.SortStableFunc(byAge, func(a, c *corev1.Service) int {
+		return cmp.Or(a.CreationTimestamp.Compare(c.CreationTimestamp.Time), cmp.Compare(a.UID, c.UID))
+	})
+	for _, svc := range byAge {
+		if _, ok := b.clusterIP(svc); !ok {
+			continue
+		}
+		for _, port := range svc.Spec.Ports {
+			for _, addr := range append(b.outside(svc.Spec.ExternalIPs), b.balancers(svc)...) {
+				at := Frontend{protocol(port.Protocol), addr, uint16(port.Port)}
+				if port.Port < 1 || port.Port > 65535 || b.holders[at] == svc {
+					continue
+				}
+				if b.holders[at] == nil {
+					b.holders[at] = svc
+					continue
+				}
+				b.contested = append(b.contested, Contest{Service: svc, At: at, Holder: b.holders[at]})
+			}
+		}
+	}
+}
+
+// held are those of some addresses at which a port is a Service's.
+func (b *builder) held(svc *corev1.Service, port corev1.ServicePort, addrs []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(addrs, func(a netip.Addr) bool {
+		return b.holders[Frontend{protocol(port.Protocol), a, uint16(port.Port)}] != svc
+	})
+}
+
+// clusterIP is the address of a service that has rules: not of one that is headless, an ExternalName, IPv6, ours by another way, or at an
+// address that no service can have.
+func (b *builder) clusterIP(svc *corev1.Service) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(svc.Spec.ClusterIP)
+	return a, err == nil && a.Is4() && svc.Spec.Type != corev1.ServiceTypeExternalName && !b.owned.closed(a)
+}
+
+// balancers are the addresses that a load balancer has given a service.
+func (b *builder) balancers(svc *corev1.Service) (out []netip.Addr) {
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		for _, in := range svc.Status.LoadBalancer.Ingress {
+			if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
+				out = append(out, b.outside([]string{in.IP})...)
+			}
+		}
+	}
+	return out
+}
+
 func (b *builder) service(svc *corev1.Service) {
-	clusterIP, err := netip.ParseAddr(svc.Spec.ClusterIP)
-	if err != nil || !clusterIP.Is4() || svc.Spec.Type == corev1.ServiceTypeExternalName || b.owned.closed(clusterIP) {
-		return // headless, ExternalName, IPv6, ours by another way, or none that a service can have
+	clusterIP, ok := b.clusterIP(svc)
+	if !ok {
+		return
 	}
 	for _, port := range svc.Spec.Ports {
 		if port.Port < 1 || port.Port > 65535 {
@@ -88,15 +146,8 @@ func (b *builder) port(svc *corev1.Service, clusterIP netip.Addr, port corev1.Se
 	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
 		outer, outerEndpoints = local, chosen.local
 	}
-	externalIPs := b.outside(svc.Spec.ExternalIPs)
-	var balancerIPs []netip.Addr
-	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		for _, in := range svc.Status.LoadBalancer.Ingress {
-			if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
-				balancerIPs = append(balancerIPs, b.outside([]string{in.IP})...)
-			}
-		}
-	}
+	externalIPs := b.held(svc, port, b.outside(svc.Spec.ExternalIPs))
+	balancerIPs := b.held(svc, port, b.balancers(svc))
 	nodePort := port.NodePort
 	if svc.Spec.Type != corev1.ServiceTypeNodePort && svc.Spec.Type != corev1.ServiceTypeLoadBalancer || b.owned.port(proto, nodePort) {
 		nodePort = 0
