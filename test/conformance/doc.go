@@ -8,15 +8,17 @@
 //	conformance build     build the suite and the programs of its images into the cache
 //	conformance images    make the images it uses, named as it names them, into one archive
 //	conformance run       the two above if needed, a lab, the suite in it, and the lab's end
+//	conformance registry  serve that archive as the registry whose names the images have; run does
 //	conformance report    write docs/CONFORMANCE.md from the results that the cache keeps
 //
 // What was built is used again; a file that is there is not made twice. `make conformance` does run.
 //
 // # Images
 //
-// No image is pulled. suite's list of images (--list-images) is taken literally: for each one of which recipe.go knows what
+// Nothing is pulled from outside. The suite's list of images (--list-images) is taken literally: for each one of which recipe.go knows what
 // is in it, an image is made of that name, on a userland of busybox and packages of Debian (debian.go), as layers that
-// images share (image.go). A spec that needs another image fails, and says so.
+// images share (image.go). A spec that needs another image fails, and says so. Nodes have them before the suite starts; where a
+// pod pulls always, the registry that it asks is a mirror in the lab that has the same ones (registry.go).
 //
 // # Results
 //

@@ -41,7 +41,7 @@ func do(ctx context.Context, args []string) error {
 	flags.StringVar(&r.out, "out", "", "run: where the results go (default: a folder of the cache, named by the time)")
 	docs := flags.String("docs", "../../docs/CONFORMANCE.md", "report: the file to write")
 	if len(args) == 0 {
-		return errors.New("say what to do: build, images, run or report")
+		return errors.New("say what to do: build, images, run, registry or report")
 	}
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
@@ -72,10 +72,16 @@ func do(ctx context.Context, args []string) error {
 			fmt.Println("not made:", name)
 		}
 		return nil
+	case "registry":
+		images, err := openRegistry(r.path("images.tar"))
+		if err != nil {
+			return err
+		}
+		return images.serve(ctx)
 	case "report":
 		return r.report(ctx, *docs)
 	}
-	return fmt.Errorf("%q: want build, images, run or report", args[0])
+	return fmt.Errorf("%q: want build, images, run, registry or report", args[0])
 }
 
 func sorted[V any](m map[string]V) []string {

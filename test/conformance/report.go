@@ -218,7 +218,7 @@ func (r run) report(ctx context.Context, file string) error {
 		return err
 	}
 	fmt.Fprintf(&b, "\n%s", notes)
-	b.WriteString("\n## Images\n\nNo image is pulled. What the suite lists is made from upstream's sources, busybox and packages of Debian, under the same names. Not made,\n" +
+	b.WriteString("\n## Images\n\nNo image is pulled from outside the lab. What the suite lists is made from upstream's sources, busybox and packages of Debian, under the same names. Not made,\n" +
 		"because no conformance spec that can run here uses them, or because they cannot be made on a machine without a registry:\n\n")
 	for _, name := range missing {
 		fmt.Fprintf(&b, "- `%s`\n", name)

@@ -68,6 +68,11 @@ func (r run) suite(ctx context.Context, images string) (err error) {
 		defer r.keepLogs()
 	}
 
+	end, err := r.startRegistry(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, end()) }()
 	args := r.labExec(r.path("bin/ginkgo"), "run", "--no-color", "--procs="+strconv.Itoa(r.procs), "--keep-going", "--timeout=24h", "--poll-progress-after=10m",
 		"--output-dir="+r.out, "--json-report=report.json", "--junit-report=junit.xml", "--label-filter="+conformanceLabel)
 	if r.focus != "" {
@@ -93,6 +98,38 @@ func (r run) suite(ctx context.Context, images string) (err error) {
 		return fmt.Errorf("the suite: %w; see %s", err, r.out)
 	}
 	return nil
+}
+
+// startRegistry serves the images in the lab and tells the nodes that it is a mirror. It is ended by what is returned.
+func (r run) startRegistry(ctx context.Context) (end func() error, err error) {
+	mirror := fmt.Sprintf("server = \"http://%s\"\n[host.\"http://%[1]s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", registryAddr)
+	for n := 1; n <= r.nodes; n++ {
+		script := `dir=$(dirname "$KUBECONFIG")/certs.d/` + upstreamRegistry + ` && mkdir -p "$dir" && cat > "$dir/hosts.toml"`
+		cmd := exec.CommandContext(ctx, r.product("murmur-lab"), "--name", r.lab, "exec", fmt.Sprint("n", n), "--", "sh", "-c", script)
+		cmd.Stdin, cmd.Stderr = strings.NewReader(mirror), os.Stderr
+		if err := cmd.Run(); err != nil {
+			return nil, fmt.Errorf("tell n%d of the registry: %w", n, err)
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	args := r.labExec(self, "registry", "-cache", r.dir)
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start the registry: %w", err)
+	}
+	return func() error {
+		// The group: murmur-lab waits for the registry that it runs.
+		if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM); err != nil {
+			return fmt.Errorf("end the registry: %w", err)
+		}
+		_ = cmd.Wait() // it was told to
+		return nil
+	}, nil
 }
 
 // keepLogs copies the nodes' logs beside the results.
