@@ -8,6 +8,8 @@ import (
 
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	x509request "k8s.io/apiserver/pkg/authentication/request/x509"
+
+	"murmur/httpapi/standing"
 )
 
 // ClientCertificates says which client certificates are believed, now: the cluster's CA can be replaced and a certificate revoked while the
@@ -15,9 +17,11 @@ import (
 type ClientCertificates struct {
 	// Roots are the CAs. Nil: those of Config.TLS.
 	Roots func() *x509.CertPool
-	// Believe is asked for a chain to one of them that is otherwise good, Refuse for a certificate with every request. Both may be nil.
+	// Believe is asked for a chain to one of them that is otherwise good, Refuse for a certificate with every request, Stands for what a request has
+	// shown that goes on when TrustChanged is called. All may be nil.
 	Believe func(chain []*x509.Certificate) error
 	Refuse  func(*x509.Certificate) error
+	Stands  func(sent []*x509.Certificate) error
 }
 
 // certificates proves client certificates; nil if none are accepted.
@@ -42,7 +46,29 @@ func (s *Server) certificates() authenticator.Request {
 		}
 		return x509request.CommonNameUserConversion(chain)
 	})
-	return &proven{Request: x509request.NewDynamic(options, who), now: time.Now, refuse: c.Refuse}
+	s.proven = &proven{Request: x509request.NewDynamic(options, who), now: time.Now, refuse: c.Refuse}
+	return s.proven
+}
+
+// TrustChanged has the server believe what Config.ClientCertificates and Config.TokenKeys say now. Requests that stand of those who are not
+// believed any more end.
+func (s *Server) TrustChanged() {
+	s.tokenKeysChanged()
+	if s.proven != nil {
+		s.proven.forget()
+	}
+	s.standing.Look()
+}
+
+// stands is the error of what a request has proven that is not believed any more.
+func (s *Server) stands(p *standing.Proof) error {
+	if p.Chain != nil && s.cfg.ClientCertificates.Stands != nil {
+		return s.cfg.ClientCertificates.Stands(p.Chain)
+	}
+	if p.Key != "" && s.tokenKeys != nil && !s.tokenKeys.has(p.Key) {
+		return errKeyGone
+	}
+	return nil
 }
 
 const (
@@ -62,6 +88,16 @@ type proven struct {
 
 	mu sync.Mutex
 	of map[string]provenAs // by the certificate's bytes
+	// forgets counts how often all of it was forgotten.
+	forgets int
+}
+
+// forget has every certificate proven anew.
+func (p *proven) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.of = nil
+	p.forgets++
 }
 
 type provenAs struct {
@@ -79,18 +115,25 @@ func (p *proven) AuthenticateRequest(r *http.Request) (*authenticator.Response, 
 			return nil, false, err
 		}
 	}
+	standing.Of(r.Context()).Chain = r.TLS.PeerCertificates
 	p.mu.Lock()
 	known, ok := p.of[string(certificate.Raw)]
 	p.mu.Unlock()
 	if ok && now.Before(known.until) && !now.After(certificate.NotAfter) {
 		return &known.who, true, nil
 	}
+	p.mu.Lock()
+	forgets := p.forgets
+	p.mu.Unlock()
 	who, ok, err := p.Request.AuthenticateRequest(r)
 	if err != nil || !ok {
 		return who, ok, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.forgets != forgets {
+		return who, ok, err // what was believed has changed meanwhile
+	}
 	if p.of == nil || len(p.of) >= provenMany {
 		p.of = map[string]provenAs{}
 	}

@@ -31,7 +31,8 @@
 // Versions: a resourceVersion is this node's apply sequence. To list or watch from, one of another node, or one too old,
 // gets 410 and the client lists again; as a precondition, the other node is asked what it stood for. UIDs are derived by the store. Cluster addresses and node ports (allocate.go) are drawn by the hash of
 // the Service's name and claimed (claim.go). Streams (streams.go) of a pod on another node
-// are relayed to that node's API, with what the caller showed (credential.go), which is proven there again.
+// are relayed to that node's API, with what the caller showed (credential.go), which is proven there again. What goes on ends when its
+// caller is not believed any more (httpapi/standing).
 //
 // # What it does not do
 //

@@ -182,7 +182,7 @@ func kinds() []*kind {
 			}
 			out := map[string]rest.Storage{"": s}
 			if s.Token != nil {
-				out["token"] = s.Token
+				out["token"] = &tokens{s.Token, r.Server}
 			}
 			return out, nil
 		}},

@@ -67,9 +67,11 @@ func (s *Server) routes() (*echo.Echo, error) {
 		filters.WithWarningRecorder,
 		withPeers,
 		unlessJoin(withCredential),
+		unlessJoin(s.standing.Prove),
 		unlessJoin(func(h http.Handler) http.Handler {
 			return filters.WithAuthentication(h, s.authn, refused, s.audiences, nil)
 		}),
+		unlessJoin(s.standing.Keep),
 		unlessJoin(recorded),
 		unlessJoin(func(h http.Handler) http.Handler {
 			return impersonation.WithImpersonation(h, s.authz, legacyscheme.Codecs)

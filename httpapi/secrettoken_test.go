@@ -116,7 +116,7 @@ func TestTokensInSecrets(t *testing.T) {
 	}
 	// The member is no issuer from now on.
 	anywhere = false
-	n.Server.TokenKeysChanged()
+	n.Server.TrustChanged()
 	if who(three.Data["token"]) != "" || n.Server.SecretTokenProven(string(three.Data["token"])) {
 		t.Error("what was signed by a member that is no issuer is believed anywhere")
 	}

@@ -44,6 +44,7 @@ import (
 	"murmur/httpapi/informers"
 	"murmur/httpapi/issuers"
 	"murmur/httpapi/route"
+	"murmur/httpapi/standing"
 	"murmur/httpapi/storage"
 )
 
@@ -196,6 +197,9 @@ type Server struct {
 	table     *route.Table[restful.RouteFunction]
 	customs   *custom.Kinds
 	shown     discoveries
+	standing  *standing.Requests
+	// proven are the certificates of clients; nil if none are accepted.
+	proven    *proven
 	handler   *echo.Echo
 	peers     *http.Transport
 	converter managedfields.TypeConverter
@@ -227,6 +231,7 @@ func New(cfg Config) (*Server, error) {
 	s.peers = peerTransport(s.cfg.Relay)
 	s.converter = fieldTypes{applyconfigurations.NewTypeConverter(legacyscheme.Scheme), managedfields.NewDeducedTypeConverter()}
 	s.managers.of = map[string]*managedfields.FieldManager{}
+	s.standing = &standing.Requests{Long: longRunning, Stands: s.stands, Log: s.cfg.Log}
 	if err := s.authentication(); err != nil {
 		return nil, err
 	}
@@ -329,8 +334,13 @@ func (s *Server) ServePeers(ctx context.Context, l net.Listener) error {
 
 func (s *Server) serve(ctx context.Context, l net.Listener, conn func(context.Context, net.Conn) context.Context) error {
 	server := &http.Server{
-		Handler:           s.handler,
-		ConnContext:       conn,
+		Handler: s.handler,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if conn != nil {
+				ctx = conn(ctx, c)
+			}
+			return standing.On(ctx, c)
+		},
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       3 * time.Minute,
 		MaxHeaderBytes:    1 << 20,

@@ -14,19 +14,28 @@ import (
 
 	"gopkg.in/go-jose/go-jose.v2/jwt"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	apiserverserviceaccount "k8s.io/apiserver/pkg/authentication/serviceaccount"
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/kubernetes/pkg/apis/authentication"
+	serviceaccountstore "k8s.io/kubernetes/pkg/registry/core/serviceaccount/storage"
 	"k8s.io/kubernetes/pkg/serviceaccount"
 
 	"murmur/crdt"
+	"murmur/httpapi/standing"
 )
 
 // TokenKeys are the keys of ServiceAccount tokens where every node has its own.
 type TokenKeys struct {
 	// Sign is the key that signs the tokens which this node gives out.
 	Sign func() *ecdsa.PrivateKey
-	// Public are all keys that are believed now. Server.TokenKeysChanged says that it answers otherwise than before.
+	// Public are all keys that are believed now. Server.TrustChanged says that it answers otherwise than before.
 	Public func() []TokenKey
 }
 
@@ -36,6 +45,8 @@ type TokenKey struct {
 	// Node is who signs with it. Unless Anywhere is true, its tokens are believed only for pods that run there.
 	Node     string
 	Anywhere bool
+	// id is its name in tokens.
+	id string
 }
 
 // serviceAccountTokens proves the tokens of ServiceAccounts, and makes the generator and the discovery of the keys. Nil: there are no keys.
@@ -92,8 +103,8 @@ func (s *Server) serviceAccountTokens() (authenticator.Token, error) {
 	}), nil
 }
 
-// TokenKeysChanged has the server believe what Config.TokenKeys says now.
-func (s *Server) TokenKeysChanged() {
+// tokenKeysChanged has the server believe what Config.TokenKeys says now.
+func (s *Server) tokenKeysChanged() {
 	if s.tokenKeys == nil {
 		return
 	}
@@ -144,20 +155,31 @@ type keySet struct {
 var _ serviceaccount.PublicKeysGetter = (*publicKeys)(nil)
 
 func (p *publicKeys) update() error {
-	set := &keySet{of: map[string]TokenKey{}}
+	set, disputed := &keySet{of: map[string]TokenKey{}}, map[string]bool{}
 	for _, k := range p.read() {
 		named, err := serviceaccount.StaticPublicKeysGetter([]any{k.Key})
 		if err != nil {
 			continue // one that no token can name keeps no other from being known
 		}
 		key := named.GetPublicKeys(context.Background(), "")[0]
-		// A key that somebody else claims as well stays the one of who is believed more.
-		if old, ok := set.of[key.KeyID]; ok && old.Anywhere {
+		k.id = key.KeyID
+		// A key that several claim is that of who is believed more, and of nobody if they are believed alike: which of them holds the private
+		// half cannot be told, and who was heard first must not decide.
+		switch old, ok := set.of[k.id]; {
+		case ok && old.Anywhere:
+			continue
+		case ok && !k.Anywhere && old.Node != k.Node:
+			disputed[k.id] = true
 			continue
 		}
-		set.of[key.KeyID] = k
+		set.of[k.id] = k
 		if k.Anywhere {
 			set.anywhere = append(set.anywhere, key)
+		}
+	}
+	for id := range disputed {
+		if !set.of[id].Anywhere {
+			delete(set.of, id)
 		}
 	}
 	slices.SortFunc(set.anywhere, func(a, b serviceaccount.PublicKey) int { return cmp.Compare(a.KeyID, b.KeyID) })
@@ -184,6 +206,12 @@ func (p *publicKeys) GetCacheAgeMaxSeconds() int { return 60 }
 // provenBy is, in the context of a token that is looked at, where the key goes that proved it.
 type provenBy struct{}
 
+// has tells whether a key is believed, by its name.
+func (p *publicKeys) has(name string) bool {
+	_, ok := p.now.Load().of[name]
+	return ok
+}
+
 // GetPublicKeys is the key of a name. A token without one is proven by none.
 func (p *publicKeys) GetPublicKeys(ctx context.Context, name string) []serviceaccount.PublicKey {
 	set := p.now.Load()
@@ -207,6 +235,8 @@ type believed struct {
 	store *crdt.Store
 }
 
+var errKeyGone = errors.New("the key that signed its token is not believed any more")
+
 var errNotThere = errors.New("the token was signed by a node that is believed only for the pods that run on it")
 
 func (b *believed) AuthenticateToken(ctx context.Context, token string) (*authenticator.Response, bool, error) {
@@ -222,6 +252,7 @@ func (b *believed) AuthenticateToken(ctx context.Context, token string) (*authen
 	if sa, err := (tokenSubjects{b.store}).GetServiceAccount(ctx, namespace, account); err != nil || issuedBefore(token, sa.CreationTimestamp.Time) {
 		return nil, false, errOlder
 	}
+	standing.Of(ctx).Key = by.id
 	if by.Anywhere {
 		return who, true, nil
 	}
@@ -247,6 +278,37 @@ func runs(store *crdt.Store, node, namespace, account, name, uid string) bool {
 		cmp.Or(p.Spec.ServiceAccountName, "default") == account
 }
 
+// tokens is upstream's registry of tokens, which asks the generator when all else is decided, and takes its error for one of ours. Where a node must
+// not sign what is asked for, that is said before.
+type tokens struct {
+	*serviceaccountstore.TokenREST
+	server *Server
+}
+
+func (t *tokens) Create(ctx context.Context, name string, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
+	return t.TokenREST.Create(ctx, name, obj, func(ctx context.Context, obj runtime.Object) error {
+		if validate != nil {
+			if err := validate(ctx, obj); err != nil {
+				return err
+			}
+		}
+		g, ok := t.server.issuer.(*generator)
+		if !ok || g.anywhere(g.keys.Sign()) {
+			return nil
+		}
+		namespace, _ := request.NamespaceFrom(ctx)
+		if req, ok := obj.(*authentication.TokenRequest); ok {
+			if ref := req.Spec.BoundObjectRef; ref != nil && ref.Kind == "Pod" {
+				pod, ok := crdt.Get[corev1.Pod](g.store.Snapshot(), crdt.Key{Resource: "pods", Namespace: namespace, Name: ref.Name})
+				if ok && runs(g.store, g.node, namespace, name, ref.Name, string(pod.UID)) {
+					return nil
+				}
+			}
+		}
+		return apierrors.NewForbidden(schema.GroupResource{Resource: "serviceaccounts/token"}, name, g.refused())
+	}, options)
+}
+
 // generator signs with the key that this node has now.
 type generator struct {
 	keys         TokenKeys
@@ -256,15 +318,23 @@ type generator struct {
 
 func (g *generator) GenerateToken(ctx context.Context, claims *jwt.Claims, private any) (string, error) {
 	key := g.keys.Sign()
-	anywhere := slices.ContainsFunc(g.keys.Public(), func(k TokenKey) bool { return k.Anywhere && key.PublicKey.Equal(k.Key) })
-	if !anywhere && !g.here(private) {
-		return "", fmt.Errorf("%s may sign the tokens of pods that run on it and no others, for it is no issuer of the cluster: ask the API of a member that is", g.node)
+	if !g.anywhere(key) && !g.here(private) {
+		return "", g.refused()
 	}
 	of, err := serviceaccount.JWTTokenGenerator(g.issuer, key)
 	if err != nil {
 		return "", err
 	}
 	return of.GenerateToken(ctx, claims, private)
+}
+
+// anywhere tells whether what a key of this node signs is believed whatever it is for.
+func (g *generator) anywhere(key *ecdsa.PrivateKey) bool {
+	return slices.ContainsFunc(g.keys.Public(), func(k TokenKey) bool { return k.Anywhere && key.PublicKey.Equal(k.Key) })
+}
+
+func (g *generator) refused() error {
+	return fmt.Errorf("%s may sign the tokens of pods that run on it and no others, for it is no issuer of the cluster: ask the API of a member that is", g.node)
 }
 
 // here tells whether the claims are those of a pod on this node.

@@ -64,6 +64,7 @@ func (n *Node) clientCertificates() httpapi.ClientCertificates {
 		Roots:   func() *x509.CertPool { return n.self.Trust().Pool() },
 		Believe: func(chain []*x509.Certificate) error { return n.self.Trust().Client(chain) },
 		Refuse:  func(c *x509.Certificate) error { return n.self.Trust().Refuse(c) },
+		Stands:  n.refusePeer,
 	}
 }
 
@@ -116,7 +117,7 @@ func (n *Node) membershipChanged() {
 		n.log.Error("take the gossip keys", "err", err)
 	}
 	n.agent.Cut()
-	n.api.TokenKeysChanged()
+	n.api.TrustChanged()
 	if signer := n.self.Signer(); n.signed.Swap(signer) != signer {
 		n.volumes.RenewTokens()
 	}

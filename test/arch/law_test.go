@@ -25,6 +25,7 @@ var rooms = []room{
 	{pkg: "httpapi/issuers", may: []string{"httpapi/configfile"}},
 	{pkg: "httpapi/informers", may: []string{"crdt", "httpapi/storage"}},
 	{pkg: "httpapi/route"},
+	{pkg: "httpapi/standing"},
 	{pkg: "httpapi/storage", may: []string{"crdt", "httpapi/admit"}},
 	{pkg: "httpapi/turn", may: []string{"crdt"}},
 
