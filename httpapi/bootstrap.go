@@ -97,7 +97,7 @@ func (s *Server) kubernetesService() *corev1.Service {
 		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: "default",
 			Labels: map[string]string{"component": "apiserver", "provider": "kubernetes"}},
 		Spec: corev1.ServiceSpec{
-			ClusterIP:       nth(s.cfg.ServiceCIDR.Masked().Addr(), 1).String(),
+			ClusterIP:       s.cfg.ServiceCIDR.Masked().Addr().Next().String(),
 			Ports:           []corev1.ServicePort{{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(s.cfg.Port)}},
 			SessionAffinity: corev1.ServiceAffinityNone,
 			Type:            corev1.ServiceTypeClusterIP,

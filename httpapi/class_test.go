@@ -13,6 +13,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -325,8 +326,8 @@ func TestNumbersHaveOneService(t *testing.T) {
 
 	// What a Service had is free when it is gone, and the claims say so.
 	check(t, clients[0].CoreV1().Services("default").Delete(ctx, "s-0-0", metav1.DeleteOptions{}))
-	for e := range nodes[0].store.Snapshot().Range(addressClaims, "", "") {
-		if owner, _ := claimant(e); owner == "default/s-0-0" {
+	for e := range nodes[0].store.Snapshot().Range("networking.k8s.io/ipaddresses", "", "") {
+		if a, err := crdt.As[networkingv1.IPAddress](e); err != nil || a.Spec.ParentRef.Name == "s-0-0" {
 			t.Errorf("%s is still claimed for a Service that is deleted", e.Key.Name)
 		}
 	}

@@ -166,11 +166,11 @@ func kinds() []*kind {
 		}},
 		{Kind: storage.Typed[corev1.Service](coreKind("services"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, status, proxy, err := servicestore.NewREST(r, core.IPv4Protocol,
-				map[core.IPFamily]ipallocator.Interface{core.IPv4Protocol: r.addresses}, r.ports, informers.EndpointSlices(r.cfg.Store), r.store("pods"), r.proxy)
+				map[core.IPFamily]ipallocator.Interface{core.IPv4Protocol: r.numbers.Addresses()}, r.numbers.Ports(), informers.EndpointSlices(r.cfg.Store), r.store("pods"), r.proxy)
 			if err != nil {
 				return nil, err
 			}
-			r.chooseByName(s.Store)
+			r.numbers.Install(s.Store)
 			return map[string]rest.Storage{"": s, "status": status, "proxy": proxy}, nil
 		}},
 		{Kind: storage.Typed[corev1.ServiceAccount](coreKind("serviceaccounts"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {

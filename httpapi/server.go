@@ -38,6 +38,7 @@ import (
 
 	"murmur/crdt"
 	"murmur/httpapi/accepted"
+	"murmur/httpapi/allocator"
 	"murmur/httpapi/audit"
 	"murmur/httpapi/custom"
 	"murmur/httpapi/fairness"
@@ -188,9 +189,7 @@ type Server struct {
 	fields    *accepted.Fields
 	followers informers.Followers
 	policies  []*policies
-	claims    claims
-	addresses *addresses
-	ports     *ports
+	numbers   *allocator.Services
 	backend   *storage.Backend
 	registry  *registry
 	fair      *fairness.Fairness
@@ -225,9 +224,9 @@ func New(cfg Config) (*Server, error) {
 	withTypes()
 	s := &Server{cfg: cfg.withDefaults(), stopping: make(chan struct{})}
 	s.backend = storage.New(s.cfg.Store, s.cfg.Homes)
-	s.claims.cfg, s.claims.commit = &s.cfg, s.backend.Commit
-	s.addresses = newAddresses(s.cfg.Store, &s.claims, s.cfg.ServiceCIDR)
-	s.ports = newPorts(s.cfg.Store, &s.claims, s.cfg.NodePorts)
+	s.numbers = allocator.New(allocator.Config{
+		Store: s.cfg.Store, Commit: s.backend.Commit, Addresses: s.cfg.ServiceCIDR, Ports: s.cfg.NodePorts, Log: s.cfg.Log,
+	})
 	s.peers = peerTransport(s.cfg.Relay)
 	s.converter = fieldTypes{applyconfigurations.NewTypeConverter(legacyscheme.Scheme), managedfields.NewDeducedTypeConverter()}
 	s.managers.of = map[string]*managedfields.FieldManager{}
@@ -271,6 +270,9 @@ func (s *Server) ownConfig() *rest.Config {
 		Transport: s.System().RoundTripper(),
 	}
 }
+
+// Numbers gives Services their addresses and node ports.
+func (s *Server) Numbers() *allocator.Services { return s.numbers }
 
 // Handler is the whole pipeline, for callers that bring their own listener.
 func (s *Server) Handler() http.Handler { return s.handler }

@@ -349,7 +349,7 @@ func (n *Node) parts(cfg Config, settings Settings) error {
 		Store: n.store, Node: name, View: n.view, Recorder: n.recorder("controllermanager"),
 		API:    func(account string) control.API { return n.api.As(account, groupsOf(account)...) },
 		Record: n.controlled,
-		CACert: func() []byte { return n.self.Trust().Bundle() }, Resources: n.api.Resources(), Usage: n.api.QuotaUsage, Numbers: n.api, Signer: signer{n}, Tokens: n.api, Log: n.log.With("part", "control"),
+		CACert: func() []byte { return n.self.Trust().Bundle() }, Resources: n.api.Resources(), Usage: n.api.QuotaUsage, Numbers: n.api.Numbers(), Signer: signer{n}, Tokens: n.api, Log: n.log.With("part", "control"),
 	}); err != nil {
 		return err
 	}

@@ -145,7 +145,7 @@ func start(t *testing.T, nodes ...string) *cluster {
 	}
 	for _, n := range nodes {
 		controllers, err := control.New(control.Config{
-			Store: store, Node: n, View: c.view, CACert: func() []byte { return []byte("bundle") }, Resources: resources, Usage: api.QuotaUsage, Numbers: api, Settle: 50 * time.Millisecond,
+			Store: store, Node: n, View: c.view, CACert: func() []byte { return []byte("bundle") }, Resources: resources, Usage: api.QuotaUsage, Numbers: api.Numbers(), Settle: 50 * time.Millisecond,
 			Record: func(ctx context.Context, user, verb string, key crdt.Key, uid types.UID) (context.Context, func(error)) {
 				return ctx, func(err error) {
 					if err == nil && uid != "" {

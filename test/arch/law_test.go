@@ -17,6 +17,7 @@ var rooms = []room{
 	{pkg: "httpapi", may: []string{"crdt", "httpapi/..."}},
 	{pkg: "httpapi/accepted"},
 	{pkg: "httpapi/admit"},
+	{pkg: "httpapi/allocator", may: []string{"crdt", "httpapi/storage"}},
 	{pkg: "httpapi/audit", may: []string{"httpapi/configfile"}},
 	{pkg: "httpapi/configfile"},
 	{pkg: "httpapi/custom", may: []string{"crdt", "httpapi/admit", "httpapi/route", "httpapi/storage", "httpapi/turn"}},
