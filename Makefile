@@ -85,11 +85,11 @@ vagrant-check:
 	@command -v vagrant >/dev/null || apt-get install -y -qq --no-install-recommends vagrant >/dev/null
 	$(GO) test -count=1 -run Vagrantfile ./test/vagrant
 
+# fuzz runs every fuzz target for FUZZTIME, one after the other.
 FUZZTIME ?= 30s
 fuzz:
-	$(GO) test -run '^$$' -fuzz FuzzDecodeDelta -fuzztime $(FUZZTIME) ./crdt
-	$(GO) test -run '^$$' -fuzz FuzzReceived -fuzztime $(FUZZTIME) ./gossip
-	$(GO) test -run '^$$' -fuzz FuzzOneMeaning -fuzztime $(FUZZTIME) ./httpapi
+	@grep -rn --include='*_test.go' -o 'func Fuzz[A-Za-z]*' . | sed 's|^./\(.*\)/[^/]*:[0-9]*:func |\1 |' | sort | while read -r package target; do \
+	  echo "$$package $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "./$$package" || exit 1; done
 
 # sim plays many histories of a cluster in virtual time, each with faults of its own. A failing one prints the line that replays it.
 SEEDS ?= 10000

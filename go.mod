@@ -120,6 +120,8 @@ require (
 	sigs.k8s.io/yaml v1.6.0
 )
 
+require github.com/google/go-tpm v0.9.8
+
 require (
 	github.com/coreos/go-oidc v2.5.0+incompatible // indirect
 	github.com/goccy/go-yaml v1.19.2

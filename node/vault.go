@@ -20,9 +20,10 @@ type SecretsConfig struct {
 	File string
 	// Own is "on" for a data key of the node's own, "off" to give it up; empty goes on as it was.
 	Own string
-	// KeyFile has the key that the data key is sealed under: secrets.key in ConfigDir. Passphrase is taken instead of it.
+	// KeyFile has the key that the data key is sealed under: secrets.key in ConfigDir. Passphrase, or the TPM at a device, is taken instead of it.
 	KeyFile    string
 	Passphrase string
+	TPM        string
 }
 
 // vault encrypts for the store, and changes the keys. It is the store's Sealer.
@@ -52,11 +53,13 @@ func openVault(cfg Config) (*vault, error) {
 		}
 		v.now.Store(e)
 		return v, nil
+	case c.Own != "on" && !has && (c.TPM != "" || c.Passphrase != ""):
+		return nil, errors.New("a passphrase or a TPM to seal the data key was given, and Secrets are not encrypted on this node: give --secrets-encryption too")
 	case c.Own != "on" && !has:
 		return nil, nil
 	}
 	var err error
-	if v.ring, err = secrecy.OpenKeyring(secrecy.Outside{DataDir: cfg.DataDir, KeyFile: c.KeyFile, Passphrase: c.Passphrase}, time.Now()); err != nil {
+	if v.ring, err = secrecy.OpenKeyring(secrecy.Outside{DataDir: cfg.DataDir, KeyFile: c.KeyFile, Passphrase: c.Passphrase, TPM: c.TPM}, time.Now()); err != nil {
 		return nil, err
 	}
 	v.ends = c.Own == "off"

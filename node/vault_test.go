@@ -247,6 +247,11 @@ func TestADiskIsEncryptedAsAFileSays(t *testing.T) {
 	}
 	both := cfg
 	both.Secrets.Own = "on"
+	for _, alone := range []SecretsConfig{{TPM: "/dev/tpmrm0"}, {Passphrase: "correct horse battery"}} {
+		if _, err := openVault(Config{DataDir: t.TempDir(), Secrets: alone}); err == nil || !strings.Contains(err.Error(), "give --secrets-encryption too") {
+			t.Errorf("%+v: %v", alone, err)
+		}
+	}
 	if _, err := openSafe(t, both); err == nil || !strings.Contains(err.Error(), "give one") {
 		t.Errorf("with both: %v", err)
 	}

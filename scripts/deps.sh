@@ -14,6 +14,7 @@ need curl curl
 need busybox busybox-static
 need openssl openssl
 need ps procps
+need swtpm swtpm
 if [ "${1:-}" = conformance ]; then
 	need bzip2 bzip2
 fi

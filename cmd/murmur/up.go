@@ -171,6 +171,8 @@ func nodeFlags(fs *pflag.FlagSet) *flags {
 	fs.Lookup("secrets-encryption").NoOptDefVal = "on"
 	fs.StringVar(&f.Secrets.KeyFile, "secrets-key-file", "", "`file` with the key that the data key is sealed under, made if it is not there (default: secrets.key in the config directory)")
 	fs.StringVar(&f.passphraseFile, "secrets-passphrase-file", "", "`file` with a passphrase to seal the data key under instead; or MURMUR_SECRETS_PASSPHRASE")
+	fs.StringVar(&f.Secrets.TPM, "secrets-tpm", "", "seal the data key by the TPM 2.0 at this `device` instead, or at the socket of one that is software; without a value /dev/tpmrm0")
+	fs.Lookup("secrets-tpm").NoOptDefVal = "/dev/tpmrm0"
 	fs.StringVar(&f.storeQuota, "store-quota", "", "`bytes` of objects, such as 512Mi, from which on the API refuses what makes the store grow; 0: no bound (default: a quarter of the memory, at most 1Gi)")
 	fs.StringVar(&f.CgroupRoot, "cgroup-root", "/murmur", "parent of the pods' cgroups")
 	fs.StringVar(&f.Containerd, "container-runtime-endpoint", "", "`socket` of a containerd to use instead of our own")
@@ -296,6 +298,9 @@ func (f *flags) config(join string) (node.Config, error) {
 		if d != "dns" {
 			return c, fmt.Errorf("--disable %q: the bundled parts that can be disabled are: dns", d)
 		}
+	}
+	if c.Secrets.TPM != "" && c.Secrets.KeyFile != "" {
+		return c, errors.New("--secrets-key-file and --secrets-tpm are two ways to seal the data key: give one")
 	}
 	if c.Secrets.Passphrase = os.Getenv("MURMUR_SECRETS_PASSPHRASE"); f.passphraseFile != "" {
 		b, err := os.ReadFile(f.passphraseFile)

@@ -4,8 +4,8 @@
 // # Data keys
 //
 // A node encrypts what is secret in its store with a data key of its own. Data keys are in a file of the data directory (Keyring), sealed under a
-// key that is not: a file elsewhere, or a passphrase. So a copy of the data directory is worth nothing without the other, a rotation writes one small
-// file, and the key outside stays. What is encrypted, and how, is httpapi/encryption's.
+// key that is not: a file elsewhere, a passphrase, or one that the machine's TPM gives out. So a copy of the data directory is worth nothing without
+// the other, a rotation writes one small file, and the key outside stays. What is encrypted, and how, is httpapi/encryption's.
 //
 // # Backups
 //

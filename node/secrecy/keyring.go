@@ -20,7 +20,7 @@ import (
 // KeyringFile is the name of the file in a data directory that has the sealed data keys.
 const KeyringFile = "secrets.json"
 
-// Outside says where the key is that opens the data keys: in a file, or made of a passphrase.
+// Outside says where the key is that opens the data keys: in a file, made of a passphrase, or with the machine's TPM.
 type Outside struct {
 	// DataDir is where the data keys are; the file must not be below it, or a copy of it would be all that is needed.
 	DataDir string
@@ -28,6 +28,8 @@ type Outside struct {
 	KeyFile string
 	// Passphrase is taken instead of the file if it is not empty.
 	Passphrase string
+	// TPM is the device of a TPM 2.0 that is taken instead of the file if it is not empty, or the socket of one that is software.
+	TPM string
 }
 
 // Key is a data key.
@@ -42,6 +44,7 @@ type Keyring struct {
 	path   string
 	master [32]byte
 	kdf    *kdf
+	tpm    *sealedByTPM
 	Keys   []Key
 }
 
@@ -60,9 +63,10 @@ const (
 
 // file is a keyring as it is on the disk.
 type file struct {
-	Version int         `json:"version"`
-	KDF     *kdf        `json:"scrypt,omitempty"`
-	Keys    []sealedKey `json:"keys"`
+	Version int          `json:"version"`
+	KDF     *kdf         `json:"scrypt,omitempty"`
+	TPM     *sealedByTPM `json:"tpm,omitempty"`
+	Keys    []sealedKey  `json:"keys"`
 }
 
 // sealedKey is a data key under the key outside: XChaCha20-Poly1305 of it, behind the nonce, bound to its name.
@@ -86,6 +90,9 @@ func HasKeyring(dataDir string) bool {
 // OpenKeyring opens the data keys of a data directory, or makes the first.
 func OpenKeyring(o Outside, now time.Time) (*Keyring, error) {
 	k := &Keyring{path: filepath.Join(o.DataDir, KeyringFile)}
+	if o.Passphrase != "" && o.TPM != "" {
+		return nil, errors.New("a passphrase and a TPM are two ways to seal the data keys: give one")
+	}
 	f, err := k.read()
 	if err != nil {
 		return nil, err
@@ -99,9 +106,15 @@ func OpenKeyring(o Outside, now time.Time) (*Keyring, error) {
 			}
 		}
 	}
-	if k.kdf = f.KDF; k.kdf != nil {
+	k.kdf, k.tpm = f.KDF, f.TPM
+	switch {
+	case k.kdf != nil:
 		err = k.byPassphrase(o.Passphrase)
-	} else {
+	case k.tpm != nil:
+		err = k.byTPM(o)
+	case o.TPM != "" && len(f.Keys) == 0:
+		err = k.makeByTPM(o.TPM)
+	default:
 		err = k.byFile(o, len(f.Keys) > 0)
 	}
 	if err != nil {
@@ -160,9 +173,33 @@ func (k *Keyring) byPassphrase(passphrase string) error {
 	return nil
 }
 
+func (k *Keyring) byTPM(o Outside) (err error) {
+	if o.TPM == "" {
+		return fmt.Errorf("the data keys in %s were sealed by this machine's TPM: give --secrets-tpm", k.path)
+	}
+	if k.master, err = k.tpm.unseal(o.TPM); err != nil {
+		return fmt.Errorf("--secrets-tpm %s does not open the data keys in %s: %w (one that was cleared, or another machine's, cannot: move %s away and join anew, the others have the Secrets)",
+			o.TPM, k.path, err, o.DataDir)
+	}
+	return nil
+}
+
+func (k *Keyring) makeByTPM(path string) (err error) {
+	if _, err := rand.Read(k.master[:]); err != nil {
+		return err
+	}
+	if k.tpm, err = sealByTPM(path, k.master); err != nil {
+		return fmt.Errorf("--secrets-tpm %s: %w", path, err)
+	}
+	return nil
+}
+
 func (k *Keyring) byFile(o Outside, needed bool) error {
-	if o.Passphrase != "" {
+	switch {
+	case o.Passphrase != "":
 		return fmt.Errorf("the data keys in %s were sealed with a key file, and a passphrase was given: give --secrets-key-file", k.path)
+	case o.TPM != "":
+		return fmt.Errorf("the data keys in %s were sealed with a key file, and a TPM was given: start once with --secrets-encryption=off, then with --secrets-encryption --secrets-tpm", k.path)
 	}
 	if rel, err := filepath.Rel(o.DataDir, o.KeyFile); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
 		return fmt.Errorf("--secrets-key-file %s is below the data directory: whoever has that would have the key too", o.KeyFile)
@@ -246,7 +283,7 @@ func (k *Keyring) Remove() error {
 
 // keep has the keyring hold these keys.
 func (k *Keyring) keep(keys []Key) error {
-	f := file{Version: keyringVersion, KDF: k.kdf}
+	f := file{Version: keyringVersion, KDF: k.kdf, TPM: k.tpm}
 	a, err := chacha20poly1305.NewX(k.master[:])
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package secrecy
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/hex"
 	"os"
 	"path/filepath"
@@ -32,7 +33,9 @@ func opening(t *testing.T, o Outside) *Keyring {
 func TestKeyring(t *testing.T) {
 	byPhrase := outside(t)
 	byPhrase.Passphrase = "correct horse battery"
-	for name, o := range map[string]Outside{"file": outside(t), "passphrase": byPhrase} {
+	byTPM := outside(t)
+	byTPM.TPM = startTPM(t)
+	for name, o := range map[string]Outside{"file": outside(t), "passphrase": byPhrase, "TPM": byTPM} {
 		t.Run(name, func(t *testing.T) {
 			if HasKeyring(o.DataDir) {
 				t.Fatal("there is a keyring before there is one")
@@ -61,7 +64,7 @@ func TestKeyring(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, key := range [][]byte{first.Bytes[:], k.Keys[0].Bytes[:], k.master[:]} {
-				if bytes.Contains(b, key) || bytes.Contains(b, []byte(hex.EncodeToString(key))) {
+				if bytes.Contains(b, key) || bytes.Contains(b, []byte(hex.EncodeToString(key))) || bytes.Contains(b, []byte(base64.StdEncoding.EncodeToString(key)[:40])) {
 					t.Error("a key is in the data directory")
 				}
 			}
@@ -86,6 +89,8 @@ func TestAKeyringRefuses(t *testing.T) {
 		"another key":        {func(t *testing.T, o *Outside) { os.WriteFile(o.KeyFile, []byte(strings.Repeat("ab", 32)), 0o600) }, "sealed with another key file or passphrase"},
 		"no key":             {func(t *testing.T, o *Outside) { os.WriteFile(o.KeyFile, []byte("x"), 0o600) }, "want 64 hexadecimal digits"},
 		"open to all":        {func(t *testing.T, o *Outside) { os.Chmod(o.KeyFile, 0o644) }, "chmod 0600"},
+		"TPM instead":        {func(t *testing.T, o *Outside) { o.TPM = "/dev/tpmrm0" }, "sealed with a key file"},
+		"two ways":           {func(t *testing.T, o *Outside) { o.TPM, o.Passphrase = "/dev/tpmrm0", "correct horse battery" }, "give one"},
 		"passphrase instead": {func(t *testing.T, o *Outside) { o.Passphrase = "correct horse battery" }, "sealed with a key file"},
 		"damaged": {func(t *testing.T, o *Outside) {
 			os.WriteFile(filepath.Join(o.DataDir, KeyringFile), []byte("{"), 0o600)

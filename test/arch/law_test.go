@@ -112,6 +112,7 @@ var modules = []module{
 	{"sigs.k8s.io/yaml", []string{"cmd/murmur"}},
 
 	// The language's surroundings.
+	{"github.com/google/go-tpm", []string{"node/secrecy"}},
 	{"golang.org/x/crypto", []string{"node/secrecy"}},
 	{"golang.org/x/sync", []string{"..."}},
 	{"golang.org/x/sys", []string{"..."}},
