@@ -102,12 +102,15 @@ func unenforceable(p *corev1.Pod, c *corev1.Container, f Features) (reason, mess
 	return "", ""
 }
 
-// unconfined is the SELinux type that asks for no confinement.
-const unconfined = "spc_t"
+// Labels of SELinux that ask for nothing: the type that is not confined, and the lowest level without a category that would set a pod apart.
+const (
+	unconfined = "spc_t"
+	lowest     = "s0"
+)
 
-// labels refuses SELinux labels, which nothing here sets. What asks to be left alone is.
+// labels refuses SELinux labels, which nothing here sets.
 func labels(o *corev1.SELinuxOptions) error {
-	if o == nil || *o == (corev1.SELinuxOptions{}) || o.Type == unconfined {
+	if o == nil || *o == (corev1.SELinuxOptions{}) || *o == (corev1.SELinuxOptions{Level: lowest}) || o.Type == unconfined {
 		return nil
 	}
 	return errors.New("seLinuxOptions: SELinux labels are not supported by this node")

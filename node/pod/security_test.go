@@ -145,7 +145,9 @@ func TestUnenforceable(t *testing.T) {
 			p.Annotations = map[string]string{corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix + "b": "runtime/default"}
 		}), none, reasonAppArmor, "Cannot enforce"},
 		{"apparmor without a name", pod(nil, &corev1.SecurityContext{AppArmorProfile: &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeLocalhost}}), all, reasonAppArmor, "invalid empty AppArmor profile name"},
-		{"selinux", pod(&corev1.PodSecurityContext{SELinuxOptions: &corev1.SELinuxOptions{Level: "s0"}}, nil), all, reasonFeature, "seLinuxOptions"},
+		{"selinux", pod(&corev1.PodSecurityContext{SELinuxOptions: &corev1.SELinuxOptions{Level: "s0:c1"}}, nil), all, reasonFeature, "seLinuxOptions"},
+		{"selinux of the lowest level", pod(&corev1.PodSecurityContext{SELinuxOptions: &corev1.SELinuxOptions{Level: "s0"}}, nil), none, "", ""},
+		{"selinux of the lowest level and a role", pod(&corev1.PodSecurityContext{SELinuxOptions: &corev1.SELinuxOptions{Level: "s0", Role: "r"}}, nil), all, reasonFeature, "seLinuxOptions"},
 		{"selinux of a container", pod(nil, &corev1.SecurityContext{SELinuxOptions: &corev1.SELinuxOptions{Type: "container_t"}}), all, reasonFeature, "seLinuxOptions"},
 		{"selinux left alone", pod(nil, &corev1.SecurityContext{SELinuxOptions: &corev1.SELinuxOptions{Type: "spc_t", Level: "s0"}}), none, "", ""},
 		{"selinux empty", pod(&corev1.PodSecurityContext{SELinuxOptions: &corev1.SELinuxOptions{}}, nil), none, "", ""},
@@ -168,7 +170,7 @@ func TestUnenforceable(t *testing.T) {
 // securityFields says what becomes of each security field: which package acts on it, or that it is refused; and the test that
 // shows it, by its package and name.
 var securityFields = map[string]struct{ does, test string }{
-	"PodSecurityContext.SELinuxOptions.User":              {"refused, but for type spc_t, which asks for no confinement", "node/pod TestUnenforceable"},
+	"PodSecurityContext.SELinuxOptions.User":              {"refused, but for type spc_t and level s0, which ask for nothing", "node/pod TestUnenforceable"},
 	"PodSecurityContext.SELinuxOptions.Role":              {"refused", "node/pod TestUnenforceable"},
 	"PodSecurityContext.SELinuxOptions.Type":              {"refused", "node/pod TestUnenforceable"},
 	"PodSecurityContext.SELinuxOptions.Level":             {"refused", "node/pod TestUnenforceable"},
@@ -191,7 +193,7 @@ var securityFields = map[string]struct{ does, test string }{
 	"SecurityContext.Capabilities.Add":                 {"acted on by node/containerd", "node/containerd TestSeccomp"},
 	"SecurityContext.Capabilities.Drop":                {"acted on by node/containerd", "node/containerd TestSecurity"},
 	"SecurityContext.Privileged":                       {"acted on by node/containerd", "node/containerd TestSecurity"},
-	"SecurityContext.SELinuxOptions.User":              {"refused, but for type spc_t", "node/pod TestUnenforceable"},
+	"SecurityContext.SELinuxOptions.User":              {"refused, but for type spc_t and level s0", "node/pod TestUnenforceable"},
 	"SecurityContext.SELinuxOptions.Role":              {"refused", "node/pod TestUnenforceable"},
 	"SecurityContext.SELinuxOptions.Type":              {"refused", "node/pod TestUnenforceable"},
 	"SecurityContext.SELinuxOptions.Level":             {"refused", "node/pod TestUnenforceable"},
