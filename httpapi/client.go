@@ -31,6 +31,7 @@ import (
 	"murmur/crdt"
 	"murmur/httpapi/admit"
 	"murmur/httpapi/audit"
+	"murmur/httpapi/caller"
 	"murmur/httpapi/custom"
 	"murmur/httpapi/storage"
 )
@@ -117,7 +118,7 @@ func (s *Server) serving(k *call) rest.Storage { return s.registry.versions[k.ki
 
 // allow prepares the context as the HTTP pipeline does, and asks whether the user may.
 func (s *Server) allow(ctx context.Context, k *call, verb string) (context.Context, error) {
-	ctx = request.WithUser(request.WithNamespace(context.WithValue(ctx, selfKey{}, k.user), k.namespace), k.user)
+	ctx = request.WithUser(request.WithNamespace(caller.WithSelf(ctx, k.user), k.namespace), k.user)
 	if k.own {
 		ctx = admit.Own(ctx)
 	}
@@ -387,8 +388,6 @@ func (s *Server) newManager(k *call) (*managedfields.FieldManager, error) {
 		legacyscheme.Scheme, k.kind.GVK, schema.GroupVersion{Group: k.kind.Version.Group, Version: runtime.APIVersionInternal}, k.sub, resets)
 }
 
-type selfKey struct{}
-
 // inProcess is a transport into this process's own pipeline, as one user.
 type inProcess struct {
 	server *Server
@@ -398,7 +397,7 @@ type inProcess struct {
 
 func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	// What a request leads to is another request: nothing of who asked the first, or how, counts for it.
-	ctx := storage.WithRequest(context.WithValue(context.WithValue(r.Context(), selfKey{}, t.user), peerKey{}, nil), storage.Request{})
+	ctx := storage.WithRequest(caller.WithSelf(r.Context(), t.user), storage.Request{})
 	if ctx = admit.Common(ctx); t.own {
 		ctx = admit.Own(ctx)
 	}

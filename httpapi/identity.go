@@ -17,9 +17,9 @@ import (
 	"k8s.io/apiserver/pkg/authentication/request/union"
 	"k8s.io/apiserver/pkg/authentication/request/websocket"
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
-	"k8s.io/apiserver/pkg/authentication/user"
 
 	"murmur/crdt"
+	"murmur/httpapi/caller"
 	"murmur/httpapi/storage"
 )
 
@@ -47,15 +47,7 @@ func (s *Server) authentication() error {
 	// A credential that is wrong is refused: who shows it is not nobody.
 	s.known = group.NewAuthenticatedGroupAdder(union.NewFailOnError(named...))
 	client := union.NewFailOnError(s.known, authenticator.RequestFunc(s.nobody))
-	s.authn = authenticator.RequestFunc(func(r *http.Request) (*authenticator.Response, bool, error) {
-		if u, ok := r.Context().Value(selfKey{}).(user.Info); ok {
-			return &authenticator.Response{User: u}, true, nil
-		}
-		if peer, ok := r.Context().Value(peerKey{}).(string); ok {
-			return handed(r, peer, client)
-		}
-		return client.AuthenticateRequest(r)
-	})
+	s.authn = caller.Authenticator(client)
 	return nil
 }
 

@@ -1,6 +1,8 @@
 package httpapi
 
 import (
+	"maps"
+
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -95,6 +97,8 @@ import (
 	"murmur/httpapi/custom"
 	"murmur/httpapi/informers"
 	"murmur/httpapi/storage"
+	"murmur/httpapi/stream"
+	"murmur/httpapi/usage"
 )
 
 // kind is one row of the table: a resource, how its objects are stored, and upstream's registry for it. The
@@ -152,17 +156,17 @@ func kinds() []*kind {
 			return map[string]rest.Storage{"": s}, err
 		}},
 		{Kind: storage.Typed[corev1.Pod](coreKind("pods"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
-			s, err := podstore.NewStorage(r, placedOn{}, r.proxy, r.own.PolicyV1(), r.authz)
+			s, err := podstore.NewStorage(r, stream.PlacedOn{}, r.proxy, r.own.PolicyV1(), r.authz)
 			if err != nil {
 				return nil, err
 			}
 			r.tell(s.Pod.Store)
-			stream := streams{server: r.Server, pods: s.Pod.Store}
-			return map[string]rest.Storage{
+			out := stream.New(stream.Config{Node: r.cfg.Node, Kubelet: r.cfg.Kubelet, Authorizer: r.authz, Relay: r.relay}, s.Pod.Store)
+			maps.Copy(out, map[string]rest.Storage{
 				"": s.Pod, "status": s.Status, "resize": s.Resize, "binding": s.Binding, "eviction": s.Eviction,
 				"ephemeralcontainers": s.EphemeralContainers, "proxy": s.Proxy,
-				"log": &logREST{stream}, "exec": &execREST{stream}, "attach": &attachREST{stream}, "portforward": &portForwardREST{stream},
-			}, nil
+			})
+			return out, nil
 		}},
 		{Kind: storage.Typed[corev1.Service](coreKind("services"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
 			s, status, proxy, err := servicestore.NewREST(r, core.IPv4Protocol,
@@ -315,8 +319,8 @@ func kinds() []*kind {
 
 		{Kind: storage.Typed[apiregistrationv1.APIService](apiregistrationv1.Resource("apiservices"), apiregistrationv1.SchemeGroupVersion), rest: newAPIServices},
 
-		answered(metricsv1beta1.Resource("nodes"), metricsv1beta1.SchemeGroupVersion, func(r *registry) rest.Storage { return nodeUsage{r.Server} }),
-		answered(metricsv1beta1.Resource("pods"), metricsv1beta1.SchemeGroupVersion, func(r *registry) rest.Storage { return podUsage{r.Server} }),
+		answered(metricsv1beta1.Resource("nodes"), metricsv1beta1.SchemeGroupVersion, func(r *registry) rest.Storage { return usage.Nodes(r.usage) }),
+		answered(metricsv1beta1.Resource("pods"), metricsv1beta1.SchemeGroupVersion, func(r *registry) rest.Storage { return usage.Pods(r.usage) }),
 		answered(authenticationv1.Resource("tokenreviews"), authenticationv1.SchemeGroupVersion, func(r *registry) rest.Storage {
 			return tokenreview.NewREST(r.known, r.audiences)
 		}),

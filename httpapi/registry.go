@@ -39,6 +39,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/storage/install"
 
 	"murmur/httpapi/storage"
+	"murmur/httpapi/usage"
 )
 
 // withTypes makes the types of the groups known that upstream serves by other programs than its own API server's core.
@@ -52,6 +53,7 @@ var withTypes = sync.OnceFunc(func() {
 type registry struct {
 	*Server
 	proxy http.RoundTripper
+	usage *usage.Config
 	kinds map[string]*kind // by key
 	// versions holds, for each served version, its storage by path ("pods/status").
 	versions map[schema.GroupVersion]map[string]rest.Storage
@@ -62,6 +64,7 @@ type registry struct {
 func newRegistry(s *Server) (*registry, error) {
 	r := &registry{
 		Server: s, kinds: map[string]*kind{},
+		usage: &usage.Config{Store: s.cfg.Store, Node: s.cfg.Node, Relay: s.relay, Own: s.cfg.Usage, Log: s.cfg.Log},
 		// Pods and services are dialled by address, for which no certificate speaks; upstream's proxy does not ask either.
 		proxy: &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second,
 			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},

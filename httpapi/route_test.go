@@ -25,6 +25,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"murmur/crdt"
+	"murmur/httpapi/caller"
 	"murmur/httpapi/route"
 )
 
@@ -128,7 +129,7 @@ func (r *recorded) inMemory(method, target string) (int, string) {
 	}
 	q.RequestURI = target
 	w := httptest.NewRecorder()
-	r.handler.ServeHTTP(w, q.WithContext(context.WithValue(q.Context(), selfKey{}, &user.DefaultInfo{Name: "x"})))
+	r.handler.ServeHTTP(w, q.WithContext(caller.WithSelf(q.Context(), &user.DefaultInfo{Name: "x"})))
 	return w.Code, w.Body.String()
 }
 
@@ -278,7 +279,7 @@ func TestOneMeaningOnTheWire(t *testing.T) {
 	r := newRecorded(t)
 	// Who asks does not matter; the pipeline is the real one.
 	as := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		r.handler.ServeHTTP(w, q.WithContext(context.WithValue(q.Context(), selfKey{}, &user.DefaultInfo{Name: "x"})))
+		r.handler.ServeHTTP(w, q.WithContext(caller.WithSelf(q.Context(), &user.DefaultInfo{Name: "x"})))
 	})
 	s := httptest.NewUnstartedServer(as)
 	s.EnableHTTP2 = true
@@ -359,16 +360,16 @@ func TestOneMeaningOfDefined(t *testing.T) {
 	masters := &user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}}
 	ask := map[string]func(*http.Request) *http.Request{
 		"plain": func(r *http.Request) *http.Request {
-			return r.WithContext(context.WithValue(r.Context(), selfKey{}, &user.DefaultInfo{Name: "tenant", Groups: []string{user.AllAuthenticated}}))
+			return r.WithContext(caller.WithSelf(r.Context(), &user.DefaultInfo{Name: "tenant", Groups: []string{user.AllAuthenticated}}))
 		},
 		"impersonated": func(r *http.Request) *http.Request {
 			r.Header.Set("Impersonate-User", "tenant")
-			return r.WithContext(context.WithValue(r.Context(), selfKey{}, masters))
+			return r.WithContext(caller.WithSelf(r.Context(), masters))
 		},
 		"relayed": func(r *http.Request) *http.Request {
-			r.Header.Set(headerCaller, callerClient)
-			r.Header.Set(headerCertificate, base64.StdEncoding.EncodeToString(cert.Certificate[0]))
-			return r.WithContext(context.WithValue(r.Context(), peerKey{}, "system:node:n2"))
+			r.Header.Set(caller.HeaderCaller, caller.Client)
+			r.Header.Set(caller.HeaderCertificate, base64.StdEncoding.EncodeToString(cert.Certificate[0]))
+			return r.WithContext(caller.WithPeer(r.Context(), "n2"))
 		},
 	}
 	for how, as := range ask {

@@ -31,6 +31,7 @@ import (
 	serverfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
+	"murmur/httpapi/caller"
 	"murmur/httpapi/route"
 )
 
@@ -65,8 +66,8 @@ func (s *Server) routes() (*echo.Echo, error) {
 		},
 		s.withTimeout,
 		filters.WithWarningRecorder,
-		withPeers,
-		unlessJoin(withCredential),
+		caller.LimitPeers,
+		unlessJoin(caller.WithCredential),
 		unlessJoin(s.standing.Prove),
 		unlessJoin(func(h http.Handler) http.Handler {
 			return filters.WithAuthentication(h, s.authn, refused, s.audiences, nil)
@@ -94,7 +95,10 @@ const joinPath = "/murmur/v1/*"
 
 // unlessSelf leaves a filter out for what is asked in this process.
 func unlessSelf(filter func(http.Handler) http.Handler) func(http.Handler) http.Handler {
-	return unless(filter, func(r *http.Request) bool { return r.Context().Value(selfKey{}) != nil })
+	return unless(filter, func(r *http.Request) bool {
+		_, inside := caller.Self(r.Context())
+		return inside
+	})
 }
 
 func unless(filter func(http.Handler) http.Handler, out func(*http.Request) bool) func(http.Handler) http.Handler {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"murmur/crdt"
+	"murmur/httpapi/caller"
 )
 
 // TestStop: a server that stops ends its watches and leaves nothing behind.
@@ -32,7 +33,7 @@ func TestStop(t *testing.T) {
 	serving, stop := context.WithCancel(ctx)
 	served := make(chan error, 1)
 	admin := func(ctx context.Context, _ net.Conn) context.Context {
-		return context.WithValue(ctx, selfKey{}, &user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}})
+		return caller.WithSelf(ctx, &user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}})
 	}
 	go func() { served <- s.serve(serving, l, admin) }()
 	req, err := http.NewRequest("GET", "http://"+l.Addr().String()+"/api/v1/pods?watch=1", nil)

@@ -6,12 +6,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"sync"
 	"time"
 
@@ -40,23 +38,17 @@ import (
 	"murmur/httpapi/accepted"
 	"murmur/httpapi/allocator"
 	"murmur/httpapi/audit"
+	"murmur/httpapi/caller"
 	"murmur/httpapi/custom"
 	"murmur/httpapi/fairness"
 	"murmur/httpapi/informers"
 	"murmur/httpapi/issuers"
+	"murmur/httpapi/relay"
 	"murmur/httpapi/route"
 	"murmur/httpapi/standing"
 	"murmur/httpapi/storage"
+	"murmur/httpapi/stream"
 )
-
-// Kubelet is what this node's running pods can be asked for. Exec, Attach and PortForward answer the address of
-// the runtime's streaming server, on loopback, where the upgraded connection goes on.
-type Kubelet interface {
-	Logs(ctx context.Context, namespace, pod string, opts *corev1.PodLogOptions, w io.Writer) error
-	Exec(ctx context.Context, namespace, pod string, opts *corev1.PodExecOptions) (*url.URL, error)
-	Attach(ctx context.Context, namespace, pod string, opts *corev1.PodAttachOptions) (*url.URL, error)
-	PortForward(ctx context.Context, namespace, pod string, opts *corev1.PodPortForwardOptions) (*url.URL, error)
-}
 
 // Config is what the API of one node is made of. Store and Node are required.
 type Config struct {
@@ -102,7 +94,7 @@ type Config struct {
 	// Arbiter gives the annotations that every new pod gets: its record of who places it. May be nil.
 	Arbiter func() map[string]string
 	// Kubelet answers for pods on this node; nil: none run here.
-	Kubelet Kubelet
+	Kubelet stream.Kubelet
 	// Usage is what this node and its pods use: CPU as a rate, memory as the working set. Of their metadata only the names count. Nil: nobody
 	// measures it.
 	Usage func() (*metricsv1beta1.NodeMetrics, []metricsv1beta1.PodMetrics)
@@ -200,7 +192,7 @@ type Server struct {
 	// proven are the certificates of clients; nil if none are accepted.
 	proven    *proven
 	handler   *echo.Echo
-	peers     *http.Transport
+	relay     *relay.Relay
 	converter managedfields.TypeConverter
 	// own is the client of upstream's plugins and registries, into this process.
 	own      kubernetes.Interface
@@ -227,7 +219,7 @@ func New(cfg Config) (*Server, error) {
 	s.numbers = allocator.New(allocator.Config{
 		Store: s.cfg.Store, Commit: s.backend.Commit, Addresses: s.cfg.ServiceCIDR, Ports: s.cfg.NodePorts, Log: s.cfg.Log,
 	})
-	s.peers = peerTransport(s.cfg.Relay)
+	s.relay = relay.New(s.cfg.Relay)
 	s.converter = fieldTypes{applyconfigurations.NewTypeConverter(legacyscheme.Scheme), managedfields.NewDeducedTypeConverter()}
 	s.managers.of = map[string]*managedfields.FieldManager{}
 	s.standing = &standing.Requests{Long: longRunning, Stands: s.stands, Log: s.cfg.Log}
@@ -330,7 +322,7 @@ func (s *Server) Run(ctx context.Context) error {
 // and the address of a connection's other end must be the name of the node, proven by its certificate.
 func (s *Server) ServePeers(ctx context.Context, l net.Listener) error {
 	return s.serve(ctx, l, func(ctx context.Context, conn net.Conn) context.Context {
-		return context.WithValue(ctx, peerKey{}, nodeUserPrefix+conn.RemoteAddr().String())
+		return caller.WithPeer(ctx, conn.RemoteAddr().String())
 	})
 }
 

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,7 +15,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -28,6 +26,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"murmur/httpapi/caller"
 )
 
 // talking is a kubelet whose containers only talk, behind the streaming server that containerd uses.
@@ -219,11 +219,11 @@ func TestStreams(t *testing.T) {
 		if got := ask(n.client(""), pod, bearer.Clone()); got != http.StatusOK {
 			t.Errorf("logs of %s by an account that may view: %d", pod, got)
 		}
-		acting := http.Header{"Impersonate-User": {"system:serviceaccount:default:default"}, headerCaller: {callerNode}}
+		acting := http.Header{"Impersonate-User": {"system:serviceaccount:default:default"}, caller.HeaderCaller: {caller.Node}}
 		if got := ask(n.client("admin", "system:masters"), pod, acting); got != http.StatusOK {
 			t.Errorf("logs of %s by an administrator that acts as the account: %d", pod, got)
 		}
-		made := http.Header{"X-Remote-User": {"admin"}, "X-Remote-Group": {"system:masters"}, headerCaller: {callerNode}}
+		made := http.Header{"X-Remote-User": {"admin"}, "X-Remote-Group": {"system:masters"}, caller.HeaderCaller: {caller.Node}}
 		if got := ask(n.client(""), pod, made); got != http.StatusUnauthorized {
 			t.Errorf("logs of %s by nobody with the headers of nodes: %d", pod, got)
 		}
@@ -238,24 +238,24 @@ func TestPeers(t *testing.T) {
 	stranger := newAuthority(t).issue(t, "admin", "system:masters")
 	encoded := func(c tls.Certificate) string { return base64.StdEncoding.EncodeToString(c.Certificate[0]) }
 	peer := func(ctx context.Context) context.Context {
-		return context.WithValue(ctx, peerKey{}, "system:node:n2")
+		return caller.WithPeer(ctx, "n2")
 	}
 	for _, c := range []struct {
 		name, path string
 		headers    http.Header
 		want       int
 	}{
-		{"a certificate", "/api/v1/namespaces/default/pods/none/log", http.Header{headerCaller: {callerClient}, headerCertificate: {encoded(admin)}}, 404},
-		{"one of another CA", "/api/v1/namespaces/default/pods/none/log", http.Header{headerCaller: {callerClient}, headerCertificate: {encoded(stranger)}}, 401},
-		{"a damaged one", "/api/v1/namespaces/default/pods/none/log", http.Header{headerCaller: {callerClient}, headerCertificate: {"AAAA"}}, 401},
-		{"too many", "/api/v1/namespaces/default/pods/none/log", http.Header{headerCaller: {callerClient}, headerCertificate: slices.Repeat([]string{encoded(admin)}, 9)}, 401},
+		{"a certificate", "/api/v1/namespaces/default/pods/none/log", http.Header{caller.HeaderCaller: {caller.Client}, caller.HeaderCertificate: {encoded(admin)}}, 404},
+		{"one of another CA", "/api/v1/namespaces/default/pods/none/log", http.Header{caller.HeaderCaller: {caller.Client}, caller.HeaderCertificate: {encoded(stranger)}}, 401},
+		{"a damaged one", "/api/v1/namespaces/default/pods/none/log", http.Header{caller.HeaderCaller: {caller.Client}, caller.HeaderCertificate: {"AAAA"}}, 401},
+		{"too many", "/api/v1/namespaces/default/pods/none/log", http.Header{caller.HeaderCaller: {caller.Client}, caller.HeaderCertificate: slices.Repeat([]string{encoded(admin)}, 9)}, 401},
 		{"a name", "/api/v1/namespaces/default/pods/none/log", http.Header{"X-Remote-User": {"admin"}, "X-Remote-Group": {"system:masters"}}, 401},
-		{"nothing", "/api/v1/namespaces/default/pods/none/log", http.Header{headerCaller: {callerClient}}, 401},
-		{"a bad token", "/api/v1/namespaces/default/pods/none/log", http.Header{headerCaller: {callerClient}, "Authorization": {"Bearer x.y.z"}}, 401},
-		{"itself, for logs", "/api/v1/namespaces/default/pods/none/log", http.Header{headerCaller: {callerNode}}, 403},
-		{"itself, for what is used", "/apis/metrics.k8s.io/v1beta1/nodes", http.Header{headerCaller: {callerNode}}, 200},
-		{"a certificate, for Secrets", "/api/v1/secrets", http.Header{headerCaller: {callerClient}, headerCertificate: {encoded(admin)}}, 403},
-		{"a certificate, for what is no resource", "/metrics", http.Header{headerCaller: {callerClient}, headerCertificate: {encoded(admin)}}, 403},
+		{"nothing", "/api/v1/namespaces/default/pods/none/log", http.Header{caller.HeaderCaller: {caller.Client}}, 401},
+		{"a bad token", "/api/v1/namespaces/default/pods/none/log", http.Header{caller.HeaderCaller: {caller.Client}, "Authorization": {"Bearer x.y.z"}}, 401},
+		{"itself, for logs", "/api/v1/namespaces/default/pods/none/log", http.Header{caller.HeaderCaller: {caller.Node}}, 403},
+		{"itself, for what is used", "/apis/metrics.k8s.io/v1beta1/nodes", http.Header{caller.HeaderCaller: {caller.Node}}, 200},
+		{"a certificate, for Secrets", "/api/v1/secrets", http.Header{caller.HeaderCaller: {caller.Client}, caller.HeaderCertificate: {encoded(admin)}}, 403},
+		{"a certificate, for what is no resource", "/metrics", http.Header{caller.HeaderCaller: {caller.Client}, caller.HeaderCertificate: {encoded(admin)}}, 403},
 	} {
 		r := httptest.NewRequest("GET", c.path, nil)
 		r.Header = c.headers
@@ -379,10 +379,10 @@ func TestRelayedEnds(t *testing.T) {
 
 // callerOf is whose certificate a relayed request carries.
 func callerOf(t *testing.T, r *http.Request) string {
-	if r.Header.Get(headerCaller) != callerClient {
+	if r.Header.Get(caller.HeaderCaller) != caller.Client {
 		return "no client"
 	}
-	der, err := base64.StdEncoding.DecodeString(r.Header.Get(headerCertificate))
+	der, err := base64.StdEncoding.DecodeString(r.Header.Get(caller.HeaderCertificate))
 	if err != nil {
 		t.Error(err)
 	}
@@ -392,87 +392,4 @@ func callerOf(t *testing.T, r *http.Request) string {
 		return ""
 	}
 	return cert.Subject.CommonName
-}
-
-// end is one end of a connection in memory whose directions end one by one.
-type end struct {
-	*io.PipeReader
-	*io.PipeWriter
-}
-
-func ends() (a, b end) {
-	ar, bw := io.Pipe()
-	br, aw := io.Pipe()
-	return end{ar, aw}, end{br, bw}
-}
-
-func (e end) CloseWrite() error { return e.PipeWriter.Close() }
-func (e end) Close() error      { return errors.Join(e.PipeReader.Close(), e.PipeWriter.Close()) }
-
-// TestJoin: one direction's end is not the other's.
-func TestJoin(t *testing.T) {
-	for _, c := range []struct {
-		name        string
-		client, far func(end) string
-		heard       string // by the client
-	}{
-		{"the far end does not listen, and speaks", func(e end) string {
-			fmt.Fprint(e, "nobody hears this")
-			fmt.Fprint(e, "nor this")
-			b, _ := io.ReadAll(e)
-			e.Close()
-			return string(b)
-		}, func(e end) string {
-			e.PipeReader.Close()
-			fmt.Fprint(e, "one")
-			fmt.Fprint(e, " two")
-			e.CloseWrite()
-			return ""
-		}, "one two"},
-		{"the client has said all, and listens", func(e end) string {
-			fmt.Fprint(e, "all")
-			e.CloseWrite()
-			b, _ := io.ReadAll(e)
-			e.Close()
-			return string(b)
-		}, func(e end) string {
-			b, _ := io.ReadAll(e)
-			fmt.Fprintf(e, "heard %s", b)
-			e.Close()
-			return string(b)
-		}, "heard all"},
-		{"the far end hangs up while the client speaks", func(e end) string {
-			fmt.Fprint(e, "a")
-			b, _ := io.ReadAll(e)
-			fmt.Fprint(e, "b")
-			e.Close()
-			return string(b)
-		}, func(e end) string {
-			var b [1]byte
-			io.ReadFull(e, b[:])
-			fmt.Fprint(e, "bye")
-			e.Close()
-			return string(b[:])
-		}, "bye"},
-		{"the client hangs up", func(e end) string {
-			e.Close()
-			return ""
-		}, func(e end) string {
-			b, _ := io.ReadAll(e)
-			e.Close()
-			return string(b)
-		}, ""},
-	} {
-		client, near := ends()
-		far, there := ends()
-		heard := make(chan string, 1)
-		var wg sync.WaitGroup
-		wg.Go(func() { heard <- c.client(client) })
-		wg.Go(func() { c.far(there) })
-		join(near, near, far)
-		wg.Wait()
-		if got := <-heard; got != c.heard {
-			t.Errorf("%s: heard %q, want %q", c.name, got, c.heard)
-		}
-	}
 }

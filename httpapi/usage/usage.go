@@ -1,10 +1,11 @@
-package httpapi
+package usage
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/url"
@@ -27,11 +28,8 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
+	"murmur/httpapi/relay"
 )
-
-// What nodes and pods use, metrics.k8s.io, is not stored: each node knows its own. A request asks the nodes that it is about, all at once, as
-// the user whose request it is, with the request as it came; a node that is asked by another answers for itself alone. One that does
-// not answer in time is left out, as one out of sight is at once.
 
 const (
 	// usagePatience is how long a node is waited for.
@@ -39,6 +37,24 @@ const (
 	// maxUsage bounds what a node may answer: a thousand pods are about half a megabyte.
 	maxUsage = 8 << 20
 )
+
+// Config is what usage takes.
+type Config struct {
+	Store *crdt.Store
+	// Node is this node's name.
+	Node string
+	// Relay reaches the other nodes.
+	Relay *relay.Relay
+	// Own is what this node and its pods use. Of their metadata only the names count. Nil: nobody measures it.
+	Own func() (*metricsv1beta1.NodeMetrics, []metricsv1beta1.PodMetrics)
+	Log *slog.Logger
+}
+
+// Pods is the storage of PodMetrics.
+func Pods(cfg *Config) rest.Storage { return pods{cfg} }
+
+// Nodes is the storage of NodeMetrics.
+func Nodes(cfg *Config) rest.Storage { return nodes{cfg} }
 
 // chosen is what a request for usage chooses.
 type chosen struct {
@@ -89,25 +105,25 @@ func (a chosen) path(resource string) string {
 
 // fromAll gathers the answers of some nodes: what this one has, and what the others in sight say within the time. into makes the
 // object that another's answer is read into.
-func fromAll[T any](ctx context.Context, s *Server, nodes []string, path string, own func() T, into func() (runtime.Object, func() T)) []T {
+func fromAll[T any](ctx context.Context, c *Config, nodes []string, path string, own func() T, into func() (runtime.Object, func() T)) []T {
 	out := make([]T, len(nodes))
 	said := make([]bool, len(nodes))
-	snap := s.cfg.Store.Snapshot()
+	snap := c.Store.Snapshot()
 	ctx, cancel := context.WithTimeout(ctx, usagePatience)
 	defer cancel()
 	var wg sync.WaitGroup
 	for i, node := range nodes {
-		if node == s.cfg.Node {
+		if node == c.Node {
 			out[i], said[i] = own(), true
 			continue
 		}
-		if ctx.Value(peerKey{}) != nil || s.cfg.Relay == nil || !inSight(snap, node) {
+		if c.Relay.Reachable(ctx, node) != nil || !inSight(snap, node) {
 			continue
 		}
 		wg.Go(func() {
 			obj, value := into()
-			if err := s.askNode(ctx, node, path, obj); err != nil {
-				s.cfg.Log.Debug("what a node uses", "node", node, "err", err)
+			if err := c.ask(ctx, node, path, obj); err != nil {
+				c.Log.Debug("what a node uses", "node", node, "err", err)
 				return
 			}
 			out[i], said[i] = value(), true
@@ -129,17 +145,9 @@ func inSight(snap *crdt.Snapshot, name string) bool {
 	return ok && !slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeUnreachable })
 }
 
-// askNode reads what another node answers to a GET of the request's user.
-func (s *Server) askNode(ctx context.Context, node, path string, into runtime.Object) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+node+path, nil)
-	if err != nil {
-		return err
-	}
-	if err := hand(ctx, req.Header); err != nil {
-		return err
-	}
-	req.Header.Set("Accept", runtime.ContentTypeJSON)
-	resp, err := s.peers.RoundTrip(req)
+// ask reads what another node answers to a GET of the request's user.
+func (c *Config) ask(ctx context.Context, node, path string, into runtime.Object) error {
+	resp, err := c.Relay.Get(ctx, node, path, runtime.ContentTypeJSON)
 	if err != nil {
 		return err
 	}
@@ -156,31 +164,31 @@ func (s *Server) askNode(ctx context.Context, node, path string, into runtime.Ob
 	return json.Unmarshal(body, into)
 }
 
-// ownUsage is what this node and its pods use.
-func (s *Server) ownUsage() (*metricsv1beta1.NodeMetrics, []metricsv1beta1.PodMetrics) {
-	if s.cfg.Usage == nil {
+// own is what this node and its pods use.
+func (c *Config) own() (*metricsv1beta1.NodeMetrics, []metricsv1beta1.PodMetrics) {
+	if c.Own == nil {
 		return nil, nil
 	}
-	return s.cfg.Usage()
+	return c.Own()
 }
 
-// podUsage is PodMetrics.
-type podUsage struct{ server *Server }
+// pods is PodMetrics.
+type pods struct{ *Config }
 
 var (
-	_ rest.Scoper               = podUsage{}
-	_ rest.Getter               = podUsage{}
-	_ rest.Lister               = podUsage{}
-	_ rest.SingularNameProvider = podUsage{}
+	_ rest.Scoper               = pods{}
+	_ rest.Getter               = pods{}
+	_ rest.Lister               = pods{}
+	_ rest.SingularNameProvider = pods{}
 )
 
-func (podUsage) New() runtime.Object     { return &metrics.PodMetrics{} }
-func (podUsage) NewList() runtime.Object { return &metrics.PodMetricsList{} }
-func (podUsage) Destroy()                {}
-func (podUsage) NamespaceScoped() bool   { return true }
-func (podUsage) GetSingularName() string { return "" }
+func (pods) New() runtime.Object     { return &metrics.PodMetrics{} }
+func (pods) NewList() runtime.Object { return &metrics.PodMetricsList{} }
+func (pods) Destroy()                {}
+func (pods) NamespaceScoped() bool   { return true }
+func (pods) GetSingularName() string { return "" }
 
-func (p podUsage) List(ctx context.Context, opts *internalversion.ListOptions) (runtime.Object, error) {
+func (p pods) List(ctx context.Context, opts *internalversion.ListOptions) (runtime.Object, error) {
 	items, err := p.of(ctx, selection(ctx, opts))
 	if err != nil {
 		return nil, err
@@ -188,7 +196,7 @@ func (p podUsage) List(ctx context.Context, opts *internalversion.ListOptions) (
 	return &metrics.PodMetricsList{Items: items}, nil
 }
 
-func (p podUsage) Get(ctx context.Context, name string, _ *metav1.GetOptions) (runtime.Object, error) {
+func (p pods) Get(ctx context.Context, name string, _ *metav1.GetOptions) (runtime.Object, error) {
 	a := selection(ctx, nil)
 	a.name = name
 	items, err := p.of(ctx, a)
@@ -202,17 +210,17 @@ func (p podUsage) Get(ctx context.Context, name string, _ *metav1.GetOptions) (r
 }
 
 // of asks the nodes that the pods run on.
-func (p podUsage) of(ctx context.Context, a chosen) ([]metrics.PodMetrics, error) {
+func (p pods) of(ctx context.Context, a chosen) ([]metrics.PodMetrics, error) {
 	pods := map[string]*corev1.Pod{}
 	on := map[string]bool{}
-	for _, pod := range crdt.List[corev1.Pod](p.server.cfg.Store.Snapshot(), "pods", a.namespace) {
+	for _, pod := range crdt.List[corev1.Pod](p.Store.Snapshot(), "pods", a.namespace) {
 		if pod.Spec.NodeName != "" && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed && a.chooses(&pod.ObjectMeta) {
 			pods[pod.Namespace+"/"+pod.Name] = pod
 			on[pod.Spec.NodeName] = true
 		}
 	}
-	answers := fromAll(ctx, p.server, slices.Sorted(maps.Keys(on)), a.path("pods"),
-		func() []metricsv1beta1.PodMetrics { _, own := p.server.ownUsage(); return own },
+	answers := fromAll(ctx, p.Config, slices.Sorted(maps.Keys(on)), a.path("pods"),
+		func() []metricsv1beta1.PodMetrics { _, own := p.own(); return own },
 		func() (runtime.Object, func() []metricsv1beta1.PodMetrics) {
 			if a.name != "" {
 				one := &metricsv1beta1.PodMetrics{}
@@ -244,7 +252,7 @@ func (p podUsage) of(ctx context.Context, a chosen) ([]metrics.PodMetrics, error
 	return out, nil
 }
 
-func (podUsage) ConvertToTable(_ context.Context, obj, _ runtime.Object) (*metav1.Table, error) {
+func (pods) ConvertToTable(_ context.Context, obj, _ runtime.Object) (*metav1.Table, error) {
 	row := func(m *metrics.PodMetrics) usageRow {
 		sum := corev1.ResourceList{}
 		for _, c := range m.Containers {
@@ -269,23 +277,23 @@ func (podUsage) ConvertToTable(_ context.Context, obj, _ runtime.Object) (*metav
 	return nil, fmt.Errorf("a %T is no PodMetrics", obj)
 }
 
-// nodeUsage is NodeMetrics.
-type nodeUsage struct{ server *Server }
+// nodes is NodeMetrics.
+type nodes struct{ *Config }
 
 var (
-	_ rest.Scoper               = nodeUsage{}
-	_ rest.Getter               = nodeUsage{}
-	_ rest.Lister               = nodeUsage{}
-	_ rest.SingularNameProvider = nodeUsage{}
+	_ rest.Scoper               = nodes{}
+	_ rest.Getter               = nodes{}
+	_ rest.Lister               = nodes{}
+	_ rest.SingularNameProvider = nodes{}
 )
 
-func (nodeUsage) New() runtime.Object     { return &metrics.NodeMetrics{} }
-func (nodeUsage) NewList() runtime.Object { return &metrics.NodeMetricsList{} }
-func (nodeUsage) Destroy()                {}
-func (nodeUsage) NamespaceScoped() bool   { return false }
-func (nodeUsage) GetSingularName() string { return "" }
+func (nodes) New() runtime.Object     { return &metrics.NodeMetrics{} }
+func (nodes) NewList() runtime.Object { return &metrics.NodeMetricsList{} }
+func (nodes) Destroy()                {}
+func (nodes) NamespaceScoped() bool   { return false }
+func (nodes) GetSingularName() string { return "" }
 
-func (n nodeUsage) List(ctx context.Context, opts *internalversion.ListOptions) (runtime.Object, error) {
+func (n nodes) List(ctx context.Context, opts *internalversion.ListOptions) (runtime.Object, error) {
 	items, err := n.of(ctx, selection(ctx, opts))
 	if err != nil {
 		return nil, err
@@ -293,7 +301,7 @@ func (n nodeUsage) List(ctx context.Context, opts *internalversion.ListOptions) 
 	return &metrics.NodeMetricsList{Items: items}, nil
 }
 
-func (n nodeUsage) Get(ctx context.Context, name string, _ *metav1.GetOptions) (runtime.Object, error) {
+func (n nodes) Get(ctx context.Context, name string, _ *metav1.GetOptions) (runtime.Object, error) {
 	a := selection(ctx, nil)
 	a.name = name
 	items, err := n.of(ctx, a)
@@ -306,16 +314,16 @@ func (n nodeUsage) Get(ctx context.Context, name string, _ *metav1.GetOptions) (
 	return &items[0], nil
 }
 
-func (n nodeUsage) of(ctx context.Context, a chosen) ([]metrics.NodeMetrics, error) {
+func (n nodes) of(ctx context.Context, a chosen) ([]metrics.NodeMetrics, error) {
 	nodes := map[string]*corev1.Node{}
-	for _, node := range crdt.List[corev1.Node](n.server.cfg.Store.Snapshot(), "nodes", "") {
+	for _, node := range crdt.List[corev1.Node](n.Store.Snapshot(), "nodes", "") {
 		if a.chooses(&node.ObjectMeta) {
 			nodes[node.Name] = node
 		}
 	}
-	answers := fromAll(ctx, n.server, slices.Sorted(maps.Keys(nodes)), a.path("nodes"),
+	answers := fromAll(ctx, n.Config, slices.Sorted(maps.Keys(nodes)), a.path("nodes"),
 		func() []metricsv1beta1.NodeMetrics {
-			if own, _ := n.server.ownUsage(); own != nil {
+			if own, _ := n.own(); own != nil {
 				return []metricsv1beta1.NodeMetrics{*own}
 			}
 			return nil
@@ -347,7 +355,7 @@ func (n nodeUsage) of(ctx context.Context, a chosen) ([]metrics.NodeMetrics, err
 	return out, nil
 }
 
-func (nodeUsage) ConvertToTable(_ context.Context, obj, _ runtime.Object) (*metav1.Table, error) {
+func (nodes) ConvertToTable(_ context.Context, obj, _ runtime.Object) (*metav1.Table, error) {
 	row := func(m *metrics.NodeMetrics) usageRow { return usageRow{m.Name, m.Usage, m.Window, m} }
 	switch obj := obj.(type) {
 	case *metrics.NodeMetrics:
