@@ -234,13 +234,14 @@ func (w *worker) turn(ctx context.Context) time.Time {
 		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 	})
 	w.mu.Unlock()
-	if p != nil && !w.admitted && len(sandboxes) == 0 && (p.Status.Phase == corev1.PodPending || p.Status.Phase == "") && p.DeletionTimestamp == nil {
+	// One that ran before the machine started anew is asked too: this kernel may keep less of what it asks for. Whether it fits was decided.
+	if p != nil && !w.admitted && len(sandboxes) == 0 && !over(p.Status.Phase) && !over(d.Status.Phase) && p.DeletionTimestamp == nil {
 		features, err := w.k.cfg.Runtime.Features(ctx)
 		if err != nil {
 			return now.Add(time.Second)
 		}
 		reason, message := Unenforceable(p, features, w.k.cfg.Sysctls)
-		if reason == "" {
+		if reason == "" && p.Status.Phase != corev1.PodRunning {
 			reason, message = w.k.cfg.Admit(p)
 		}
 		if reason != "" {
@@ -378,6 +379,9 @@ func (w *worker) publish(ctx context.Context, e *crdt.Entry, p *corev1.Pod, stat
 }
 
 // refuse ends a pod that this node was given but cannot run.
+// over tells whether a pod in a phase runs no more.
+func over(p corev1.PodPhase) bool { return p == corev1.PodSucceeded || p == corev1.PodFailed }
+
 func (w *worker) refuse(ctx context.Context, e *crdt.Entry, p *corev1.Pod, reason, message string) {
 	w.k.event(p, "", corev1.EventTypeWarning, reason, "%s", message)
 	status := *p.Status.DeepCopy()
