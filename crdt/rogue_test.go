@@ -103,6 +103,64 @@ func TestAClaimBeyondDocumentsNeedsItsOwnerOrTwo(t *testing.T) {
 	}
 }
 
+// What a document that is not taken in names is no evidence for what is claimed with it.
+func TestAClaimIsNoBetterForWhatIsHeldAside(t *testing.T) {
+	victim := open(t, "")
+	us := suspicious(t, map[Origin]string{victim.Origin(): "victim"})
+	future := Stamp{HLC: hlc(time.Now().Add(time.Hour)), Writer: 66}
+	lie := rogue(func(d *document) { d.died, d.context = future, tally{{66, 1}, {victim.Origin(), 1 << 40}} })
+	if _, gap, err := us.MergeFrom(t.Context(), "rogue", append(lie, claim(victim.Origin(), 0, 1<<40)[1:]...)); err != nil || !gap {
+		t.Errorf("gap %v, %v", gap, err)
+	}
+	if v := us.current.Load().progress.vector; v[victim.Origin()] != 0 || v[66] != 0 {
+		t.Errorf("with a document that is held aside its claims are taken in: %v", v)
+	}
+	put(t, victim, "a", func(*corev1.ConfigMap) {})
+	hear(t, "victim", victim, us)
+	if _, ok := us.Snapshot().Get(cmKey("a")); !ok {
+		t.Error("what the victim writes is not taken in")
+	}
+}
+
+// A certainty that another has found out is believed as far as this store has had, and let go of, what all are said to have.
+func TestACertaintyOfARogue(t *testing.T) {
+	one, two := open(t, ""), open(t, "")
+	for i := range 3 {
+		put(t, one, fmt.Sprint("a", i), func(*corev1.ConfigMap) {})
+	}
+	sync2(t, one, two)
+	report := func() []Report {
+		one.Report()
+		two.Report()
+		for _, s := range []*Store{one, two} { // it is firm after a while
+			s.mu.Lock()
+			s.firm.at = time.Time{}
+			s.mu.Unlock()
+		}
+		return []Report{one.Report(), two.Report()}
+	}
+	honest := Conclude(report())
+	if got, err := two.Bounded(honest); err != nil || !got.Seen.Covers(honest.Seen) || len(honest.Seen) == 0 || got.First != honest.First {
+		t.Errorf("an honest certainty %+v is taken for %+v, %v", honest, got, err)
+	}
+	// All are said to have seen what this store has not said it has, and to have let go of what it keeps.
+	put(t, one, "late", func(*corev1.ConfigMap) {})
+	sync2(t, one, two)
+	all := Vector{one.Origin(): 1 << 40, 66: 7}
+	got, err := two.Bounded(Certainty{Seen: all, Made: all, Settled: all})
+	if err != nil || got.Seen[one.Origin()] != 3 || got.Seen[66] != 0 || len(got.Settled) != 0 {
+		t.Errorf("a lie is taken for %+v, %v", got, err)
+	}
+	for name, c := range map[string]Certainty{
+		"seen by all and made by none":      {Seen: all, Made: Vector{one.Origin(): 3}},
+		"let go of by all and made by none": {Settled: all},
+	} {
+		if _, err := two.Bounded(c); !errors.Is(err, ErrUncertain) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // rogue makes the delta of a rogue's own document of a ConfigMap.
 func rogue(change func(*document)) []byte {
 	value, _ := canonical(map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "x", "namespace": "default"}})

@@ -78,6 +78,24 @@ func Conclude(all []Report) Certainty {
 	return c
 }
 
+// Bounded is a certainty that another has found out, as far as this store can tell that it is none: what every node had, or had let go of, this
+// one had too, and said so; and what any had made is no less than that.
+func (s *Store) Bounded(c Certainty) (Certainty, error) {
+	st := s.current.Load()
+	s.mu.Lock()
+	said := s.firm.vector
+	s.mu.Unlock()
+	out := c
+	out.Seen, out.Settled = c.Seen.meet(said), c.Settled.meet(st.meta.settled)
+	if !c.Made.Covers(c.Seen) || !c.Made.Covers(c.Settled) {
+		return Certainty{}, ErrUncertain
+	}
+	return out, nil
+}
+
+// ErrUncertain is returned for a certainty that cannot be one: all had what nobody had made.
+var ErrUncertain = errors.New("what is said to be certain contradicts itself")
+
 // ErrBehind is returned by Settle while this store lacks something that was made when it was found out what is certain.
 var ErrBehind = errors.New("store has not yet heard of all that was made")
 

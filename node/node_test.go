@@ -265,6 +265,19 @@ func TestConflictsNameTheWriters(t *testing.T) {
 	}
 }
 
+// Of all that are alive one says what is certain, and no other is heard.
+func TestWhoSettles(t *testing.T) {
+	members := []gossip.Member{{Name: "a", Status: gossip.Failed}, {Name: "b", Status: gossip.Alive}, {Name: "d", Status: gossip.Alive}}
+	for _, c := range []struct {
+		self, peer string
+		want       bool
+	}{{"c", "b", true}, {"c", "a", false}, {"c", "d", false}, {"c", "c", false}, {"a", "b", false}, {"c", "stranger", false}} {
+		if got := settles(c.self, c.peer, members); got != c.want {
+			t.Errorf("%s settles with what %s says: %v", c.self, c.peer, got)
+		}
+	}
+}
+
 func TestVotersAreAllWhoCouldHoldSomething(t *testing.T) {
 	member := func(name string, s gossip.Status) gossip.Member { return gossip.Member{Name: name, Status: s} }
 	members := []gossip.Member{member("a", gossip.Failed), member("b", gossip.Alive), member("c", gossip.Alive), member("gone", gossip.Left), member("joining", gossip.Alive)}

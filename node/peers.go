@@ -44,7 +44,7 @@ func (n *Node) servePeers(ctx context.Context) error {
 		if err := json.NewDecoder(io.LimitReader(r.Body, maxQuestion)).Decode(&c); err != nil {
 			return nil, err
 		}
-		return struct{}{}, n.letGo(r.Context(), c)
+		return struct{}{}, n.told(r.Context(), r.RemoteAddr, c)
 	}))
 	mux.HandleFunc("POST /v1/check", answered(func(r *http.Request) (any, error) {
 		var msg []byte

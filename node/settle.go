@@ -118,6 +118,23 @@ func (n *Node) settleRound(ctx context.Context, must []string) (waits []string, 
 	return nil, errors.Join(append(errs, n.letGo(ctx, certain))...)
 }
 
+// settles tells whether a peer is the one to say what is certain, as this node sees it.
+func settles(self, peer string, members []gossip.Member) bool {
+	return peer != self && slices.Min(append(alive(self, members), self)) == peer
+}
+
+// told settles this node's store with what a peer has found out, if it is the peer's turn, and as far as it can be true.
+func (n *Node) told(ctx context.Context, peer string, c crdt.Certainty) error {
+	if !settles(n.id.NodeName, peer, n.agent.Members()) {
+		return fmt.Errorf("it is not for %s to say what is certain, as %s sees it", peer, n.id.NodeName)
+	}
+	c, err := n.store.Bounded(c)
+	if err != nil {
+		return fmt.Errorf("what %s says: %w", peer, err)
+	}
+	return n.letGo(ctx, c)
+}
+
 // letGo settles this node's store.
 func (n *Node) letGo(ctx context.Context, c crdt.Certainty) error {
 	if err := n.store.Settle(ctx, c); err != nil {
