@@ -23,7 +23,7 @@ const (
 type Row struct {
 	// Kind of the object; of a StatefulSet's claims and of pod templates it is that of what they are templates of (see mounts).
 	Kind string
-	// Paths of the fields, by their names in JSON, without indexes. a.b[k] is the entry k of the map a.b.
+	// Paths of the fields, by their names in JSON, without indexes. a.b[k] is the entry k of the map a.b, a.b[k*] those that begin so.
 	Paths []string
 	Is    Disposition
 	// By is the package that acts or refuses.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
+	core "k8s.io/kubernetes/pkg/apis/core"
 )
 
 // step is one field, or one entry of a map, on the way to what rows speak of. The steps of a kind are a tree, so that what several rows
@@ -17,6 +18,7 @@ type step struct {
 	name  string // in JSON
 	index []int  // of the field in the struct above; nil for an entry of a map
 	key   reflect.Value
+	begin string // of the keys of entries, where several are meant
 	row   *Row
 	below []*step
 }
@@ -44,7 +46,15 @@ func compile(external, internal reflect.Type, rows map[string]*Row) (*step, erro
 			if in.Kind() != reflect.Map {
 				return nil, fmt.Errorf("%s is no map (of %s)", in, path)
 			}
-			entry := &step{name: "[" + key + "]", key: reflect.ValueOf(key).Convert(in.Key())}
+			entry := &step{name: "[" + key + "]"}
+			if begin, many := strings.CutSuffix(key, "*"); many {
+				if in != reflect.TypeFor[core.ResourceList]() {
+					return nil, fmt.Errorf("%s is no list of resources (of %s)", in, path)
+				}
+				entry.begin = begin
+			} else {
+				entry.key = reflect.ValueOf(key).Convert(in.Key())
+			}
 			at.below = append(at.below, entry)
 			at = entry
 		}
@@ -134,6 +144,10 @@ func (s *step) fields(v reflect.Value, hits []hit) []hit {
 	}
 	for _, b := range s.below {
 		had := len(hits)
+		if b.begin != "" {
+			hits = b.entries(v, hits)
+			continue
+		}
 		switch {
 		case len(b.index) == 1:
 			hits = b.look(v.Field(b.index[0]), hits)
@@ -146,6 +160,25 @@ func (s *step) fields(v reflect.Value, hits []hit) []hit {
 		}
 		for j := had; j < len(hits); j++ {
 			hits[j].path = join(b.name, hits[j].path)
+		}
+	}
+	return hits
+}
+
+// entries looks at those of a map whose keys begin as the step says.
+func (s *step) entries(v reflect.Value, hits []hit) []hit {
+	var keys []string
+	for k := range v.Interface().(core.ResourceList) { // which allocates nothing
+		if strings.HasPrefix(string(k), s.begin) {
+			keys = append(keys, string(k))
+		}
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		had := len(hits)
+		hits = s.look(v.MapIndex(reflect.ValueOf(k).Convert(v.Type().Key())), hits)
+		for j := had; j < len(hits); j++ {
+			hits[j].path = join("["+k+"]", hits[j].path)
 		}
 	}
 	return hits

@@ -89,6 +89,12 @@ func TestFind(t *testing.T) {
 	if got := paths(before); !reflect.DeepEqual(got, want) {
 		t.Errorf("found %q, want %q", got, want)
 	}
+	pages := &core.Pod{Spec: core.PodSpec{Containers: []core.Container{{Name: "c", Resources: core.ResourceRequirements{
+		Limits:   core.ResourceList{"hugepages-2Mi": resource.MustParse("4Mi"), "hugepages-1Gi": resource.MustParse("1Gi"), core.ResourceCPU: resource.MustParse("1")},
+		Requests: core.ResourceList{"example.com/gpu": resource.MustParse("1")}}}}}}
+	if got := paths(find(f.late, pages)); !reflect.DeepEqual(got, []string{"spec.containers[0].resources.limits[hugepages-1Gi]", "spec.containers[0].resources.limits[hugepages-2Mi]"}) {
+		t.Errorf("huge pages: %q", got)
+	}
 	if got := fresh(find(f.late, set(limited("1024Mi"), core.Container{})), before); len(got) > 0 {
 		t.Errorf("the same elsewhere is new: %q", paths(got))
 	}

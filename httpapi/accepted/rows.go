@@ -30,10 +30,12 @@ func refused(kind, by, test, say string, paths ...string) Row {
 // commonRows are what all kinds have.
 func commonRows() []Row {
 	return []Row{
-		acted(every, "crdt", "httpapi.TestKinds", "metadata.name", "metadata.generateName", "metadata.namespace", "metadata.uid", "metadata.resourceVersion",
-			"metadata.generation", "metadata.creationTimestamp"),
+		acted(every, "crdt", "httpapi.TestKinds", "metadata.name", "metadata.namespace", "metadata.uid"),
+		acted(every, "httpapi", "httpapi.TestWhatTheAPISets", "metadata.generateName", "metadata.resourceVersion", "metadata.generation", "metadata.creationTimestamp"),
 		acted(every, "httpapi", "httpapi.TestFinalize", "metadata.deletionTimestamp", "metadata.deletionGracePeriodSeconds", "metadata.finalizers"),
 		acted(every, "node/control", "node/control.TestCascade", "metadata.ownerReferences"),
+		acted(every, "node/control", "node/control.TestTwoOwners", "metadata.ownerReferences.blockOwnerDeletion"),
+		acted(every, "node/control", "node/control.TestProtection", "metadata.ownerReferences.controller"),
 		acted(every, "httpapi", "httpapi.TestKubectl", "metadata.managedFields"),
 		kept(every, "metadata.labels", "metadata.annotations", "metadata.selfLink", "status"),
 	}

@@ -41,16 +41,16 @@ func clusterRows() []Row {
 func accessRows() []Row {
 	var out []Row
 	for _, kind := range []string{"Role", "ClusterRole"} {
-		out = append(out, acted(kind, "httpapi", "httpapi.TestKinds", "rules"))
+		out = append(out, acted(kind, "httpapi", "httpapi.TestRolesAllowWhatTheySay", "rules"))
 	}
 	for _, kind := range []string{"RoleBinding", "ClusterRoleBinding"} {
-		out = append(out, acted(kind, "httpapi", "httpapi.TestKinds", "subjects", "roleRef"))
+		out = append(out, acted(kind, "httpapi", "httpapi.TestRolesAllowWhatTheySay", "subjects", "roleRef"))
 	}
 	return append(out,
 		acted("ClusterRole", "node/control", "node/control.TestClusterRolesAreMadeOfThoseTheySelect", "aggregationRule"),
 		acted("CertificateSigningRequest", "node/control", "node/control.TestSigning", "spec"),
 		acted("CertificateSigningRequest", "node/control", "node/control.TestLife", "spec.expirationSeconds"),
-		acted("CertificateSigningRequest", "httpapi/admit", "httpapi.TestCertificateRequests", "spec.username", "spec.groups", "spec.uid", "spec.extra"),
+		acted("CertificateSigningRequest", "httpapi/admit", "httpapi.TestWhoAsks", "spec.username", "spec.groups", "spec.uid", "spec.extra"),
 		acted("ClusterTrustBundle", "node/volume", "node/volume.TestTrustAnchors", "spec"),
 		acted("PodCertificateRequest", "httpapi", "httpapi.TestPodCertificateRequests", "spec"),
 		acted("PodCertificateRequest", "node/volume", "node/volume.TestCertificateStates", "status"),
@@ -59,13 +59,21 @@ func accessRows() []Row {
 		acted("PriorityLevelConfiguration", "httpapi/fairness", "httpapi.TestFairness", "spec"),
 		acted("CustomResourceDefinition", "httpapi", "httpapi.TestCustomResourcesAreServed", "spec"),
 		acted("CustomResourceDefinition", "httpapi", "httpapi.TestConversionWebhook", "spec.conversion"),
-		acted("CustomResourceDefinition", "httpapi", "httpapi.TestNamesAreAcceptedOnce", "spec.names"),
+		acted("CustomResourceDefinition", "httpapi/custom", "httpapi/custom.TestNamesAreAcceptedOnce", "spec.names"),
 		refused("APIService", "httpapi", "httpapi.TestAPIServicesFollowDefinitions", "", "spec"),
 		acted("MutatingWebhookConfiguration", "httpapi", "httpapi.TestWebhooks", "webhooks"),
+		acted("MutatingWebhookConfiguration", "httpapi", "httpapi.TestWebhookThatDoesNotAnswer", "webhooks.failurePolicy"),
+		acted("MutatingWebhookConfiguration", "httpapi", "httpapi.TestNobodyIsLockedOut", "webhooks.timeoutSeconds"),
 		acted("ValidatingWebhookConfiguration", "httpapi", "httpapi.TestWebhooks", "webhooks"),
+		acted("ValidatingWebhookConfiguration", "httpapi", "httpapi.TestWebhookThatDoesNotAnswer", "webhooks.failurePolicy"),
+		acted("ValidatingWebhookConfiguration", "httpapi", "httpapi.TestNobodyIsLockedOut", "webhooks.timeoutSeconds"),
 		acted("MutatingAdmissionPolicy", "httpapi", "httpapi.TestPolicies", "spec"),
+		acted("MutatingAdmissionPolicy", "httpapi", "httpapi.TestPolicyMatching", "spec.matchConstraints", "spec.failurePolicy"), // of the other kind, by the same code
 		acted("MutatingAdmissionPolicyBinding", "httpapi", "httpapi.TestPolicies", "spec"),
+		acted("MutatingAdmissionPolicyBinding", "httpapi", "httpapi.TestPolicyMatching", "spec.matchResources"),
 		acted("ValidatingAdmissionPolicy", "httpapi", "httpapi.TestPolicies", "spec"),
+		acted("ValidatingAdmissionPolicy", "httpapi", "httpapi.TestPolicyMatching", "spec.matchConstraints", "spec.failurePolicy"),
 		acted("ValidatingAdmissionPolicyBinding", "httpapi", "httpapi.TestPolicies", "spec"),
+		acted("ValidatingAdmissionPolicyBinding", "httpapi", "httpapi.TestPolicyMatching", "spec.matchResources"),
 	)
 }

@@ -10,7 +10,8 @@ func networkRows() []Row {
 		acted(svc, "node/proxy", "node/proxy.TestRules", "spec.type", "spec.selector", "spec.ports", "spec.clusterIP", "spec.sessionAffinity", "spec.sessionAffinityConfig",
 			"spec.externalTrafficPolicy", "spec.internalTrafficPolicy", "spec.trafficDistribution", "spec.loadBalancerSourceRanges", "spec.publishNotReadyAddresses", "spec.externalIPs"),
 		kept(svc, "spec.ports.appProtocol"),
-		acted(svc, "httpapi", "httpapi.TestAllocation", "spec.ports.nodePort", "spec.clusterIPs"),
+		acted(svc, "httpapi", "httpapi.TestAllocation", "spec.ports.nodePort"),
+		acted(svc, "httpapi", "httpapi.TestWhatTheAPISets", "spec.clusterIPs"),
 		acted(svc, "httpapi", "httpapi.TestFieldsOfRegistries", "spec.allocateLoadBalancerNodePorts", "spec.ipFamilies", "spec.ipFamilyPolicy"),
 		acted(svc, "node/dns", "node/dns.TestAnswer", "spec.externalName"),
 		kept(svc, "spec.loadBalancerIP", "spec.loadBalancerClass"), // for who makes load balancers

@@ -4,6 +4,7 @@ import core "k8s.io/kubernetes/pkg/apis/core"
 
 const (
 	placedWithout = "not acted on here yet; the pod is placed without it"
+	noHugePages   = "no node here offers huge pages; a pod that asks for them is placed nowhere, and a node that it is given to refuses it"
 	noPlugin      = "nothing here mounts volumes of this type; a pod with it never starts"
 )
 
@@ -14,7 +15,8 @@ func podRows() []Row {
 		acted(k, "node/pod", "node/pod.TestVariables", "metadata.labels", "metadata.annotations"), // the downward API; labels also select
 
 		// Where it runs.
-		acted(k, "sched", "sched.TestPlugins", "spec.nodeName", "spec.nodeSelector", "spec.affinity.nodeAffinity", "spec.tolerations", "spec.schedulerName", "spec.schedulingGates", "spec.overhead"),
+		acted(k, "sched", "sched.TestPlugins", "spec.nodeName", "spec.nodeSelector", "spec.affinity.nodeAffinity", "spec.tolerations", "spec.schedulingGates", "spec.overhead"),
+		acted(k, "sched", "sched.TestOneNodeBindsItsOwnPods", "spec.schedulerName"),
 		acted(k, "node/control", "node/control.TestEviction", "spec.tolerations.tolerationSeconds"),
 		acted(k, "sched", "sched.TestPreemption", "spec.priority", "spec.preemptionPolicy"),
 		acted(k, "httpapi/admit", "httpapi.TestFieldsOfRegistries", "spec.priorityClassName"),
@@ -31,6 +33,7 @@ func podRows() []Row {
 		// How it lives.
 		acted(k, "node/pod", "node/pod.TestStep", "spec.restartPolicy", "spec.terminationGracePeriodSeconds", "spec.activeDeadlineSeconds"),
 		acted(k, "node/pod", "node/pod.TestResources", "spec.resources.limits", "spec.resources.requests"),
+		warned(k, noHugePages, "spec.resources.limits[hugepages-*]", "spec.resources.requests[hugepages-*]"),
 		acted(k, "node/pod", "node/pod.TestReadinessGates", "spec.readinessGates"),
 		acted(k, "node/pod", "node/containerd.TestConform", "spec.runtimeClassName"),
 		acted(k, "node/pod", "node/pod.TestVariables", "spec.enableServiceLinks"),
@@ -43,15 +46,16 @@ func podRows() []Row {
 		acted(k, "node/pod", "node/pod.TestHostsFile", "spec.hostAliases"),
 
 		// What keeps it apart. node/pod.TestSecurityFields holds the types of these against what reads them.
-		acted(k, "node/containerd", "node/containerd.TestSecurity", "spec.hostNetwork", "spec.hostPID", "spec.hostIPC", "spec.shareProcessNamespace",
+		acted(k, "node/containerd", "node/containerd.TestSecurity", "spec.hostNetwork", "spec.hostPID", "spec.shareProcessNamespace",
 			"spec.securityContext.runAsUser", "spec.securityContext.runAsGroup"),
 		acted(k, "node/containerd", "node/containerd.TestUsersOfItsOwn", "spec.hostUsers"),
 		acted(k, "node/pod", "node/pod.TestNonRoot", "spec.securityContext.runAsNonRoot"),
 		acted(k, "node/containerd", "node/containerd.TestGroups", "spec.securityContext.supplementalGroups", "spec.securityContext.supplementalGroupsPolicy"),
 		acted(k, "node/volume", "node/volume.TestGroupOfALocalVolume", "spec.securityContext.fsGroup", "spec.securityContext.fsGroupChangePolicy"),
 		acted(k, "node/pod", "node/pod.TestSysctls", "spec.securityContext.sysctls"),
+		acted(k, "node/containerd", "node/containerd.TestWhatKeepsAPodApart", "spec.hostIPC", "spec.securityContext.sysctls.value", "spec.securityContext.appArmorProfile",
+			"spec.containers.securityContext.appArmorProfile"),
 		acted(k, "node/containerd", "node/containerd.TestSeccomp", "spec.securityContext.seccompProfile"),
-		acted(k, "node/containerd", "node/containerd.TestSecurity", "spec.securityContext.appArmorProfile"),
 		noLabels("spec.securityContext.seLinuxOptions"),
 		noWindows("spec.securityContext.windowsOptions"),
 		warned(k, "SELinux labels are set by no node here, so this says nothing", "spec.securityContext.seLinuxChangePolicy"),
@@ -84,18 +88,26 @@ func containerRows() []Row {
 		acted(k, "sched", "sched.TestPlugins", "spec.containers.ports"),
 		acted(k, "node/pod", "node/containerd.TestEnvironment", "spec.containers.env", "spec.containers.envFrom"),
 		acted(k, "node/pod", "node/pod.TestVariables", "spec.containers.env.valueFrom.resourceFieldRef.divisor"),
+		acted(k, "node/pod", "node/pod.TestOptionalVariables", "spec.containers.envFrom.configMapRef.optional", "spec.containers.envFrom.secretRef.optional",
+			"spec.containers.env.valueFrom.configMapKeyRef.optional", "spec.containers.env.valueFrom.secretKeyRef.optional"),
+		acted(k, "node/pod", "node/pod.TestResourcesOfAnother", "spec.containers.env.valueFrom.resourceFieldRef.containerName"),
 		warned(k, "not acted on here yet; the variable is empty", "spec.containers.env.valueFrom.fileKeyRef"),
 		acted(k, "node/pod", "node/pod.TestResources", "spec.containers.resources.limits", "spec.containers.resources.requests"),
 		warned(k, "counted where the pod is placed, and not enforced while it runs", "spec.containers.resources.limits[ephemeral-storage]"),
+		warned(k, noHugePages, "spec.containers.resources.limits[hugepages-*]", "spec.containers.resources.requests[hugepages-*]"),
+		acted(k, "sched", "sched.TestPlugins", "spec.containers.resources.requests[example.com/*]"), // extended resources, as far as a node's status has them
 		warned(k, "resource claims are not served here; the pod is placed without its devices", "spec.containers.resources.claims"),
 		acted(k, "node/pod", "node/pod.TestStep", "spec.containers.resizePolicy"),
 		acted(k, "node/pod", "node/pod.TestStep", "spec.containers.restartPolicy", "spec.containers.restartPolicyRules"),
 		unanswered,
 		acted(k, "node/pod", "node/containerd.TestConform", "spec.containers.livenessProbe"),
+		acted(k, "node/pod", "node/pod.TestProbeHandlers", "spec.containers.livenessProbe.httpGet", "spec.containers.livenessProbe.tcpSocket", "spec.containers.livenessProbe.grpc"),
+		acted(k, "node/pod", "node/pod.TestProbeThresholds", "spec.containers.livenessProbe.initialDelaySeconds", "spec.containers.livenessProbe.periodSeconds",
+			"spec.containers.livenessProbe.timeoutSeconds", "spec.containers.livenessProbe.successThreshold", "spec.containers.livenessProbe.failureThreshold"),
 		dropped(k, "H2CContainerProbe", "spec.containers.livenessProbe.httpGet.protocol"),
 		dropped(k, "GRPCContainerProbeTLS", "spec.containers.livenessProbe.grpc.mode"),
 		acted(k, "node/pod", "node/containerd.TestConform", "spec.containers.lifecycle"),
-		acted(k, "node/pod", "node/pod.TestHookRedirects", "spec.containers.lifecycle.postStart.httpGet"),
+		acted(k, "node/pod", "node/pod.TestHookHandlers", "spec.containers.lifecycle.postStart.httpGet", "spec.containers.lifecycle.postStart.sleep"),
 		dropped(k, "H2CContainerProbe", "spec.containers.lifecycle.postStart.httpGet.protocol"),
 		refused(k, "node/pod", "node/pod.TestStep", "a hook of this type always fails", "spec.containers.lifecycle.postStart.tcpSocket"),
 		dropped(k, "ContainerStopSignals", "spec.containers.lifecycle.stopSignal"),
@@ -131,6 +143,8 @@ func podVolumeRows() []Row {
 		acted(k, "node/volume", "node/volume.TestModesOfFiles", "spec.volumes.secret", "spec.volumes.configMap", "spec.volumes.downwardAPI", "spec.volumes.projected.sources.secret",
 			"spec.volumes.projected.sources.configMap", "spec.volumes.projected.defaultMode", "spec.volumes.projected.sources.downwardAPI.items.mode",
 			"spec.volumes.projected.sources.downwardAPI.items.resourceFieldRef"),
+		acted(k, "node/volume", "node/volume.TestOptional", "spec.volumes.secret.optional", "spec.volumes.configMap.optional", "spec.volumes.projected.sources.secret.optional",
+			"spec.volumes.projected.sources.configMap.optional"),
 		onDisk,
 		dropped(k, "EmptyDirVolumeMode", "spec.volumes.emptyDir.mode"),
 		dropped(k, "AtomicWriteVolumeUserFields", "spec.volumes.secret.defaultUser", "spec.volumes.secret.items.user",
@@ -143,6 +157,7 @@ func podVolumeRows() []Row {
 		acted(k, "node/volume", "node/volume.TestTrustAnchors", "spec.volumes.projected.sources.clusterTrustBundle"),
 		acted(k, "node/volume", "node/volume.TestPodCertificate", "spec.volumes.projected.sources.podCertificate"),
 		acted(k, "node/volume", "node/volume.TestClaim", "spec.volumes.persistentVolumeClaim"),
+		acted(k, "node/volume", "node/volume.TestClaimModes", "spec.volumes.persistentVolumeClaim.readOnly"),
 		acted(k, "node/containerd", "node/containerd.TestImageVolume", "spec.volumes.image"),
 		refused(k, "node/volume", "node/volume.TestUnknownVolume", noPlugin, "spec.volumes.csi", "spec.volumes.ephemeral", "spec.volumes.nfs", "spec.volumes.iscsi", "spec.volumes.fc",
 			"spec.volumes.gitRepo", "spec.volumes.awsElasticBlockStore", "spec.volumes.azureDisk", "spec.volumes.azureFile", "spec.volumes.cephfs", "spec.volumes.cinder",

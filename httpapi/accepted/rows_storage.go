@@ -33,7 +33,7 @@ func storageRows() []Row {
 		warned(pvc, noCSI, "spec.volumeAttributesClassName"),
 
 		warned(class, "nothing here provisions volumes", "provisioner", "parameters", "reclaimPolicy", "mountOptions", "volumeBindingMode", "allowedTopologies"),
-		acted(class, "httpapi/admit", "httpapi.TestDefaultClasses", "allowVolumeExpansion"),
+		acted(class, "httpapi/admit", "httpapi.TestExpansion", "allowVolumeExpansion"),
 		warned("VolumeAttributesClass", noCSI, "driverName", "parameters"),
 		warned("VolumeAttachment", noCSI, "spec"),
 		warned("CSIDriver", noCSI, "spec"),
