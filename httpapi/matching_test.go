@@ -37,14 +37,20 @@ func TestPolicyMatching(t *testing.T) {
 	}
 	live := &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "live"}}
 	exact, equivalent := registrationv1.Exact, registrationv1.Equivalent
-	for name, p := range map[string]struct{ constraints, binding *registrationv1.MatchResources }{
-		"all":                   {maps(nil), nil},
-		"of-namespaces":         {maps(func(m *registrationv1.MatchResources) { m.NamespaceSelector = live }), nil},
-		"of-objects":            {maps(func(m *registrationv1.MatchResources) { m.ObjectSelector = live }), nil},
-		"of-a-name":             {&registrationv1.MatchResources{ResourceRules: rule("", "v1", "configmaps", every, "chosen")}, nil},
-		"but-a-name":            {maps(func(m *registrationv1.MatchResources) { m.ExcludeResourceRules = rule("", "v1", "configmaps", every, "chosen") }), nil},
-		"namespaced":            {&registrationv1.MatchResources{ResourceRules: rule("", "v1", "*", namespaced)}, nil},
-		"but-namespaced":        {maps(func(m *registrationv1.MatchResources) { m.ExcludeResourceRules = rule("", "v1", "configmaps", namespaced) }), nil},
+	for name, p := range map[string]struct {
+		constraints, binding *registrationv1.MatchResources
+	}{
+		"all":           {maps(nil), nil},
+		"of-namespaces": {maps(func(m *registrationv1.MatchResources) { m.NamespaceSelector = live }), nil},
+		"of-objects":    {maps(func(m *registrationv1.MatchResources) { m.ObjectSelector = live }), nil},
+		"of-a-name":     {&registrationv1.MatchResources{ResourceRules: rule("", "v1", "configmaps", every, "chosen")}, nil},
+		"but-a-name": {maps(func(m *registrationv1.MatchResources) {
+			m.ExcludeResourceRules = rule("", "v1", "configmaps", every, "chosen")
+		}), nil},
+		"namespaced": {&registrationv1.MatchResources{ResourceRules: rule("", "v1", "*", namespaced)}, nil},
+		"but-namespaced": {maps(func(m *registrationv1.MatchResources) {
+			m.ExcludeResourceRules = rule("", "v1", "configmaps", namespaced)
+		}), nil},
 		"clusterwide":           {&registrationv1.MatchResources{ResourceRules: rule("", "v1", "*", clusterwide)}, nil},
 		"bound-to-namespaces":   {maps(nil), &registrationv1.MatchResources{NamespaceSelector: live}},
 		"bound-to-objects":      {maps(nil), &registrationv1.MatchResources{ObjectSelector: live}},

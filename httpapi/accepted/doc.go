@@ -10,7 +10,8 @@
 // own. Pod templates and the like are told once (mounts). Files are named rows_*.go by what the kinds are for.
 //
 // Tests keep the table: each leaf of the types of all kinds has a row and a line in testdata/fields, so a field that upstream adds fails
-// until somebody has looked; no row speaks of a field that is not there; packages and tests that rows name exist. README's list of what
+// until somebody has looked; no row speaks of a field that is not there; packages and tests that rows name exist, and the test of a field that
+// is acted on says it. README's list of what
 // is not there is made of it.
 //
 // # How a write goes
