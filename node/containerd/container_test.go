@@ -31,16 +31,16 @@ func TestWhatKeepsAPodApart(t *testing.T) {
 	d := &Driver{cgroups: cgroups{fs: t.TempDir()}}
 	for name, c := range map[string]struct {
 		spec corev1.PodSpec
-		want cri.NamespaceOption
+		want *cri.NamespaceOption
 	}{
-		"as it is":  {corev1.PodSpec{}, cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER}},
-		"hostIPC":   {corev1.PodSpec{HostIPC: true}, cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER, Ipc: cri.NamespaceMode_NODE}},
-		"hostPID":   {corev1.PodSpec{HostPID: true}, cri.NamespaceOption{Pid: cri.NamespaceMode_NODE}},
-		"processes": {corev1.PodSpec{ShareProcessNamespace: ptr(true)}, cri.NamespaceOption{Pid: cri.NamespaceMode_POD}},
+		"as it is":  {corev1.PodSpec{}, &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER}},
+		"hostIPC":   {corev1.PodSpec{HostIPC: true}, &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER, Ipc: cri.NamespaceMode_NODE}},
+		"hostPID":   {corev1.PodSpec{HostPID: true}, &cri.NamespaceOption{Pid: cri.NamespaceMode_NODE}},
+		"processes": {corev1.PodSpec{ShareProcessNamespace: ptr(true)}, &cri.NamespaceOption{Pid: cri.NamespaceMode_POD}},
 	} {
 		got, err := d.namespaces(&pod.SandboxSpec{Pod: &corev1.Pod{Spec: c.spec}})
 		if err != nil || got.Pid != c.want.Pid || got.Ipc != c.want.Ipc || got.Network != c.want.Network {
-			t.Errorf("%s: %v %v, want %v", name, got, err, &c.want)
+			t.Errorf("%s: %v %v, want %v", name, got, err, c.want)
 		}
 	}
 	p := &corev1.Pod{Spec: corev1.PodSpec{SecurityContext: &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "net/core/somaxconn", Value: "512"}},
