@@ -103,10 +103,15 @@ func TestPolicyMatching(t *testing.T) {
 
 	// A policy that cannot be judged by.
 	fail, ignore := registrationv1.Fail, registrationv1.Ignore
-	for name, policy := range map[string]*registrationv1.FailurePolicyType{"strict": &fail, "lenient": &ignore} {
+	forbidden := metav1.StatusReasonForbidden
+	for name, policy := range map[string]*registrationv1.FailurePolicyType{"strict": &fail, "lenient": &ignore, "because": &fail} {
+		validation := registrationv1.Validation{Expression: "object.data.absent == 'x'"}
+		if name == "because" {
+			validation = registrationv1.Validation{Expression: "false", Reason: &forbidden}
+		}
 		_, err := registration.ValidatingAdmissionPolicies().Create(ctx, &registrationv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: registrationv1.ValidatingAdmissionPolicySpec{
 			FailurePolicy: policy, MatchConstraints: &registrationv1.MatchResources{ResourceRules: rule("", "v1", "configmaps", every, name)},
-			Validations: []registrationv1.Validation{{Expression: "object.data.absent == 'x'"}}}}, metav1.CreateOptions{})
+			Validations: []registrationv1.Validation{validation}}}, metav1.CreateOptions{})
 		check(t, err)
 		_, err = registration.ValidatingAdmissionPolicyBindings().Create(ctx, &registrationv1.ValidatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: name},
 			Spec: registrationv1.ValidatingAdmissionPolicyBindingSpec{PolicyName: name, ValidationActions: []registrationv1.ValidationAction{registrationv1.Deny}}}, metav1.CreateOptions{})
@@ -115,8 +120,9 @@ func TestPolicyMatching(t *testing.T) {
 	eventually(t, func() error {
 		strict, _, _ := n.send("POST", here+"?dryRun=All", "", configmap("", "strict"))
 		lenient, _, _ := n.send("POST", here+"?dryRun=All", "", configmap("", "lenient"))
-		if strict != http.StatusUnprocessableEntity || lenient != http.StatusCreated {
-			return fmt.Errorf("failurePolicy Fail: %d, Ignore: %d", strict, lenient)
+		because, _, _ := n.send("POST", here+"?dryRun=All", "", configmap("", "because"))
+		if strict != http.StatusUnprocessableEntity || lenient != http.StatusCreated || because != http.StatusForbidden {
+			return fmt.Errorf("failurePolicy Fail: %d, Ignore: %d; a reason of its own: %d", strict, lenient, because)
 		}
 		return nil
 	})

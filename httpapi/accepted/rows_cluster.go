@@ -72,7 +72,7 @@ func accessRows() []Row {
 		acted("MutatingAdmissionPolicyBinding", "httpapi", "httpapi.TestPolicies", "spec"),
 		acted("MutatingAdmissionPolicyBinding", "httpapi", "httpapi.TestPolicyMatching", "spec.matchResources"),
 		acted("ValidatingAdmissionPolicy", "httpapi", "httpapi.TestPolicies", "spec"),
-		acted("ValidatingAdmissionPolicy", "httpapi", "httpapi.TestPolicyMatching", "spec.matchConstraints", "spec.failurePolicy"),
+		acted("ValidatingAdmissionPolicy", "httpapi", "httpapi.TestPolicyMatching", "spec.matchConstraints", "spec.failurePolicy", "spec.validations.reason"),
 		acted("ValidatingAdmissionPolicyBinding", "httpapi", "httpapi.TestPolicies", "spec"),
 		acted("ValidatingAdmissionPolicyBinding", "httpapi", "httpapi.TestPolicyMatching", "spec.matchResources"),
 	)
