@@ -12,14 +12,21 @@ import (
 
 	"murmur/httpapi/admit"
 	"murmur/httpapi/informers"
+	"murmur/httpapi/policy"
+	"murmur/httpapi/quota"
+	"murmur/httpapi/webhook"
 )
 
 // admission is the chain that every write goes through, with what its plugins ask for.
 func (s *Server) admission() (admission.Interface, error) {
+	system := s.System()
+	s.policies = policy.New(policy.Config{Store: s.cfg.Store, Node: s.cfg.Node, Client: s.own, ClientConfig: s.ownConfig(),
+		Authorizer: s.authz, UpdateStatus: system.UpdateStatus, Log: s.cfg.Log})
+	s.quotas = quota.New(quota.Config{Store: s.cfg.Store, Stored: stored(), Kind: s.kind, UpdateStatus: system.UpdateStatus})
 	return admit.New(admit.Config{
 		TolerationSeconds: s.cfg.TolerationSeconds,
 		Arbiter:           s.cfg.Arbiter,
-		MutatingPolicies:  newMutatingPolicies(s), ValidatingPolicies: newValidatingPolicies(s), Quota: newQuotas(s),
+		MutatingPolicies:  s.policies.Mutating(), ValidatingPolicies: s.policies.Validating(), Quota: s.quotas,
 		Accepted:     s.fields.Plugin(),
 		ExternalIPs:  s.cfg.ExternalIPs,
 		Initializers: s.initializers(false), CoverInitializers: s.initializers(true),
@@ -31,7 +38,7 @@ func (s *Server) initializers(forgiving bool) admission.PluginInitializers {
 	return admission.PluginInitializers{
 		initializer.New(s.own, nil, informers.Factory{Store: s.cfg.Store, Followers: &s.followers, Forgiving: forgiving}, s.authz,
 			utilfeature.DefaultFeatureGate, compatibility.DefaultBuildEffectiveVersion(), s.stopping, nil),
-		webhookinit.NewPluginInitializer(webhookClients, webhookServices{s}),
+		webhookinit.NewPluginInitializer(webhook.Clients, webhook.Services{Store: s.cfg.Store}),
 	}
 }
 

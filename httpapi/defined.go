@@ -8,12 +8,13 @@ import (
 	"murmur/crdt"
 	"murmur/httpapi/custom"
 	"murmur/httpapi/storage"
+	"murmur/httpapi/webhook"
 )
 
 // defined makes what serves the kinds that are defined.
 func (s *Server) defined() (*custom.Kinds, error) {
 	return custom.New(custom.Config{
-		Store: s.cfg.Store, Backend: s.backend, Node: s.cfg.Node, Webhooks: webhookServices{s}, WebhookClients: webhookClients,
+		Store: s.cfg.Store, Backend: s.backend, Node: s.cfg.Node, Webhooks: webhook.Services{Store: s.cfg.Store}, WebhookClients: webhook.Clients,
 		Authorizer: s.authz, Admission: s.admit, MinWatch: minWatch, MaxBody: maxBody, API: s.System(), Log: s.cfg.Log,
 		Record: func(ctx context.Context, k *storage.Kind, e *crdt.Entry) (context.Context, func(error)) {
 			ctx, end := s.begin(ctx, &call{kind: k, namespace: e.Key.Namespace, name: e.Key.Name, user: itself}, "delete", e.UID)

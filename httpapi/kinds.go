@@ -347,3 +347,14 @@ func answered(resource schema.GroupResource, version schema.GroupVersion, make f
 		return map[string]rest.Storage{"": make(r)}, nil
 	}}
 }
+
+// stored are the kinds of the table that are stored.
+func stored() []storage.Kind {
+	var out []storage.Kind
+	for _, k := range kinds() {
+		if k.Decode != nil {
+			out = append(out, k.Kind)
+		}
+	}
+	return out
+}

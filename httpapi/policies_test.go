@@ -40,25 +40,14 @@ func TestPolicies(t *testing.T) {
 			}
 		}
 	}
-	running := func() (count int) {
-		for _, p := range n.policies {
-			p.mu.Lock()
-			if p.running != nil {
-				count++
-			}
-			p.mu.Unlock()
-		}
-		return count
-	}
-
 	_, err := c.CoreV1().ConfigMaps("kube-system").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "words"}, Data: map[string]string{"no": "bad"}}, metav1.CreateOptions{})
 	check(t, err)
 	_, err = registration.ValidatingAdmissionPolicies().Create(ctx, &registrationv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "v"},
 		Spec: registrationv1.ValidatingAdmissionPolicySpec{MatchConstraints: configMaps, ParamKind: &registrationv1.ParamKind{APIVersion: "v1", Kind: "ConfigMap"},
-			Validations: []registrationv1.Validation{{Expression: "!object.metadata.name.startsWith(params.data.no)", Message: "no such names"}}}}, metav1.CreateOptions{})
+			Validations: []registrationv1.Validation{{Expression: "!object.metadata.name.startsWith(params.data.no)", Message: "no such names", Reason: new(metav1.StatusReasonForbidden)}}}}, metav1.CreateOptions{})
 	check(t, err)
-	if _, err := create("bad"); err != nil || running() != 0 {
-		t.Fatalf("a policy that nothing binds was asked: %v, %d evaluations", err, running())
+	if _, err := create("bad"); err != nil || n.policies.Evaluated() != 0 {
+		t.Fatalf("a policy that nothing binds was asked: %v, %d evaluations", err, n.policies.Evaluated())
 	}
 	_, err = registration.ValidatingAdmissionPolicyBindings().Create(ctx, &registrationv1.ValidatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: "v"},
 		Spec: registrationv1.ValidatingAdmissionPolicyBindingSpec{PolicyName: "v", ValidationActions: []registrationv1.ValidationAction{registrationv1.Deny},
@@ -66,7 +55,7 @@ func TestPolicies(t *testing.T) {
 	check(t, err)
 	eventually("what a bound policy forbids is refused", func() bool {
 		_, err := create("bad")
-		return apierrors.IsInvalid(err) && strings.Contains(err.Error(), "ValidatingAdmissionPolicy 'v' with binding 'v' denied request: no such names")
+		return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "ValidatingAdmissionPolicy 'v' with binding 'v' denied request: no such names")
 	})
 	if _, err := create("good"); err != nil {
 		t.Errorf("what the policy allows: %v", err)
@@ -99,8 +88,8 @@ func TestPolicies(t *testing.T) {
 
 	check(t, registration.MutatingAdmissionPolicyBindings().Delete(ctx, "m", metav1.DeleteOptions{}))
 	check(t, registration.ValidatingAdmissionPolicyBindings().Delete(ctx, "v", metav1.DeleteOptions{}))
-	if m, err := create("worse"); err != nil || m.Data["added"] != "" || running() != 0 {
-		t.Errorf("policies that nothing binds any more were asked: %v, %v, %d evaluations", m, err, running())
+	if m, err := create("worse"); err != nil || m.Data["added"] != "" || n.policies.Evaluated() != 0 {
+		t.Errorf("policies that nothing binds any more were asked: %v, %v, %d evaluations", m, err, n.policies.Evaluated())
 	}
 }
 

@@ -43,6 +43,8 @@ import (
 	"murmur/httpapi/fairness"
 	"murmur/httpapi/informers"
 	"murmur/httpapi/issuers"
+	"murmur/httpapi/policy"
+	"murmur/httpapi/quota"
 	"murmur/httpapi/relay"
 	"murmur/httpapi/route"
 	"murmur/httpapi/standing"
@@ -180,7 +182,8 @@ type Server struct {
 	admit     admission.Interface
 	fields    *accepted.Fields
 	followers informers.Followers
-	policies  []*policies
+	policies  *policy.Policies
+	quotas    *quota.Quotas
 	numbers   *allocator.Services
 	backend   *storage.Backend
 	registry  *registry
@@ -307,11 +310,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error {
-		s.checkPolicies(ctx)
-		return nil
-	})
-	group.Go(func() error {
-		s.stopPolicies()
+		s.policies.Run(ctx)
 		return nil
 	})
 	group.Go(func() error { return s.serve(ctx, l, nil) })
@@ -392,10 +391,13 @@ func (s *Server) count(resource string) (apistorage.Stats, bool) {
 // Resources lists what is stored, as in crdt.Key.Resource.
 func (s *Server) Resources() []string {
 	var out []string
-	for _, k := range kinds() {
-		if k.Decode != nil {
-			out = append(out, k.Key())
-		}
+	for _, k := range stored() {
+		out = append(out, k.Key())
 	}
 	return out
+}
+
+// QuotaUsage counts what the objects of a snapshot use of a quota.
+func (s *Server) QuotaUsage(snap *crdt.Snapshot, q *corev1.ResourceQuota) (corev1.ResourceList, error) {
+	return s.quotas.Usage(snap, q)
 }

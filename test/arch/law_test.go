@@ -26,6 +26,8 @@ var rooms = []room{
 	{pkg: "httpapi/fairness"},
 	{pkg: "httpapi/issuers", may: []string{"httpapi/configfile"}},
 	{pkg: "httpapi/informers", may: []string{"crdt", "httpapi/storage"}},
+	{pkg: "httpapi/policy", may: []string{"crdt", "httpapi/informers", "httpapi/storage", "httpapi/turn"}},
+	{pkg: "httpapi/quota", may: []string{"crdt", "httpapi/custom", "httpapi/storage"}},
 	{pkg: "httpapi/relay", may: []string{"httpapi/caller"}},
 	{pkg: "httpapi/route"},
 	{pkg: "httpapi/standing"},
@@ -33,6 +35,7 @@ var rooms = []room{
 	{pkg: "httpapi/stream", may: []string{"httpapi/relay"}},
 	{pkg: "httpapi/turn", may: []string{"crdt"}},
 	{pkg: "httpapi/usage", may: []string{"crdt", "httpapi/relay"}},
+	{pkg: "httpapi/webhook", may: []string{"crdt", "httpapi/informers"}},
 
 	{pkg: "node/pod", may: []string{"crdt"}, tests: []string{"node/pod/podtest"}},
 	{pkg: "node/pod/podtest", may: []string{"crdt", "node/pod"}},

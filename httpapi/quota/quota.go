@@ -1,4 +1,4 @@
-package httpapi
+package quota
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/plugin/resourcequota"
-	quota "k8s.io/apiserver/pkg/quota/v1"
+	quotav1 "k8s.io/apiserver/pkg/quota/v1"
 	"k8s.io/apiserver/pkg/quota/v1/generic"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/kubernetes/pkg/quota/v1/evaluator/core"
@@ -25,15 +25,25 @@ import (
 	"murmur/httpapi/storage"
 )
 
-// quotas charges what is created to the ResourceQuotas of its namespace before it is stored, and refuses what exceeds one.
+// Config is what quotas take.
+type Config struct {
+	Store *crdt.Store
+	// Stored are the built-in kinds that are stored; Kind finds one, or one that is defined.
+	Stored []storage.Kind
+	Kind   func(schema.GroupResource) *storage.Kind
+	// UpdateStatus writes the status of a quota, as the API itself.
+	UpdateStatus func(ctx context.Context, obj runtime.Object) (runtime.Object, error)
+}
+
+// Quotas charges what is created to the ResourceQuotas of its namespace before it is stored, and refuses what exceeds one.
 // The charge is a write to the quota's status, bound to its version, so no two requests of one connected side spend the
 // same. Sides of a partition each spend what is left; after the heal nothing more is admitted until usage is below the
 // limit again. What is freed, or was charged for an object that then was refused, node/control gives back.
-type quotas struct {
+type Quotas struct {
 	*admission.Handler
-	server *Server
-	// registry has an evaluator for each kind. It lists nothing: usage is read off the quota.
-	registry quota.Registry
+	cfg Config
+	// registry has an evaluator for each kind. It lists nothing: usage is read off the quotav1.
+	registry quotav1.Registry
 
 	// turns let one request charge at a time in a namespace, instead of having them meet as conflicts. Namespaces share a few
 	// hundred of them.
@@ -43,8 +53,9 @@ type quotas struct {
 // chargeAttempts bounds how often a charge is tried that meets another node's.
 const chargeAttempts = 16
 
-func newQuotas(s *Server) *quotas {
-	q := &quotas{Handler: admission.NewHandler(admission.Create, admission.Update), server: s, registry: generic.NewRegistry(evaluators(nil))}
+// New charges nothing yet.
+func New(cfg Config) *Quotas {
+	q := &Quotas{Handler: admission.NewHandler(admission.Create, admission.Update), cfg: cfg, registry: generic.NewRegistry(evaluators(cfg.Stored, nil))}
 	for i := range q.turns {
 		q.turns[i] = make(chan struct{}, 1)
 	}
@@ -52,13 +63,13 @@ func newQuotas(s *Server) *quotas {
 }
 
 // Validate runs after everything else has agreed.
-func (q *quotas) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+func (q *Quotas) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
 	resource := a.GetResource().GroupResource()
 	if _, ignored := install.DefaultIgnoredResources()[resource]; ignored || a.GetNamespace() == "" || resource == corev1.Resource("namespaces") {
 		return nil
 	}
 	evaluator := q.registry.Get(resource)
-	if evaluator == nil && custom.Definition(q.server.cfg.Store.Snapshot(), resource) != nil {
+	if evaluator == nil && custom.Definition(q.cfg.Store.Snapshot(), resource) != nil {
 		evaluator = generic.NewObjectCountEvaluator(resource, nil, "")
 	}
 	if evaluator == nil || !evaluator.Handles(a) || len(q.of(a.GetNamespace())) == 0 {
@@ -74,7 +85,6 @@ func (q *quotas) Validate(ctx context.Context, a admission.Attributes, _ admissi
 	case <-ctx.Done():
 		return apierrors.NewTimeoutError("others are being charged to the quotas of the namespace", 1)
 	}
-	api := q.server.System()
 	charged := map[string]bool{}
 	var last error
 attempts:
@@ -88,10 +98,10 @@ attempts:
 			return nil
 		}
 		for i := range want {
-			if charged[want[i].Name] || quota.Equals(have[i].Status.Used, want[i].Status.Used) {
+			if charged[want[i].Name] || quotav1.Equals(have[i].Status.Used, want[i].Status.Used) {
 				continue
 			}
-			switch _, err := api.UpdateStatus(ctx, &want[i]); {
+			switch _, err := q.cfg.UpdateStatus(ctx, &want[i]); {
 			case apierrors.IsConflict(err):
 				last = err
 				continue attempts
@@ -107,9 +117,9 @@ attempts:
 }
 
 // of are the quotas of a namespace, copies.
-func (q *quotas) of(namespace string) []corev1.ResourceQuota {
+func (q *Quotas) of(namespace string) []corev1.ResourceQuota {
 	var out []corev1.ResourceQuota
-	for _, have := range crdt.List[corev1.ResourceQuota](q.server.cfg.Store.Snapshot(), "resourcequotas", namespace) {
+	for _, have := range crdt.List[corev1.ResourceQuota](q.cfg.Store.Snapshot(), "resourcequotas", namespace) {
 		out = append(out, *have.DeepCopy())
 	}
 	return out
@@ -124,14 +134,14 @@ var aliases = map[schema.GroupResource]corev1.ResourceName{
 }
 
 // evaluators know what objects of each kind use.
-func evaluators(list quota.ListerForResourceFunc) []quota.Evaluator {
-	out := []quota.Evaluator{core.NewPodEvaluator(list, clock.RealClock{}), core.NewServiceEvaluator(list), core.NewPersistentVolumeClaimEvaluator(list)}
+func evaluators(stored []storage.Kind, list quotav1.ListerForResourceFunc) []quotav1.Evaluator {
+	out := []quotav1.Evaluator{core.NewPodEvaluator(list, clock.RealClock{}), core.NewServiceEvaluator(list), core.NewPersistentVolumeClaimEvaluator(list)}
 	own := map[schema.GroupResource]bool{}
 	for _, e := range out {
 		own[e.GroupResource()] = true
 	}
-	for _, k := range kinds() {
-		if k.Decode != nil && !own[k.Resource] {
+	for _, k := range stored {
+		if !own[k.Resource] {
 			out = append(out, generic.NewObjectCountEvaluator(k.Resource, generic.ListResourceUsingListerFunc(list, k.Resource.WithVersion(k.Version.Version)), aliases[k.Resource]))
 		}
 	}
@@ -139,8 +149,8 @@ func evaluators(list quota.ListerForResourceFunc) []quota.Evaluator {
 }
 
 // customEvaluators count the objects of defined kinds.
-func customEvaluators(snap *crdt.Snapshot, list quota.ListerForResourceFunc) []quota.Evaluator {
-	var out []quota.Evaluator
+func customEvaluators(snap *crdt.Snapshot, list quotav1.ListerForResourceFunc) []quotav1.Evaluator {
+	var out []quotav1.Evaluator
 	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "") {
 		if k, err := custom.KindOf(crd); err == nil && k.Namespaced {
 			out = append(out, generic.NewObjectCountEvaluator(k.Resource, generic.ListResourceUsingListerFunc(list, k.Resource.WithVersion(k.Version.Version)), ""))
@@ -149,16 +159,16 @@ func customEvaluators(snap *crdt.Snapshot, list quota.ListerForResourceFunc) []q
 	return out
 }
 
-// QuotaUsage counts what the objects of a snapshot use of a quota.
-func (s *Server) QuotaUsage(snap *crdt.Snapshot, q *corev1.ResourceQuota) (corev1.ResourceList, error) {
+// Usage counts what the objects of a snapshot use of a quota.
+func (q *Quotas) Usage(snap *crdt.Snapshot, of *corev1.ResourceQuota) (corev1.ResourceList, error) {
 	list := func(resource schema.GroupVersionResource) (cache.GenericLister, error) {
-		k := s.kind(resource.GroupResource())
+		k := q.cfg.Kind(resource.GroupResource())
 		if k == nil {
 			return nil, fmt.Errorf("%s is not a stored kind", resource)
 		}
 		return counted{snap: snap, kind: k}, nil
 	}
-	return quota.CalculateUsage(q.Namespace, q.Spec.Scopes, q.Spec.Hard, generic.NewRegistry(append(evaluators(list), customEvaluators(snap, list)...)), q.Spec.ScopeSelector)
+	return quotav1.CalculateUsage(of.Namespace, of.Spec.Scopes, of.Spec.Hard, generic.NewRegistry(append(evaluators(q.cfg.Stored, list), customEvaluators(snap, list)...)), of.Spec.ScopeSelector)
 }
 
 // counted lists one kind in a namespace of a snapshot.

@@ -1,4 +1,4 @@
-package httpapi
+package webhook
 
 import (
 	"fmt"
@@ -10,19 +10,19 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apiserver/pkg/util/webhook"
+	apiwebhook "k8s.io/apiserver/pkg/util/webhook"
 
 	"murmur/crdt"
 	"murmur/httpapi/informers"
 )
 
-// webhookServices finds a pod behind the Service of a webhook. It asks the store and not the service's address: that is
+// Services finds a pod behind the Service of a webhook. It asks the store and not the service's address: that is
 // as near, and is there before the rules for the address are.
-type webhookServices struct{ server *Server }
+type Services struct{ Store *crdt.Store }
 
 // ResolveEndpoint is an https URL of a ready endpoint of a Service's port.
-func (w webhookServices) ResolveEndpoint(namespace, name string, port int32) (*url.URL, error) {
-	service, ok := crdt.Get[corev1.Service](w.server.cfg.Store.Snapshot(), crdt.Key{Resource: "services", Namespace: namespace, Name: name})
+func (w Services) ResolveEndpoint(namespace, name string, port int32) (*url.URL, error) {
+	service, ok := crdt.Get[corev1.Service](w.Store.Snapshot(), crdt.Key{Resource: "services", Namespace: namespace, Name: name})
 	if !ok {
 		return nil, apierrors.NewNotFound(corev1.Resource("services"), name)
 	}
@@ -38,7 +38,7 @@ func (w webhookServices) ResolveEndpoint(namespace, name string, port int32) (*u
 	if wanted == nil {
 		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("service %q in namespace %q has no port %d", name, namespace, port))
 	}
-	all, err := informers.EndpointSlices(w.server.cfg.Store).GetEndpointSlices(namespace, name)
+	all, err := informers.EndpointSlices(w.Store).GetEndpointSlices(namespace, name)
 	if err != nil {
 		return nil, err
 	}
@@ -63,8 +63,8 @@ func (w webhookServices) ResolveEndpoint(namespace, name string, port int32) (*u
 
 func ready(e discoveryv1.Endpoint) bool { return e.Conditions.Ready == nil || *e.Conditions.Ready }
 
-// webhookClients leaves the way to webhooks as upstream has it without a configuration: proven by the bundle that the
+// Clients leaves the way to webhooks as upstream has it without a configuration: proven by the bundle that the
 // webhook's client configuration brings, and without an identity of ours.
-func webhookClients(r webhook.AuthenticationInfoResolver) webhook.AuthenticationInfoResolver {
+func Clients(r apiwebhook.AuthenticationInfoResolver) apiwebhook.AuthenticationInfoResolver {
 	return r
 }
