@@ -125,14 +125,19 @@ func TestAcceptedFields(t *testing.T) {
 
 	// What no node here can keep of a pod's protection is refused; a template that asks for it is warned of.
 	n.expect(http.StatusUnprocessableEntity, "POST", core+"pods", "", `{apiVersion: v1, kind: Pod, metadata: {name: labelled}, spec: {containers: [{name: c, image: i,
-		securityContext: {seLinuxOptions: {level: "s0:c1"}}}]}}`, `Pod \"labelled\" is invalid: spec.containers[0].securityContext.seLinuxOptions: Forbidden: no node here sets SELinux labels`)
-	n.expect(http.StatusCreated, "POST", core+"pods", "", `{apiVersion: v1, kind: Pod, metadata: {name: lowest}, spec: {securityContext: {seLinuxOptions: {level: s0}}, containers: [{name: c, image: i}]}}`)
+		securityContext: {seLinuxOptions: {type: container_t}}}]}}`, `Pod \"labelled\" is invalid: spec.containers[0].securityContext.seLinuxOptions.type: Forbidden: no node here sets SELinux labels`)
+	for level, want := range map[string][]string{"s0": nil, "s0:c1": {`299 - "spec.securityContext.seLinuxOptions.level: no node here sets SELinux labels: what only its level keeps apart is not kept apart"`}} {
+		got := n.warnings(http.StatusCreated, "POST", core+"pods", "", `{apiVersion: v1, kind: Pod, metadata: {generateName: level-}, spec: {securityContext: {seLinuxOptions: {level: "`+level+`"}}, containers: [{name: c, image: i}]}}`)
+		if !slices.Equal(got, want) {
+			t.Errorf("level %s: %q", level, got)
+		}
+	}
 	n.expect(http.StatusCreated, "POST", core+"pods", "", `{apiVersion: v1, kind: Pod, metadata: {name: alone}, spec: {securityContext: {seLinuxOptions: {type: spc_t}}, containers: [{name: c, image: i}]}}`)
 	n.expect(http.StatusUnprocessableEntity, "POST", core+"pods", "", `{apiVersion: v1, kind: Pod, metadata: {name: win}, spec: {os: {name: windows}, securityContext: {windowsOptions: {runAsUserName: u}},
 		containers: [{name: c, image: i}]}}`, "spec.securityContext.windowsOptions: Forbidden: all nodes here run Linux")
 	got = n.warnings(http.StatusCreated, "POST", apps+"replicasets", "", `{apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: r}, spec: {replicas: 0, selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}},
-		spec: {securityContext: {seLinuxOptions: {level: "s0:c1"}}, containers: [{name: c, image: i}]}}}}`)
-	if want := `299 - "ReplicaSet spec.template.spec.securityContext.seLinuxOptions: no node here sets SELinux labels"`; !slices.Equal(got, []string{want}) {
+		spec: {securityContext: {seLinuxOptions: {role: r}}, containers: [{name: c, image: i}]}}}}`)
+	if want := `299 - "ReplicaSet spec.template.spec.securityContext.seLinuxOptions.role: no node here sets SELinux labels"`; !slices.Equal(got, []string{want}) {
 		t.Errorf("a template that asks for labels: %q", got)
 	}
 	// What a node refuses is said beforehand.

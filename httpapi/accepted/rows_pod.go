@@ -1,6 +1,10 @@
 package accepted
 
-import core "k8s.io/kubernetes/pkg/apis/core"
+import (
+	"slices"
+
+	core "k8s.io/kubernetes/pkg/apis/core"
+)
 
 const (
 	placedWithout = "not acted on here yet; the pod is placed without it"
@@ -11,7 +15,7 @@ const (
 // podRows are the fields of a pod beside its containers and volumes.
 func podRows() []Row {
 	const k = "Pod"
-	return []Row{
+	return slices.Concat(labels("spec.securityContext.seLinuxOptions"), []Row{
 		acted(k, "node/pod", "node/pod.TestVariables", "metadata.labels", "metadata.annotations"), // the downward API; labels also select
 
 		// Where it runs.
@@ -56,21 +60,20 @@ func podRows() []Row {
 		acted(k, "node/containerd", "node/containerd.TestWhatKeepsAPodApart", "spec.hostIPC", "spec.securityContext.sysctls.value", "spec.securityContext.appArmorProfile",
 			"spec.containers.securityContext.appArmorProfile"),
 		acted(k, "node/containerd", "node/containerd.TestSeccomp", "spec.securityContext.seccompProfile"),
-		noLabels("spec.securityContext.seLinuxOptions"),
 		noWindows("spec.securityContext.windowsOptions"),
 		warned(k, "SELinux labels are set by no node here, so this says nothing", "spec.securityContext.seLinuxChangePolicy"),
-	}
+	})
 }
 
-// noLabels refuses SELinux labels, but for those that ask for nothing: spc_t asks to be left alone, and level s0 is the lowest, with no category
-// that would set the pod apart. Pods that shall run anywhere, the conformance suite's too, carry it.
-func noLabels(path string) Row {
-	r := refused("Pod", Refuser, "httpapi.TestAcceptedFields", "no node here sets SELinux labels", path)
-	r.asks = func(v any) bool {
-		o, ok := v.(*core.SELinuxOptions)
-		return ok && *o != (core.SELinuxOptions{}) && *o != (core.SELinuxOptions{Level: "s0"}) && o.Type != "spc_t"
-	}
-	return r
+// labels are the rows of SELinux labels at a path. What changes how a pod is confined is refused: user, role, and any type but spc_t, which asks
+// to be left alone. A level only keeps apart what the type confines, and pods that shall run anywhere carry one, the conformance suite's too: it is
+// taken with a warning. s0 is the lowest and keeps nothing apart.
+func labels(path string) []Row {
+	confined := refused("Pod", Refuser, "httpapi.TestAcceptedFields", "no node here sets SELinux labels", path+".type")
+	confined.Unless = []string{"spc_t"}
+	level := warned("Pod", "no node here sets SELinux labels: what only its level keeps apart is not kept apart", path+".level")
+	level.Unless = []string{"s0"}
+	return []Row{refused("Pod", Refuser, "httpapi.TestAcceptedFields", "no node here sets SELinux labels", path+".user", path+".role"), confined, level}
 }
 
 func noWindows(path string) Row {
@@ -82,7 +85,7 @@ func containerRows() []Row {
 	const k = "Pod"
 	unanswered := warned(k, "only the action Restart is acted on", "spec.containers.restartPolicyRules.action")
 	unanswered.Unless = []string{"Restart"}
-	return []Row{
+	return slices.Concat(labels("spec.containers.securityContext.seLinuxOptions"), []Row{
 		acted(k, "node/pod", "node/containerd.TestConform", "spec.containers.name", "spec.containers.image", "spec.containers.imagePullPolicy"),
 		acted(k, "node/containerd", "node/containerd.TestContainerConfig", "spec.containers.command", "spec.containers.args", "spec.containers.workingDir", "spec.containers.stdin", "spec.containers.stdinOnce", "spec.containers.tty"),
 		acted(k, "sched", "sched.TestPlugins", "spec.containers.ports"),
@@ -123,9 +126,8 @@ func containerRows() []Row {
 		acted(k, "node/pod", "node/pod.TestUnenforceable", "spec.containers.securityContext.procMount"),
 		acted(k, "node/containerd", "node/containerd.TestSeccomp", "spec.containers.securityContext.seccompProfile"),
 		acted(k, "node/pod", "node/pod.TestNonRoot", "spec.containers.securityContext.runAsNonRoot"),
-		noLabels("spec.containers.securityContext.seLinuxOptions"),
 		noWindows("spec.containers.securityContext.windowsOptions"),
-	}
+	})
 }
 
 // podVolumeRows are the volumes of a pod: each type is a member of a union, and counts for itself.

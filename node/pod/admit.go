@@ -102,15 +102,12 @@ func unenforceable(p *corev1.Pod, c *corev1.Container, f Features) (reason, mess
 	return "", ""
 }
 
-// Labels of SELinux that ask for nothing: the type that is not confined, and the lowest level without a category that would set a pod apart.
-const (
-	unconfined = "spc_t"
-	lowest     = "s0"
-)
+// unconfined is the SELinux type that asks for no confinement.
+const unconfined = "spc_t"
 
-// labels refuses SELinux labels, which nothing here sets.
+// labels refuses SELinux labels that confine, which nothing here does. A level only keeps apart what a type confines: admission warns of it.
 func labels(o *corev1.SELinuxOptions) error {
-	if o == nil || *o == (corev1.SELinuxOptions{}) || *o == (corev1.SELinuxOptions{Level: lowest}) || o.Type == unconfined {
+	if o == nil || o.User == "" && o.Role == "" && (o.Type == "" || o.Type == unconfined) {
 		return nil
 	}
 	return errors.New("seLinuxOptions: SELinux labels are not supported by this node")

@@ -361,7 +361,7 @@ func Conform(t *testing.T, w *World, cgroup func(*testing.T, *corev1.Pod) pod.Re
 				context(p).AppArmorProfile = &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined}
 			}, true, "", ""},
 			"unmasked": {func(p *corev1.Pod) { context(p).ProcMount = &unmasked }, false, "PodFeatureUnsupported", "procMount Unmasked needs hostUsers: false"},
-			"labelled": {func(p *corev1.Pod) { context(p).SELinuxOptions = &corev1.SELinuxOptions{Level: "s0:c1,c2"} }, false, "PodFeatureUnsupported", "seLinuxOptions"},
+			"labelled": {func(p *corev1.Pod) { context(p).SELinuxOptions = &corev1.SELinuxOptions{Type: "container_t"} }, false, "PodFeatureUnsupported", "seLinuxOptions"},
 			"unsafe": {func(p *corev1.Pod) {
 				p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "net/core/somaxconn", Value: "1024"}}}
 			}, false, "SysctlForbidden", `forbidden sysctl: "net.core.somaxconn" not allowlisted`},
