@@ -366,6 +366,10 @@ func (n *Node) shutOut(ctx context.Context, name string) ([]member.Rotated, erro
 	if !n.self.Issuer() {
 		return nil, member.ErrOnlyIssuers
 	}
+	// One that does not know the members cannot say who stays.
+	if err := n.settled(); err != nil {
+		return nil, err
+	}
 	snap := n.store.Snapshot()
 	named := n.self.Named(snap, name)
 	stored, known := crdt.Get[corev1.Node](snap, nodeKey(name))

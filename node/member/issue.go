@@ -131,6 +131,12 @@ func (s *Self) answerTo(ctx context.Context, door *Door, m Member, leaf *x509.Ce
 		case Hash(a.Certificate) != in.Authority:
 			return nil, errors.New("this issuer holds the key of another CA")
 		}
+		// Who was shut out before this CA was made may ask under any name, until this node has heard so.
+		for _, shut := range wordsOf[aboutAuthority](id, ResourceAuthorities)[in.Authority].Without {
+			if !s.Trust().Denied(shut) {
+				return nil, fmt.Errorf("this issuer has yet to hear of the revocation of %s, before which it gives the CA's key to nobody", shut)
+			}
+		}
 		s.log.Info("gave the CA's key to an issuer", "node", m.Name)
 		return keyReply{Key: id.Cluster.CAKey}, nil
 	case PathJoin:

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
 	"murmur/crdt"
 )
 
@@ -703,5 +705,77 @@ func TestStolenCABetween(t *testing.T) {
 		if err := c.trust.Stands(c.chain); (err != nil) != c.robbed {
 			t.Errorf("%s: a connection that stands: %v", c.name, err)
 		}
+	}
+}
+
+// A revocation that names a thousand members is heard.
+func TestRevocationOfALargeCluster(t *testing.T) {
+	w := found(t, "a")
+	b := w.join("b", "a", true)
+	w.join("stolen", "a", true)
+	const many = 1500
+	names := w.names()
+	if err := w.all["a"].Update(func(id *Identity) error {
+		for i := range many {
+			name := fmt.Sprint("m", i)
+			k := known{Key: make([]byte, 32), Node: name, Pin: make([]byte, 32)}
+			k.Pin[0], k.Pin[1], k.Pin[2] = 1, byte(i), byte(i>>8)
+			id.Known[name+"-id"], names[name+"-id"] = k, name
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.all["a"].Revoke(t.Context(), w.store, "stolen", map[string]bool{"stolen-id": true}, names); err != nil {
+		t.Fatal(err)
+	}
+	delete(w.all, "stolen")
+	w.unregister("stolen")
+	w.turn(b)
+	if d := b.Identity().denial("stolen-id"); d == nil || len(d.Keep) != many+2 {
+		t.Errorf("b has heard %v of the revocation", d != nil)
+	}
+}
+
+// An issuer that has the key of a new CA, and has not heard who was shut out before it was made, gives it to nobody.
+func TestKeyOfACAThatExcludes(t *testing.T) {
+	w := found(t, "a")
+	b := w.join("b", "a", true)
+	c := w.join("c", "a", true)
+	w.join("stolen", "a", true)
+	w.revoke("a", "stolen", true)
+	k := crdt.Key{Resource: ResourceRevoked, Name: "stolen-id"}
+	said, _ := w.store.Snapshot().Get(k)
+	statement, err := said.Map()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// b hears of the CA first.
+	if _, err := w.store.Commit(t.Context(), crdt.Write{Key: k, Base: said}); err != nil {
+		t.Fatal(err)
+	}
+	w.turn(b)
+	w.turn(b)
+	ca, _ := w.all["a"].signs()
+	if got, _ := b.signs(); got == nil || !got.Equal(ca) || b.Trust().Denied("stolen-id") {
+		t.Fatal("b does not hold the new key, or has heard of the revocation")
+	}
+	ask := func() error {
+		m, err := b.Verify(chainOf(c.Certificate()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = b.answerTo(t.Context(), w.doors["b"], m, c.Certificate().Leaf, PathKey, keyRequest{Authority: Hash(ca)})
+		return err
+	}
+	if err := ask(); err == nil || !strings.Contains(err.Error(), "has yet to hear of the revocation of stolen-id") {
+		t.Errorf("before it has heard: %v", err)
+	}
+	if _, err := w.store.Commit(t.Context(), crdt.Write{Key: k, Object: &unstructured.Unstructured{Object: statement}}); err != nil {
+		t.Fatal(err)
+	}
+	w.settle()
+	if err := ask(); err != nil {
+		t.Errorf("once it has heard: %v", err)
 	}
 }

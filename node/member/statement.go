@@ -47,8 +47,11 @@ type statement struct {
 	Signature   []byte `json:"signature"`
 }
 
-// maxStatement bounds what is read of one.
-const maxStatement = 64 << 10
+// maxStatement bounds what is read of one, maxRevocation of one that names every member.
+const (
+	maxStatement  = 64 << 10
+	maxRevocation = 1 << 20
+)
 
 func digest(k crdt.Key, body []byte) []byte {
 	h := sha256.New()
@@ -93,8 +96,12 @@ func statementOf(e *crdt.Entry) (*statement, error) {
 		return nil, err
 	}
 	text, _ := value["statement"].(string)
-	if len(text) > maxStatement {
-		return nil, fmt.Errorf("a statement of %d bytes, want at most %d", len(text), maxStatement)
+	most := maxStatement
+	if e.Key.Resource == ResourceRevoked {
+		most = maxRevocation
+	}
+	if len(text) > most {
+		return nil, fmt.Errorf("a statement of %d bytes, want at most %d", len(text), most)
 	}
 	b, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
