@@ -14,6 +14,7 @@ import (
 	"murmur/httpapi/informers"
 	"murmur/httpapi/policy"
 	"murmur/httpapi/quota"
+	"murmur/httpapi/registry"
 	"murmur/httpapi/webhook"
 )
 
@@ -22,7 +23,7 @@ func (s *Server) admission() (admission.Interface, error) {
 	system := s.System()
 	s.policies = policy.New(policy.Config{Store: s.cfg.Store, Node: s.cfg.Node, Client: s.own, ClientConfig: s.ownConfig(),
 		Authorizer: s.authz, UpdateStatus: system.UpdateStatus, Log: s.cfg.Log})
-	s.quotas = quota.New(quota.Config{Store: s.cfg.Store, Stored: stored(), Kind: s.kind, UpdateStatus: system.UpdateStatus})
+	s.quotas = quota.New(quota.Config{Store: s.cfg.Store, Stored: registry.Stored(), Kind: s.kind, UpdateStatus: system.UpdateStatus})
 	return admit.New(admit.Config{
 		TolerationSeconds: s.cfg.TolerationSeconds,
 		Arbiter:           s.cfg.Arbiter,

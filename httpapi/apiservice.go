@@ -10,41 +10,13 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/apiserver/pkg/registry/rest"
-	"k8s.io/kube-aggregator/pkg/apis/apiregistration"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
-	apiservicestore "k8s.io/kube-aggregator/pkg/registry/apiservice/etcd"
-	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"murmur/crdt"
 	"murmur/httpapi/custom"
 	"murmur/httpapi/storage"
 )
-
-// There is one for each group version that is served here. None is stored:
-// each node derives them from the table and from the definitions, as it does what it sees of nodes. No request is forwarded to
-// the API server of another, so an APIService that asks for it is refused, and the derived ones cannot be written.
-
-func newAPIServices(r *registry) (map[string]rest.Storage, error) {
-	s := apiservicestore.NewREST(legacyscheme.Scheme, r)
-	s.CreateStrategy = derivedAPIServices{s.CreateStrategy}
-	return map[string]rest.Storage{"": s, "status": apiservicestore.NewStatusREST(legacyscheme.Scheme, s)}, nil
-}
-
-// derivedAPIServices says why nobody makes an APIService.
-type derivedAPIServices struct{ rest.RESTCreateStrategy }
-
-func (d derivedAPIServices) Validate(ctx context.Context, obj runtime.Object) field.ErrorList {
-	errs := d.RESTCreateStrategy.Validate(ctx, obj)
-	if obj.(*apiregistration.APIService).Spec.Service != nil {
-		return append(errs, field.Forbidden(field.NewPath("spec", "service"),
-			"API servers are not aggregated: nothing here forwards requests to a Service; a CustomResourceDefinition defines kinds that are served here"))
-	}
-	return append(errs, field.Forbidden(field.NewPath("spec"), "APIServices are derived from what is served here, and nobody makes them"))
-}
 
 const (
 	// autoManaged is upstream's label of APIServices that nobody made by hand, and its values for kinds of the program and for defined kinds.
@@ -107,7 +79,7 @@ func (s *Server) deriveAPIServices(ctx context.Context, shown map[string]*apireg
 	if system, ok := crdt.Get[corev1.Namespace](snap, crdt.Key{Resource: "namespaces", Name: metav1.NamespaceSystem}); ok {
 		begun = system.CreationTimestamp
 	}
-	want := servedVersions(s.registry.order, begun, crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, ""))
+	want := servedVersions(s.registry.Versions(), begun, crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, ""))
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if equality.Semantic.DeepEqual(shown[name], want[name]) {
 			continue

@@ -29,7 +29,7 @@ func TestAPIServicesFollowDefinitions(t *testing.T) {
 		if all, err = services.List(ctx, metav1.ListOptions{}); err != nil {
 			return err
 		}
-		if want := len(n.registry.order); len(all.Items) != want {
+		if want := len(n.registry.Versions()); len(all.Items) != want {
 			return fmt.Errorf("%d APIServices, %d versions are served", len(all.Items), want)
 		}
 		for _, s := range all.Items {

@@ -82,7 +82,7 @@ func (c *Client) call(obj runtime.Object, sub string) (*call, runtime.Object, er
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, k := range c.server.registry.kinds {
+	for k := range c.server.registry.Kinds() {
 		if k.Decode == nil || k.GVK.GroupVersion() != gvks[0].GroupVersion() || k.GVK.Kind != gvks[0].Kind {
 			continue
 		}
@@ -101,7 +101,7 @@ func (c *Client) call(obj runtime.Object, sub string) (*call, runtime.Object, er
 		if k.Resource == (schema.GroupResource{Resource: "namespaces"}) {
 			namespace = m.GetName()
 		}
-		return c.at(&k.Kind, sub, namespace, m.GetName()), internal, nil
+		return c.at(k, sub, namespace, m.GetName()), internal, nil
 	}
 	return nil, nil, fmt.Errorf("%s is not a stored kind of this API", gvks[0])
 }
@@ -114,7 +114,7 @@ func (c *Client) at(k *storage.Kind, sub, namespace, name string) *call {
 	return &call{kind: k, path: path, sub: sub, namespace: namespace, name: name, user: c.user, own: c.own}
 }
 
-func (s *Server) serving(k *call) rest.Storage { return s.registry.versions[k.kind.Version][k.path] }
+func (s *Server) serving(k *call) rest.Storage { return s.registry.Storage(k.kind, k.path) }
 
 // allow prepares the context as the HTTP pipeline does, and asks whether the user may.
 func (s *Server) allow(ctx context.Context, k *call, verb string) (context.Context, error) {
@@ -241,7 +241,7 @@ func (c *Client) Finalize(ctx context.Context, namespace *corev1.Namespace) (*co
 
 // Token issues a token of a ServiceAccount. A node must bind it to a pod of its own.
 func (c *Client) Token(ctx context.Context, namespace, account string, want *authenticationv1.TokenRequest) (made *authenticationv1.TokenRequest, err error) {
-	k := c.at(&c.server.registry.kinds["serviceaccounts"].Kind, "token", namespace, account)
+	k := c.at(c.server.registry.Kind(corev1.Resource("serviceaccounts")), "token", namespace, account)
 	ctx, end := c.server.begin(ctx, k, "create", "")
 	defer func() { end(nil, err) }()
 	ctx, err = c.server.allow(ctx, k, "create")

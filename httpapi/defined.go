@@ -4,10 +4,15 @@ import (
 	"context"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/rest"
+	serviceaccountstore "k8s.io/kubernetes/pkg/registry/core/serviceaccount/storage"
 
 	"murmur/crdt"
 	"murmur/httpapi/custom"
+	"murmur/httpapi/registry"
 	"murmur/httpapi/storage"
+	"murmur/httpapi/stream"
+	"murmur/httpapi/usage"
 	"murmur/httpapi/webhook"
 )
 
@@ -23,10 +28,22 @@ func (s *Server) defined() (*custom.Kinds, error) {
 	})
 }
 
+// tableOfKinds makes what serves the kinds that are built in.
+func (s *Server) tableOfKinds() (*registry.Registry, error) {
+	return registry.New(registry.Config{
+		Store: s.cfg.Store, Backend: s.backend, Client: s.own, Authorizer: s.authz, Rules: s.rules, Resolver: s.resolver,
+		Known: s.known, Audiences: s.audiences, Issuer: s.issuer, MaxTokenLife: s.cfg.MaxTokenLife, ExtendedTokenLife: extendedTokenLife,
+		Tokens:    func(t *serviceaccountstore.TokenREST) rest.Storage { return &tokens{t, s.issuer} },
+		EventLife: eventLife, Numbers: s.numbers, Pods: s.tell,
+		Streams: stream.Config{Node: s.cfg.Node, Kubelet: s.cfg.Kubelet, Authorizer: s.authz, Relay: s.relay},
+		Usage:   &usage.Config{Store: s.cfg.Store, Node: s.cfg.Node, Relay: s.relay, Own: s.cfg.Usage, Log: s.cfg.Log},
+	})
+}
+
 // kind is how the objects of a resource are stored, be it in the table or defined; nil if there is none.
 func (s *Server) kind(resource schema.GroupResource) *storage.Kind {
-	if k := s.registry.kinds[storage.Key(resource)]; k != nil {
-		return &k.Kind
+	if k := s.registry.Kind(resource); k != nil {
+		return k
 	}
 	crd := custom.Definition(s.cfg.Store.Snapshot(), resource)
 	if crd == nil {

@@ -7,7 +7,6 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -93,11 +92,4 @@ func (t tokenSubjects) GetValidatingWebhookConfiguration(_ context.Context, name
 }
 func (t tokenSubjects) GetMutatingWebhookConfiguration(_ context.Context, name string) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
 	return subject[admissionregistrationv1.MutatingWebhookConfiguration](t, storage.MutatingWebhooks, "", name)
-}
-
-// getter reads one object of a kind for upstream's registries.
-type getter[T any] func(ctx context.Context, name string) (T, error)
-
-func (g getter[T]) Get(ctx context.Context, name string, _ metav1.GetOptions) (T, error) {
-	return g(ctx, name)
 }

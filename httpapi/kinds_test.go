@@ -11,6 +11,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"murmur/crdt"
+	"murmur/httpapi/storage"
 )
 
 // samples are one valid object of each kind that no other test writes.
@@ -53,8 +54,8 @@ func TestKinds(t *testing.T) {
 		obj, gvk, err := legacyscheme.Codecs.UniversalDeserializer().Decode([]byte(line), nil, nil)
 		check(t, err)
 		t.Run(gvk.Kind, func(t *testing.T) {
-			var k *kind
-			for _, have := range n.registry.kinds {
+			var k *storage.Kind
+			for have := range n.registry.Kinds() {
 				if have.GVK == *gvk {
 					k = have
 				}
@@ -78,7 +79,7 @@ func TestKinds(t *testing.T) {
 			if back, err := k.Decode(e); err != nil || back.GetObjectKind().GroupVersionKind() != *gvk {
 				t.Errorf("stored as %v, %v", back, err)
 			}
-			if n.registry.versions[k.Version][k.Resource.Resource+"/status"] != nil {
+			if n.registry.Storage(k, k.Resource.Resource+"/status") != nil {
 				_, err := admin.UpdateStatus(ctx, made)
 				for apierrors.IsConflict(err) { // priority and fairness reports on what it acts on
 					now, _ := n.cfg.Store.Snapshot().Get(key)

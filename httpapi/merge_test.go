@@ -64,7 +64,7 @@ type meeting struct {
 func (w *meeting) of(n *node, u map[string]any) dynamic.ResourceInterface {
 	w.t.Helper()
 	obj := &unstructured.Unstructured{Object: u}
-	for _, k := range n.registry.kinds {
+	for k := range n.registry.Kinds() {
 		if k.GVK == obj.GroupVersionKind() {
 			c, err := dynamic.NewForConfigAndClient(&rest.Config{Host: "https://here", QPS: -1}, &http.Client{Transport: n.As("admin", "system:masters").RoundTripper()})
 			check(w.t, err)

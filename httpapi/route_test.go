@@ -77,7 +77,7 @@ func newRecorded(t testing.TB) *recorded {
 	}
 	r.upstream.Router(restful.CurlyRouter{}) // as upstream's API server has it
 	s.table = &route.Table[restful.RouteFunction]{}
-	for _, gv := range s.registry.order {
+	for _, gv := range s.registry.Versions() {
 		container := restful.NewContainer()
 		_, _, err := s.version(gv, runtime.NewEquivalentResourceRegistry()).InstallREST(container)
 		check(t, err)

@@ -256,7 +256,7 @@ func (s *Server) installKinds(e *echo.Echo) error {
 	s.table = &route.Table[restful.RouteFunction]{}
 	legacy := aggregated.NewResourceManager("api")
 	services := map[schema.GroupVersion]*described{}
-	for _, gv := range s.registry.order {
+	for _, gv := range s.registry.Versions() {
 		container := restful.NewContainer()
 		resources, _, err := s.version(gv, equivalents).InstallREST(container)
 		if err != nil {
@@ -309,7 +309,7 @@ func (s *Server) version(gv schema.GroupVersion, equivalents runtime.EquivalentR
 		root = "/api"
 	}
 	return &endpoints.APIGroupVersion{
-		Storage: s.registry.versions[gv], Root: root, GroupVersion: gv, OptionsExternalVersion: &options,
+		Storage: s.registry.Storages(gv), Root: root, GroupVersion: gv, OptionsExternalVersion: &options,
 		Serializer: legacyscheme.Codecs, ParameterCodec: legacyscheme.ParameterCodec,
 		Typer: legacyscheme.Scheme, Creater: deepCreater{legacyscheme.Scheme}, Convertor: legacyscheme.Scheme,
 		ConvertabilityChecker: legacyscheme.Scheme, Defaulter: legacyscheme.Scheme, Namer: runtime.Namer(meta.NewAccessor()),

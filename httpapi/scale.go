@@ -91,8 +91,8 @@ func (s *Server) scalable(of autoscalingv2.CrossVersionObjectReference) (schema.
 	if err != nil {
 		return schema.GroupVersionResource{}, err
 	}
-	for _, k := range s.registry.kinds {
-		if k.GVK.Group == gv.Group && k.GVK.Kind == of.Kind && s.registry.versions[k.Version][k.Resource.Resource+"/scale"] != nil {
+	for k := range s.registry.Kinds() {
+		if k.GVK.Group == gv.Group && k.GVK.Kind == of.Kind && s.registry.Storage(k, k.Resource.Resource+"/scale") != nil {
 			return k.Version.WithResource(k.Resource.Resource), nil
 		}
 	}
@@ -111,7 +111,7 @@ func (s *Server) scalable(of autoscalingv2.CrossVersionObjectReference) (schema.
 
 // PodUsage is what the pods that a selector chooses use, as far as they are measured and their nodes answer in time.
 func (c *Client) PodUsage(ctx context.Context, namespace string, pods labels.Selector) ([]metricsv1beta1.PodMetrics, error) {
-	k := c.at(&c.server.registry.kinds[metricsv1beta1.GroupName+"/pods"].Kind, "", namespace, "")
+	k := c.at(c.server.registry.Kind(metricsv1beta1.Resource("pods")), "", namespace, "")
 	ctx, err := c.server.allow(ctx, k, "list")
 	if err != nil {
 		return nil, err

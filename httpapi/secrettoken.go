@@ -48,7 +48,7 @@ func (s *Server) SecretTokenProven(token string) bool {
 
 // secretTokenAuthenticator believes such tokens by upstream's rules.
 func (s *Server) secretTokenAuthenticator() (authenticator.Token, error) {
-	v, err := serviceaccount.NewLegacyValidator(true, tokenSubjects{s.cfg.Store}, ownSecrets{s})
+	v, err := serviceaccount.NewLegacyValidator(true, tokenSubjects{s.cfg.Store}, ownSecrets(func(namespace string) typedcorev1.SecretInterface { return s.own.CoreV1().Secrets(namespace) }))
 	if err != nil {
 		return nil, err
 	}
@@ -59,8 +59,8 @@ func (s *Server) secretTokenAuthenticator() (authenticator.Token, error) {
 }
 
 // ownSecrets writes Secrets for upstream's validator, which notes the day on which a token was used last.
-type ownSecrets struct{ server *Server }
+type ownSecrets func(namespace string) typedcorev1.SecretInterface
 
 func (o ownSecrets) Secrets(namespace string) typedcorev1.SecretInterface {
-	return o.server.own.CoreV1().Secrets(namespace)
+	return o(namespace)
 }

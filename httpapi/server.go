@@ -45,6 +45,7 @@ import (
 	"murmur/httpapi/issuers"
 	"murmur/httpapi/policy"
 	"murmur/httpapi/quota"
+	"murmur/httpapi/registry"
 	"murmur/httpapi/relay"
 	"murmur/httpapi/route"
 	"murmur/httpapi/standing"
@@ -186,7 +187,7 @@ type Server struct {
 	quotas    *quota.Quotas
 	numbers   *allocator.Services
 	backend   *storage.Backend
-	registry  *registry
+	registry  *registry.Registry
 	fair      *fairness.Fairness
 	table     *route.Table[restful.RouteFunction]
 	customs   *custom.Kinds
@@ -216,7 +217,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	// Whether a container may be privileged is for admission to say, as in every distribution; validation alone would refuse all.
 	capabilities.Setup(true, 0)
-	withTypes()
+	registry.AddToScheme()
 	s := &Server{cfg: cfg.withDefaults(), stopping: make(chan struct{})}
 	s.backend = storage.New(s.cfg.Store, s.cfg.Homes)
 	s.numbers = allocator.New(allocator.Config{
@@ -246,7 +247,7 @@ func New(cfg Config) (*Server, error) {
 	if s.admit, err = s.admission(); err != nil {
 		return nil, err
 	}
-	if s.registry, err = newRegistry(s); err != nil {
+	if s.registry, err = s.tableOfKinds(); err != nil {
 		return nil, err
 	}
 	if s.customs, err = s.defined(); err != nil {
@@ -391,7 +392,7 @@ func (s *Server) count(resource string) (apistorage.Stats, bool) {
 // Resources lists what is stored, as in crdt.Key.Resource.
 func (s *Server) Resources() []string {
 	var out []string
-	for _, k := range stored() {
+	for _, k := range registry.Stored() {
 		out = append(out, k.Key())
 	}
 	return out

@@ -28,6 +28,7 @@ var rooms = []room{
 	{pkg: "httpapi/informers", may: []string{"crdt", "httpapi/storage"}},
 	{pkg: "httpapi/policy", may: []string{"crdt", "httpapi/informers", "httpapi/storage", "httpapi/turn"}},
 	{pkg: "httpapi/quota", may: []string{"crdt", "httpapi/custom", "httpapi/storage"}},
+	{pkg: "httpapi/registry", may: []string{"crdt", "httpapi/allocator", "httpapi/custom", "httpapi/informers", "httpapi/storage", "httpapi/stream", "httpapi/usage"}},
 	{pkg: "httpapi/relay", may: []string{"httpapi/caller"}},
 	{pkg: "httpapi/route"},
 	{pkg: "httpapi/standing"},

@@ -1,4 +1,4 @@
-package httpapi
+package registry
 
 import (
 	"net/http"
@@ -8,13 +8,16 @@ import (
 
 // TestProxyTransport: a pod that serves TLS is reached by the proxy subresource, whoever signed its certificate.
 func TestProxyTransport(t *testing.T) {
-	n := newNode(t, nil)
 	pod := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
 	defer pod.Close()
 	r, err := http.NewRequest("GET", pod.URL, nil)
-	check(t, err)
-	resp, err := n.registry.proxy.RoundTrip(r)
-	check(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := newProxy().RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusTeapot {
 		t.Errorf("status %d", resp.StatusCode)

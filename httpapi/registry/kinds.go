@@ -1,4 +1,4 @@
-package httpapi
+package registry
 
 import (
 	"maps"
@@ -110,22 +110,22 @@ type kind struct {
 	// also are further group versions that serve the same stored objects.
 	also []schema.GroupVersion
 	// form is how they are represented, if not as storage.Native says.
-	form func(*registry, *kind) storage.Form
+	form func(*Registry, *kind) storage.Form
 	// rest makes the resource ("") and its subresources ("status").
-	rest func(*registry) (map[string]rest.Storage, error)
+	rest func(*Registry) (map[string]rest.Storage, error)
 }
 
 // alone is a registry that makes a kind without subresources.
-func alone[S rest.Storage](make func(generic.RESTOptionsGetter) (S, error)) func(*registry) (map[string]rest.Storage, error) {
-	return func(r *registry) (map[string]rest.Storage, error) {
+func alone[S rest.Storage](make func(generic.RESTOptionsGetter) (S, error)) func(*Registry) (map[string]rest.Storage, error) {
+	return func(r *Registry) (map[string]rest.Storage, error) {
 		s, err := make(r)
 		return map[string]rest.Storage{"": s}, err
 	}
 }
 
 // reported is a registry that makes a kind with a status.
-func reported[S, T rest.Storage](make func(generic.RESTOptionsGetter) (S, T, error)) func(*registry) (map[string]rest.Storage, error) {
-	return func(r *registry) (map[string]rest.Storage, error) {
+func reported[S, T rest.Storage](make func(generic.RESTOptionsGetter) (S, T, error)) func(*Registry) (map[string]rest.Storage, error) {
+	return func(r *Registry) (map[string]rest.Storage, error) {
 		s, status, err := make(r)
 		return map[string]rest.Storage{"": s, "status": status}, err
 	}
@@ -136,106 +136,108 @@ func kinds() []*kind {
 	coreKind := func(name string) schema.GroupResource { return core.Resource(name) }
 	rbacKind := func(name string) schema.GroupResource { return rbacv1.Resource(name) }
 	return append([]*kind{
-		{Kind: storage.Typed[corev1.Namespace](coreKind("namespaces"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.Namespace](coreKind("namespaces"), corev1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, status, finalize, err := namespacestore.NewREST(r)
 			return map[string]rest.Storage{"": s, "status": status, "finalize": finalize}, err
 		}},
-		{Kind: storage.Typed[corev1.Node](coreKind("nodes"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.Node](coreKind("nodes"), corev1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := nodestore.NewStorage(r, kubeletclient.KubeletClientConfig{}, r.proxy)
 			if err != nil {
 				return nil, err
 			}
 			return map[string]rest.Storage{"": s.Node, "status": s.Status}, nil
 		}},
-		{Kind: storage.Typed[corev1.Secret](coreKind("secrets"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.Secret](coreKind("secrets"), corev1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := secretstore.NewREST(r)
 			return map[string]rest.Storage{"": s}, err
 		}},
-		{Kind: storage.Typed[corev1.ConfigMap](coreKind("configmaps"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.ConfigMap](coreKind("configmaps"), corev1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := configmapstore.NewREST(r)
 			return map[string]rest.Storage{"": s}, err
 		}},
-		{Kind: storage.Typed[corev1.Pod](coreKind("pods"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
-			s, err := podstore.NewStorage(r, stream.PlacedOn{}, r.proxy, r.own.PolicyV1(), r.authz)
+		{Kind: storage.Typed[corev1.Pod](coreKind("pods"), corev1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
+			s, err := podstore.NewStorage(r, stream.PlacedOn{}, r.proxy, r.cfg.Client.PolicyV1(), r.cfg.Authorizer)
 			if err != nil {
 				return nil, err
 			}
-			r.tell(s.Pod.Store)
-			out := stream.New(stream.Config{Node: r.cfg.Node, Kubelet: r.cfg.Kubelet, Authorizer: r.authz, Relay: r.relay}, s.Pod.Store)
+			if r.cfg.Pods != nil {
+				r.cfg.Pods(s.Pod.Store)
+			}
+			out := stream.New(r.cfg.Streams, s.Pod.Store)
 			maps.Copy(out, map[string]rest.Storage{
 				"": s.Pod, "status": s.Status, "resize": s.Resize, "binding": s.Binding, "eviction": s.Eviction,
 				"ephemeralcontainers": s.EphemeralContainers, "proxy": s.Proxy,
 			})
 			return out, nil
 		}},
-		{Kind: storage.Typed[corev1.Service](coreKind("services"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.Service](coreKind("services"), corev1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, status, proxy, err := servicestore.NewREST(r, core.IPv4Protocol,
-				map[core.IPFamily]ipallocator.Interface{core.IPv4Protocol: r.numbers.Addresses()}, r.numbers.Ports(), informers.EndpointSlices(r.cfg.Store), r.store("pods"), r.proxy)
+				map[core.IPFamily]ipallocator.Interface{core.IPv4Protocol: r.cfg.Numbers.Addresses()}, r.cfg.Numbers.Ports(), informers.EndpointSlices(r.cfg.Store), r.store("pods"), r.proxy)
 			if err != nil {
 				return nil, err
 			}
-			r.numbers.Install(s.Store)
+			r.cfg.Numbers.Install(s.Store)
 			return map[string]rest.Storage{"": s, "status": status, "proxy": proxy}, nil
 		}},
-		{Kind: storage.Typed[corev1.ServiceAccount](coreKind("serviceaccounts"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
-			s, err := serviceaccountstore.NewREST(r, r.issuer, r.audiences, r.authz, r.cfg.MaxTokenLife, r.store("pods"), r.store("secrets"), r.store("nodes"),
-				getter[*admissionregistrationv1.ValidatingWebhookConfiguration](tokenSubjects{r.cfg.Store}.GetValidatingWebhookConfiguration),
-				getter[*admissionregistrationv1.MutatingWebhookConfiguration](tokenSubjects{r.cfg.Store}.GetMutatingWebhookConfiguration), true, min(r.cfg.MaxTokenLife, extendedTokenLife))
+		{Kind: storage.Typed[corev1.ServiceAccount](coreKind("serviceaccounts"), corev1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
+			s, err := serviceaccountstore.NewREST(r, r.cfg.Issuer, r.cfg.Audiences, r.cfg.Authorizer, r.cfg.MaxTokenLife, r.store("pods"), r.store("secrets"), r.store("nodes"),
+				getter[*admissionregistrationv1.ValidatingWebhookConfiguration](read[admissionregistrationv1.ValidatingWebhookConfiguration](r.cfg.Store, storage.ValidatingWebhooks)),
+				getter[*admissionregistrationv1.MutatingWebhookConfiguration](read[admissionregistrationv1.MutatingWebhookConfiguration](r.cfg.Store, storage.MutatingWebhooks)), true, min(r.cfg.MaxTokenLife, r.cfg.ExtendedTokenLife))
 			if err != nil {
 				return nil, err
 			}
 			out := map[string]rest.Storage{"": s}
 			if s.Token != nil {
-				out["token"] = &tokens{s.Token, r.Server}
+				out["token"] = r.cfg.Tokens(s.Token)
 			}
 			return out, nil
 		}},
-		{Kind: storage.Typed[corev1.Endpoints](coreKind("endpoints"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.Endpoints](coreKind("endpoints"), corev1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := endpointsstore.NewREST(r)
 			return map[string]rest.Storage{"": s}, err
 		}},
-		{Kind: storage.Typed[corev1.Event](coreKind("events"), corev1.SchemeGroupVersion), also: []schema.GroupVersion{eventsv1.SchemeGroupVersion}, rest: func(r *registry) (map[string]rest.Storage, error) {
-			s, err := eventstore.NewREST(r, uint64(eventLife.Seconds()))
+		{Kind: storage.Typed[corev1.Event](coreKind("events"), corev1.SchemeGroupVersion), also: []schema.GroupVersion{eventsv1.SchemeGroupVersion}, rest: func(r *Registry) (map[string]rest.Storage, error) {
+			s, err := eventstore.NewREST(r, uint64(r.cfg.EventLife.Seconds()))
 			return map[string]rest.Storage{"": s}, err
 		}},
-		{Kind: storage.Typed[discoveryv1.EndpointSlice](discoveryv1.Resource("endpointslices"), discoveryv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[discoveryv1.EndpointSlice](discoveryv1.Resource("endpointslices"), discoveryv1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := endpointslicestore.NewREST(r)
 			return map[string]rest.Storage{"": s}, err
 		}},
-		{Kind: storage.Typed[appsv1.ReplicaSet](appsv1.Resource("replicasets"), appsv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[appsv1.ReplicaSet](appsv1.Resource("replicasets"), appsv1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := replicasetstore.NewStorage(r)
 			return map[string]rest.Storage{"": s.ReplicaSet, "status": s.Status, "scale": s.Scale}, err
 		}},
-		{Kind: storage.Typed[appsv1.Deployment](appsv1.Resource("deployments"), appsv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[appsv1.Deployment](appsv1.Resource("deployments"), appsv1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := deploymentstore.NewStorage(r)
 			return map[string]rest.Storage{"": s.Deployment, "status": s.Status, "scale": s.Scale}, err
 		}},
-		{Kind: storage.Typed[coordinationv1.Lease](coordinationv1.Resource("leases"), coordinationv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[coordinationv1.Lease](coordinationv1.Resource("leases"), coordinationv1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := leasestore.NewREST(r)
 			return map[string]rest.Storage{"": s}, err
 		}},
-		{Kind: storage.Typed[rbacv1.Role](rbacKind("roles"), rbacv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[rbacv1.Role](rbacKind("roles"), rbacv1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := rolestore.NewREST(r)
-			return map[string]rest.Storage{"": rolepolicy.NewStorage(s, r.authz, r.rules)}, err
+			return map[string]rest.Storage{"": rolepolicy.NewStorage(s, r.cfg.Authorizer, r.cfg.Rules)}, err
 		}},
-		{Kind: storage.Typed[rbacv1.ClusterRole](rbacKind("clusterroles"), rbacv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[rbacv1.ClusterRole](rbacKind("clusterroles"), rbacv1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := clusterrolestore.NewREST(r)
-			return map[string]rest.Storage{"": clusterrolepolicy.NewStorage(s, r.authz, r.rules)}, err
+			return map[string]rest.Storage{"": clusterrolepolicy.NewStorage(s, r.cfg.Authorizer, r.cfg.Rules)}, err
 		}},
-		{Kind: storage.Typed[rbacv1.RoleBinding](rbacKind("rolebindings"), rbacv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[rbacv1.RoleBinding](rbacKind("rolebindings"), rbacv1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := rolebindingstore.NewREST(r)
-			return map[string]rest.Storage{"": rolebindingpolicy.NewStorage(s, r.authz, r.rules)}, err
+			return map[string]rest.Storage{"": rolebindingpolicy.NewStorage(s, r.cfg.Authorizer, r.cfg.Rules)}, err
 		}},
-		{Kind: storage.Typed[rbacv1.ClusterRoleBinding](rbacKind("clusterrolebindings"), rbacv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[rbacv1.ClusterRoleBinding](rbacKind("clusterrolebindings"), rbacv1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := clusterrolebindingstore.NewREST(r)
-			return map[string]rest.Storage{"": clusterrolebindingpolicy.NewStorage(s, r.authz, r.rules)}, err
+			return map[string]rest.Storage{"": clusterrolebindingpolicy.NewStorage(s, r.cfg.Authorizer, r.cfg.Rules)}, err
 		}},
 
-		{Kind: storage.Typed[corev1.ReplicationController](coreKind("replicationcontrollers"), corev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[corev1.ReplicationController](coreKind("replicationcontrollers"), corev1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := replicationcontrollerstore.NewStorage(r)
 			return map[string]rest.Storage{"": s.Controller, "status": s.Status, "scale": s.Scale}, err
 		}},
-		{Kind: storage.Typed[appsv1.StatefulSet](appsv1.Resource("statefulsets"), appsv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[appsv1.StatefulSet](appsv1.Resource("statefulsets"), appsv1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := statefulsetstore.NewStorage(r)
 			return map[string]rest.Storage{"": s.StatefulSet, "status": s.Status, "scale": s.Scale}, err
 		}},
@@ -261,28 +263,28 @@ func kinds() []*kind {
 		{Kind: storage.Typed[corev1.PersistentVolumeClaim](coreKind("persistentvolumeclaims"), corev1.SchemeGroupVersion), rest: reported(claimstore.NewREST)},
 		{Kind: storage.Typed[storagev1.StorageClass](storagev1.Resource("storageclasses"), storagev1.SchemeGroupVersion), rest: alone(storageclassstore.NewREST)},
 		{Kind: storage.Typed[storagev1.VolumeAttributesClass](storagev1.Resource("volumeattributesclasses"), storagev1.SchemeGroupVersion), rest: alone(volumeattributesstore.NewREST)},
-		{Kind: storage.Typed[storagev1.VolumeAttachment](storagev1.Resource("volumeattachments"), storagev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[storagev1.VolumeAttachment](storagev1.Resource("volumeattachments"), storagev1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := attachmentstore.NewStorage(r)
 			if err != nil {
 				return nil, err
 			}
 			return map[string]rest.Storage{"": s.VolumeAttachment, "status": s.Status}, nil
 		}},
-		{Kind: storage.Typed[storagev1.CSIDriver](storagev1.Resource("csidrivers"), storagev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[storagev1.CSIDriver](storagev1.Resource("csidrivers"), storagev1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := csidriverstore.NewStorage(r)
 			if err != nil {
 				return nil, err
 			}
 			return map[string]rest.Storage{"": s.CSIDriver}, nil
 		}},
-		{Kind: storage.Typed[storagev1.CSINode](storagev1.Resource("csinodes"), storagev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[storagev1.CSINode](storagev1.Resource("csinodes"), storagev1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := csinodestore.NewStorage(r)
 			if err != nil {
 				return nil, err
 			}
 			return map[string]rest.Storage{"": s.CSINode}, nil
 		}},
-		{Kind: storage.Typed[storagev1.CSIStorageCapacity](storagev1.Resource("csistoragecapacities"), storagev1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[storagev1.CSIStorageCapacity](storagev1.Resource("csistoragecapacities"), storagev1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, err := csicapacitystore.NewStorage(r)
 			if err != nil {
 				return nil, err
@@ -290,23 +292,23 @@ func kinds() []*kind {
 			return map[string]rest.Storage{"": s.CSIStorageCapacity}, nil
 		}},
 
-		{Kind: storage.Typed[certificatesv1.CertificateSigningRequest](certificatesv1.Resource("certificatesigningrequests"), certificatesv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
+		{Kind: storage.Typed[certificatesv1.CertificateSigningRequest](certificatesv1.Resource("certificatesigningrequests"), certificatesv1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
 			s, status, approval, err := certificatestore.NewREST(r)
 			return map[string]rest.Storage{"": s, "status": status, "approval": approval}, err
 		}},
 		{Kind: storage.Typed[certificatesv1.ClusterTrustBundle](certificatesv1.Resource("clustertrustbundles"), certificatesv1.SchemeGroupVersion), rest: alone(trustbundlestore.NewREST)},
-		{Kind: storage.Typed[certificatesv1.PodCertificateRequest](certificatesv1.Resource("podcertificaterequests"), certificatesv1.SchemeGroupVersion), rest: func(r *registry) (map[string]rest.Storage, error) {
-			s, status, err := podcertificatestore.NewREST(r, r.authz, clock.RealClock{})
+		{Kind: storage.Typed[certificatesv1.PodCertificateRequest](certificatesv1.Resource("podcertificaterequests"), certificatesv1.SchemeGroupVersion), rest: func(r *Registry) (map[string]rest.Storage, error) {
+			s, status, err := podcertificatestore.NewREST(r, r.cfg.Authorizer, clock.RealClock{})
 			return map[string]rest.Storage{"": s, "status": status}, err
 		}},
 		{Kind: storage.Typed[flowcontrolv1.FlowSchema](flowcontrolv1.Resource("flowschemas"), flowcontrolv1.SchemeGroupVersion), rest: reported(flowschemastore.NewREST)},
 		{Kind: storage.Typed[flowcontrolv1.PriorityLevelConfiguration](flowcontrolv1.Resource("prioritylevelconfigurations"), flowcontrolv1.SchemeGroupVersion), rest: reported(prioritylevelstore.NewREST)},
 
 		{Kind: storage.Typed[apiextensionsv1.CustomResourceDefinition](apiextensionsv1.Resource("customresourcedefinitions"), apiextensionsv1.SchemeGroupVersion),
-			form: func(r *registry, k *kind) storage.Form {
+			form: func(r *Registry, k *kind) storage.Form {
 				return custom.DefinitionForm{Native: storage.Native{Kind: &k.Kind}, Store: r.cfg.Store}
 			},
-			rest: func(r *registry) (map[string]rest.Storage, error) {
+			rest: func(r *Registry) (map[string]rest.Storage, error) {
 				s, err := customresourcedefinition.NewREST(legacyscheme.Scheme, r)
 				if err != nil {
 					return nil, err
@@ -319,37 +321,37 @@ func kinds() []*kind {
 
 		{Kind: storage.Typed[apiregistrationv1.APIService](apiregistrationv1.Resource("apiservices"), apiregistrationv1.SchemeGroupVersion), rest: newAPIServices},
 
-		answered(metricsv1beta1.Resource("nodes"), metricsv1beta1.SchemeGroupVersion, func(r *registry) rest.Storage { return usage.Nodes(r.usage) }),
-		answered(metricsv1beta1.Resource("pods"), metricsv1beta1.SchemeGroupVersion, func(r *registry) rest.Storage { return usage.Pods(r.usage) }),
-		answered(authenticationv1.Resource("tokenreviews"), authenticationv1.SchemeGroupVersion, func(r *registry) rest.Storage {
-			return tokenreview.NewREST(r.known, r.audiences)
+		answered(metricsv1beta1.Resource("nodes"), metricsv1beta1.SchemeGroupVersion, func(r *Registry) rest.Storage { return usage.Nodes(r.cfg.Usage) }),
+		answered(metricsv1beta1.Resource("pods"), metricsv1beta1.SchemeGroupVersion, func(r *Registry) rest.Storage { return usage.Pods(r.cfg.Usage) }),
+		answered(authenticationv1.Resource("tokenreviews"), authenticationv1.SchemeGroupVersion, func(r *Registry) rest.Storage {
+			return tokenreview.NewREST(r.cfg.Known, r.cfg.Audiences)
 		}),
-		answered(authenticationv1.Resource("selfsubjectreviews"), authenticationv1.SchemeGroupVersion, func(*registry) rest.Storage {
+		answered(authenticationv1.Resource("selfsubjectreviews"), authenticationv1.SchemeGroupVersion, func(*Registry) rest.Storage {
 			return selfsubjectreview.NewREST()
 		}),
-		answered(authorizationv1.Resource("subjectaccessreviews"), authorizationv1.SchemeGroupVersion, func(r *registry) rest.Storage {
-			return subjectaccessreview.NewREST(r.authz, legacyscheme.Scheme)
+		answered(authorizationv1.Resource("subjectaccessreviews"), authorizationv1.SchemeGroupVersion, func(r *Registry) rest.Storage {
+			return subjectaccessreview.NewREST(r.cfg.Authorizer, legacyscheme.Scheme)
 		}),
-		answered(authorizationv1.Resource("localsubjectaccessreviews"), authorizationv1.SchemeGroupVersion, func(r *registry) rest.Storage {
-			return localsubjectaccessreview.NewREST(r.authz, legacyscheme.Scheme)
+		answered(authorizationv1.Resource("localsubjectaccessreviews"), authorizationv1.SchemeGroupVersion, func(r *Registry) rest.Storage {
+			return localsubjectaccessreview.NewREST(r.cfg.Authorizer, legacyscheme.Scheme)
 		}),
-		answered(authorizationv1.Resource("selfsubjectaccessreviews"), authorizationv1.SchemeGroupVersion, func(r *registry) rest.Storage {
-			return selfsubjectaccessreview.NewREST(r.authz, legacyscheme.Scheme)
+		answered(authorizationv1.Resource("selfsubjectaccessreviews"), authorizationv1.SchemeGroupVersion, func(r *Registry) rest.Storage {
+			return selfsubjectaccessreview.NewREST(r.cfg.Authorizer, legacyscheme.Scheme)
 		}),
-		answered(authorizationv1.Resource("selfsubjectrulesreviews"), authorizationv1.SchemeGroupVersion, func(r *registry) rest.Storage {
-			return selfsubjectrulesreview.NewREST(r.resolver)
+		answered(authorizationv1.Resource("selfsubjectrulesreviews"), authorizationv1.SchemeGroupVersion, func(r *Registry) rest.Storage {
+			return selfsubjectrulesreview.NewREST(r.cfg.Resolver)
 		}),
 	}, policyKinds()...)
 }
 
-func answered(resource schema.GroupResource, version schema.GroupVersion, make func(*registry) rest.Storage) *kind {
-	return &kind{Kind: storage.Kind{Resource: resource, Version: version}, rest: func(r *registry) (map[string]rest.Storage, error) {
+func answered(resource schema.GroupResource, version schema.GroupVersion, make func(*Registry) rest.Storage) *kind {
+	return &kind{Kind: storage.Kind{Resource: resource, Version: version}, rest: func(r *Registry) (map[string]rest.Storage, error) {
 		return map[string]rest.Storage{"": make(r)}, nil
 	}}
 }
 
-// stored are the kinds of the table that are stored.
-func stored() []storage.Kind {
+// Stored are the kinds of the table that are stored.
+func Stored() []storage.Kind {
 	var out []storage.Kind
 	for _, k := range kinds() {
 		if k.Decode != nil {
