@@ -139,10 +139,14 @@ func restored(cfg Config, name string, alone bool) (err error) {
 	if err != nil || r == nil {
 		return err
 	}
-	_, end := r.Begin(context.Background(), &audit.Act{
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	_, end := r.Begin(ctx, &audit.Act{
 		User: administrator(os.Getuid(), os.Getpid()), Verb: "restore", Path: audit.PathAdmin + "v1/restore",
 		Notes: map[string]string{"node": name, "alone": strconv.FormatBool(alone)},
 	})
 	end(nil)
-	return nil
+	cancel() // what is to be sent is sent before it ends
+	return <-ended
 }

@@ -116,3 +116,25 @@ func TestAdmissionIsRecorded(t *testing.T) {
 		t.Errorf("%+v", events)
 	}
 }
+
+// TestRestoreIsRecorded: in the new data directory, as done by who ran it.
+func TestRestoreIsRecorded(t *testing.T) {
+	cfg := Config{}
+	cfg.Audit.LogPath = filepath.Join(t.TempDir(), "audit", "audit.log")
+	for range 2 {
+		if err := restored(cfg, "n1", true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	events := recorded(t, cfg.Audit.LogPath)
+	if len(events) != 2 {
+		t.Fatalf("%d events", len(events))
+	}
+	if e := events[0]; e.Verb != "restore" || e.User.Username != userAdmin || e.User.UID != strconv.Itoa(os.Getuid()) || e.Annotations["audit.murmur.io/node"] != "n1" || e.Annotations["audit.murmur.io/alone"] != "true" {
+		t.Errorf("%+v", e)
+	}
+	cfg.Audit.LogPath = ""
+	if err := restored(cfg, "n1", true); err != nil {
+		t.Errorf("nothing is to be recorded: %v", err)
+	}
+}
