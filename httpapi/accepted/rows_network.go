@@ -8,7 +8,8 @@ func networkRows() []Row {
 	)
 	return []Row{
 		acted(svc, "node/proxy", "node/proxy.TestRules", "spec.type", "spec.selector", "spec.ports", "spec.clusterIP", "spec.sessionAffinity", "spec.sessionAffinityConfig",
-			"spec.externalTrafficPolicy", "spec.internalTrafficPolicy", "spec.trafficDistribution", "spec.loadBalancerSourceRanges", "spec.publishNotReadyAddresses", "spec.externalIPs"),
+			"spec.externalTrafficPolicy", "spec.internalTrafficPolicy", "spec.loadBalancerSourceRanges", "spec.publishNotReadyAddresses", "spec.externalIPs"),
+		acted(svc, "node/proxy", "node/proxy.TestNear", "spec.trafficDistribution"),
 		kept(svc, "spec.ports.appProtocol"),
 		acted(svc, "httpapi", "httpapi.TestAllocation", "spec.ports.nodePort"),
 		acted(svc, "httpapi", "httpapi.TestWhatTheAPISets", "spec.clusterIPs"),

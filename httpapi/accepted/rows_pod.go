@@ -139,15 +139,17 @@ func podVolumeRows() []Row {
 		e, ok := v.(*core.EmptyDirVolumeSource)
 		return ok && e.SizeLimit != nil && !e.SizeLimit.IsZero() && e.Medium != core.StorageMediumMemory
 	}
+	pages := refused(k, "node/volume", "node/volume.TestHugePagesAreNoMedium", "no node here offers huge pages; a pod with such a volume never starts", "spec.volumes.emptyDir.medium")
+	pages.Unless = []string{string(core.StorageMediumMemory)}
 	return []Row{
-		acted(k, "node/volume", "node/containerd.TestVolumes", "spec.volumes.name", "spec.volumes.emptyDir.medium", "spec.volumes.emptyDir.sizeLimit",
+		acted(k, "node/volume", "node/containerd.TestVolumes", "spec.volumes.name", "spec.volumes.emptyDir.sizeLimit",
 			"spec.volumes.projected.sources.downwardAPI", "spec.volumes.downwardAPI.items.fieldRef"),
 		acted(k, "node/volume", "node/volume.TestModesOfFiles", "spec.volumes.secret", "spec.volumes.configMap", "spec.volumes.downwardAPI", "spec.volumes.projected.sources.secret",
 			"spec.volumes.projected.sources.configMap", "spec.volumes.projected.defaultMode", "spec.volumes.projected.sources.downwardAPI.items.mode",
 			"spec.volumes.projected.sources.downwardAPI.items.resourceFieldRef"),
 		acted(k, "node/volume", "node/volume.TestOptional", "spec.volumes.secret.optional", "spec.volumes.configMap.optional", "spec.volumes.projected.sources.secret.optional",
 			"spec.volumes.projected.sources.configMap.optional"),
-		onDisk,
+		onDisk, pages,
 		dropped(k, "EmptyDirVolumeMode", "spec.volumes.emptyDir.mode"),
 		dropped(k, "AtomicWriteVolumeUserFields", "spec.volumes.secret.defaultUser", "spec.volumes.secret.items.user",
 			"spec.volumes.configMap.defaultUser", "spec.volumes.configMap.items.user", "spec.volumes.downwardAPI.defaultUser", "spec.volumes.downwardAPI.items.user",

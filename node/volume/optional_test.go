@@ -3,6 +3,7 @@ package volume
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -71,6 +72,17 @@ func TestOptional(t *testing.T) {
 			if err := v.Cleanup(t.Context(), p.UID, false); err != nil {
 				t.Error(err)
 			}
+		}
+	}
+}
+
+// TestHugePagesAreNoMedium: a volume of huge pages is refused with the reason, and not made of something else.
+func TestHugePagesAreNoMedium(t *testing.T) {
+	v := New(Config{Dir: t.TempDir()})
+	for _, medium := range []corev1.StorageMedium{corev1.StorageMediumHugePages, corev1.StorageMediumHugePagesPrefix + "2Mi"} {
+		p := testPod(corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: medium}}})
+		if _, err := v.Prepare(t.Context(), p, half{}); err == nil || !strings.Contains(err.Error(), "is not supported") {
+			t.Errorf("%s: %v", medium, err)
 		}
 	}
 }
