@@ -37,7 +37,7 @@ func (s *Server) Bootstrap(ctx context.Context) error {
 	group.SetLimit(32)
 	ensure := func(resource string, obj runtime.Object) {
 		group.Go(func() error {
-			if err := c.ensure(ctx, resource, obj); err != nil {
+			if err := s.ensure(ctx, c, resource, obj); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				errs = append(errs, err)
@@ -106,11 +106,11 @@ func (s *Server) kubernetesService() *corev1.Service {
 }
 
 // ensure creates what is missing and completes roles and bindings that are there.
-func (c *Client) ensure(ctx context.Context, resource string, obj runtime.Object) error {
+func (s *Server) ensure(ctx context.Context, c *Client, resource string, obj runtime.Object) error {
 	m := obj.(metav1.Object)
 	key := crdt.Key{Resource: resource, Namespace: m.GetNamespace(), Name: m.GetName()}
 	for {
-		snap := c.server.cfg.Store.Snapshot()
+		snap := s.cfg.Store.Snapshot()
 		var err error
 		if e, ok := snap.Get(key); !ok {
 			_, err = c.Create(ctx, obj)

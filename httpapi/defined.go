@@ -1,13 +1,10 @@
 package httpapi
 
 import (
-	"context"
-
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/rest"
 	serviceaccountstore "k8s.io/kubernetes/pkg/registry/core/serviceaccount/storage"
 
-	"murmur/crdt"
 	"murmur/httpapi/custom"
 	"murmur/httpapi/registry"
 	"murmur/httpapi/storage"
@@ -21,10 +18,7 @@ func (s *Server) defined() (*custom.Kinds, error) {
 	return custom.New(custom.Config{
 		Store: s.cfg.Store, Backend: s.backend, Node: s.cfg.Node, Webhooks: webhook.Services{Store: s.cfg.Store}, WebhookClients: webhook.Clients,
 		Authorizer: s.authz, Admission: s.admit, MinWatch: minWatch, MaxBody: maxBody, API: s.System(), Log: s.cfg.Log,
-		Record: func(ctx context.Context, k *storage.Kind, e *crdt.Entry) (context.Context, func(error)) {
-			ctx, end := s.begin(ctx, &call{kind: k, namespace: e.Key.Namespace, name: e.Key.Name, user: itself}, "delete", e.UID)
-			return ctx, func(err error) { end(nil, err) }
-		},
+		Record: s.local.Deletion,
 	})
 }
 

@@ -60,7 +60,7 @@ const (
 // installOpenAPI serves /openapi/v3 and /openapi/v2. Clients keep documents by their hash; it names the program and the routes,
 // or the definitions, which is what a document is a function of, so that the index can be answered without building any.
 func (s *Server) installOpenAPI(e *echo.Echo, services map[schema.GroupVersion]*described) {
-	o := &openAPI{server: s, table: map[string]*document{}, custom: map[string]*document{}}
+	o := &openAPI{store: s.cfg.Store, table: map[string]*document{}, custom: map[string]*document{}}
 	for _, d := range services {
 		name := strings.TrimPrefix(d.root, "/")
 		o.table[name] = v3Document(name, documentHash(d), func() (*spec3.OpenAPI, error) {
@@ -106,7 +106,7 @@ func v3Document(name, hash string, build func() (*spec3.OpenAPI, error)) *docume
 
 // openAPI are the documents of the table, and of what is defined.
 type openAPI struct {
-	server   *Server
+	store    *crdt.Store
 	services []*described
 	table    map[string]*document
 
@@ -120,7 +120,7 @@ type openAPI struct {
 
 // refresh forgets documents that the definitions no longer make. One that they still make stays as it is.
 func (o *openAPI) refresh() {
-	snap := o.server.cfg.Store.Snapshot()
+	snap := o.store.Snapshot()
 	if now := state(snap); o.whole == nil || now != o.state {
 		o.state = now
 		crds := crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "")

@@ -42,6 +42,7 @@ import (
 	"murmur/httpapi/custom"
 	"murmur/httpapi/fairness"
 	"murmur/httpapi/informers"
+	"murmur/httpapi/inprocess"
 	"murmur/httpapi/issuers"
 	"murmur/httpapi/policy"
 	"murmur/httpapi/quota"
@@ -199,8 +200,8 @@ type Server struct {
 	relay     *relay.Relay
 	converter managedfields.TypeConverter
 	// own is the client of upstream's plugins and registries, into this process.
-	own      kubernetes.Interface
-	managers managers
+	own   kubernetes.Interface
+	local inprocess.API
 
 	// secretTokens makes the tokens that Secrets hold; nil: there are none.
 	secretTokens serviceaccount.TokenGenerator
@@ -225,7 +226,6 @@ func New(cfg Config) (*Server, error) {
 	})
 	s.relay = relay.New(s.cfg.Relay)
 	s.converter = fieldTypes{applyconfigurations.NewTypeConverter(legacyscheme.Scheme), managedfields.NewDeducedTypeConverter()}
-	s.managers.of = map[string]*managedfields.FieldManager{}
 	s.standing = &standing.Requests{Long: longRunning, Stands: s.stands, Log: s.cfg.Log}
 	if err := s.authentication(); err != nil {
 		return nil, err
@@ -256,6 +256,11 @@ func New(cfg Config) (*Server, error) {
 	if s.handler, err = s.routes(); err != nil {
 		return nil, err
 	}
+	s.local.Serve(inprocess.Config{
+		Store: s.cfg.Store, Registry: s.registry, Custom: s.customs, Kind: s.kind, Authorizer: s.authz, Admission: s.admit,
+		FieldTypes: s.converter, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }),
+		Audit: s.cfg.Audit, MaxBody: maxBody,
+	})
 	return s, nil
 }
 

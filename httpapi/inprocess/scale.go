@@ -1,4 +1,4 @@
-package httpapi
+package inprocess
 
 import (
 	"bytes"
@@ -42,7 +42,7 @@ func (c *Client) UpdateScale(ctx context.Context, namespace string, of autoscali
 
 // scale asks as any client would: the kinds of the table and those that are defined have their scales behind different handlers.
 func (c *Client) scale(ctx context.Context, method, namespace string, of autoscalingv2.CrossVersionObjectReference, to *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
-	resource, err := c.server.scalable(of)
+	resource, err := c.api.scalable(of)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func (c *Client) scale(ctx context.Context, method, namespace string, of autosca
 		return nil, err
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, c.api.cfg.MaxBody))
 	if err != nil {
 		return nil, err
 	}
@@ -86,17 +86,17 @@ func (c *Client) scale(ctx context.Context, method, namespace string, of autosca
 }
 
 // scalable is the resource of a kind that has a scale, in a version that serves it.
-func (s *Server) scalable(of autoscalingv2.CrossVersionObjectReference) (schema.GroupVersionResource, error) {
+func (a *API) scalable(of autoscalingv2.CrossVersionObjectReference) (schema.GroupVersionResource, error) {
 	gv, err := schema.ParseGroupVersion(of.APIVersion)
 	if err != nil {
 		return schema.GroupVersionResource{}, err
 	}
-	for k := range s.registry.Kinds() {
-		if k.GVK.Group == gv.Group && k.GVK.Kind == of.Kind && s.registry.Storage(k, k.Resource.Resource+"/scale") != nil {
+	for k := range a.cfg.Registry.Kinds() {
+		if k.GVK.Group == gv.Group && k.GVK.Kind == of.Kind && a.cfg.Registry.Storage(k, k.Resource.Resource+"/scale") != nil {
 			return k.Version.WithResource(k.Resource.Resource), nil
 		}
 	}
-	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](s.cfg.Store.Snapshot(), storage.Definitions, "") {
+	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](a.cfg.Store.Snapshot(), storage.Definitions, "") {
 		if crd.Spec.Group != gv.Group || crd.Status.AcceptedNames.Kind != of.Kind || !custom.Established(crd) {
 			continue
 		}
@@ -111,12 +111,12 @@ func (s *Server) scalable(of autoscalingv2.CrossVersionObjectReference) (schema.
 
 // PodUsage is what the pods that a selector chooses use, as far as they are measured and their nodes answer in time.
 func (c *Client) PodUsage(ctx context.Context, namespace string, pods labels.Selector) ([]metricsv1beta1.PodMetrics, error) {
-	k := c.at(c.server.registry.Kind(metricsv1beta1.Resource("pods")), "", namespace, "")
-	ctx, err := c.server.allow(ctx, k, "list")
+	k := c.at(c.api.cfg.Registry.Kind(metricsv1beta1.Resource("pods")), "", namespace, "")
+	ctx, err := c.api.allow(ctx, k, "list")
 	if err != nil {
 		return nil, err
 	}
-	list, err := c.server.serving(k).(rest.Lister).List(ctx, &internalversion.ListOptions{LabelSelector: pods})
+	list, err := c.api.serving(k).(rest.Lister).List(ctx, &internalversion.ListOptions{LabelSelector: pods})
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package httpapi
+package inprocess
 
 import (
 	"context"
@@ -11,15 +11,16 @@ import (
 
 	"murmur/crdt"
 	"murmur/httpapi/audit"
+	"murmur/httpapi/storage"
 )
 
 // begin records a write that goes past HTTP, as the same write over HTTP would be.
-func (s *Server) begin(ctx context.Context, k *call, verb string, uid types.UID) (context.Context, func(runtime.Object, error)) {
+func (a *API) begin(ctx context.Context, k *call, verb string, uid types.UID) (context.Context, func(runtime.Object, error)) {
 	act := &audit.Act{User: k.user, Verb: verb, Object: auditinternal.ObjectReference{
 		APIGroup: k.kind.Version.Group, APIVersion: k.kind.Version.Version, Resource: k.kind.Resource.Resource, Subresource: k.sub,
 		Namespace: k.namespace, Name: k.name, UID: uid,
 	}}
-	ctx, end := s.cfg.Audit.Begin(ctx, act)
+	ctx, end := a.cfg.Audit.Begin(ctx, act)
 	return ctx, func(made runtime.Object, err error) {
 		if err == nil && made != nil {
 			act.Made(made)
@@ -32,7 +33,7 @@ func (s *Server) begin(ctx context.Context, k *call, verb string, uid types.UID)
 }
 
 // asked records what is to be written, if the policy wants more than who and what.
-func (s *Server) asked(ctx context.Context, k *call, obj runtime.Object) {
+func (a *API) asked(ctx context.Context, k *call, obj runtime.Object) {
 	if !k.secret() {
 		audit.Asked(ctx, obj, k.kind.Version.WithResource(k.kind.Resource.Resource), k.sub, legacyscheme.Codecs)
 	}
@@ -43,8 +44,8 @@ func (k *call) secret() bool { return k.kind.Key() == "secrets" }
 
 // Record records what a part of the daemon writes to an object past this API: who, which verb, and to what. The function that it returns
 // is called with the outcome.
-func (s *Server) Record(ctx context.Context, by user.Info, verb string, key crdt.Key, uid types.UID) (context.Context, func(error)) {
-	row := s.kind(resourceOf(key))
+func (a *API) Record(ctx context.Context, by user.Info, verb string, key crdt.Key, uid types.UID) (context.Context, func(error)) {
+	row := a.cfg.Kind(resourceOf(key))
 	if row == nil {
 		return ctx, func(error) {} // a document of the store's own
 	}
@@ -52,7 +53,13 @@ func (s *Server) Record(ctx context.Context, by user.Info, verb string, key crdt
 	if key.Resource == "namespaces" {
 		namespace = key.Name
 	}
-	ctx, end := s.begin(ctx, &call{kind: row, namespace: namespace, name: key.Name, user: by}, verb, uid)
+	ctx, end := a.begin(ctx, &call{kind: row, namespace: namespace, name: key.Name, user: by}, verb, uid)
+	return ctx, func(err error) { end(nil, err) }
+}
+
+// Deletion records that the API deletes an object itself. The function that it returns is called with the outcome.
+func (a *API) Deletion(ctx context.Context, k *storage.Kind, e *crdt.Entry) (context.Context, func(error)) {
+	ctx, end := a.begin(ctx, &call{kind: k, namespace: e.Key.Namespace, name: e.Key.Name, user: itself}, "delete", e.UID)
 	return ctx, func(err error) { end(nil, err) }
 }
 
