@@ -177,7 +177,7 @@ func nodeFlags(fs *pflag.FlagSet) *flags {
 	fs.StringVar(&f.CgroupRoot, "cgroup-root", "/murmur", "parent of the pods' cgroups")
 	fs.StringVar(&f.Containerd, "container-runtime-endpoint", "", "`socket` of a containerd to use instead of our own")
 	fs.StringVar(&f.Authentication, "authentication-config", "", "issuers of tokens that this node's API believes, an apiserver.config.k8s.io/v1 AuthenticationConfiguration (OpenID Connect); read again when it changes")
-	fs.StringVar(&f.Audit.LogPath, "audit-log-path", "", `file that records who did what through this node's API; "-" for standard output, "none" for no record (default: audit/audit.log in the data directory)`)
+	fs.StringVar(&f.Audit.LogPath, "audit-log-path", "", `file that records who did what through this node's API and to its daemon; "-" for standard output, "none" for no record (default: audit/audit.log in the data directory)`)
 	fs.IntVar(&f.Audit.MaxAge, "audit-log-maxage", 30, "days for which a rotated audit log is kept; 0: for ever")
 	fs.IntVar(&f.Audit.MaxBackups, "audit-log-maxbackup", 4, "how many rotated audit logs are kept; 0: all")
 	fs.IntVar(&f.Audit.MaxSize, "audit-log-maxsize", 20, "megabytes after which the audit log is rotated")

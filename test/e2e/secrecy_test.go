@@ -88,7 +88,7 @@ func holders(t *testing.T, dir, value string) (out []string) {
 		}
 		return nil
 	})
-	if err != nil || looked < 10 {
+	if err != nil || looked == 0 {
 		t.Fatalf("looked at %d files below %s: %v", looked, dir, err)
 	}
 	return out
