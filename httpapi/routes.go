@@ -4,13 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"os"
-	"runtime/debug"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/emicklei/go-restful/v3"
 	"github.com/labstack/echo/v4"
@@ -20,7 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints"
 	"k8s.io/apiserver/pkg/endpoints/discovery"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
@@ -28,17 +23,11 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/filters/impersonation"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
-	serverfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"murmur/httpapi/caller"
+	"murmur/httpapi/filter"
 	"murmur/httpapi/route"
-)
-
-// longRunning are the requests that no timeout and no limit in flight holds for.
-var longRunning = serverfilters.BasicLongRunningRequestCheck(
-	sets.NewString("watch", "proxy"),
-	sets.NewString("attach", "exec", "proxy", "log", "portforward"),
 )
 
 // routes builds the router and, around it, the pipeline. Outermost first: recovery, request info, timeout, warnings,
@@ -51,20 +40,20 @@ func (s *Server) routes() (*echo.Echo, error) {
 	refused := filters.Unauthorized(legacyscheme.Codecs)
 	recorded := func(h http.Handler) http.Handler { return h }
 	if s.cfg.Audit != nil {
-		refused, recorded = s.cfg.Audit.Failed(refused), s.cfg.Audit.Filter(longRunning)
+		refused, recorded = s.cfg.Audit.Failed(refused), s.cfg.Audit.Filter(filter.LongRunning)
 	}
 	e.Use(pipeline(
-		s.recovery,
-		s.withJoinDeadline,
+		filter.Recovery(s.cfg.Log),
+		filter.BodyWithin(filter.JoinBody, isJoin),
 		filters.WithAuditInit,
 		filters.WithRequestReceivedTimestamp,
 		func(h http.Handler) http.Handler { return filters.WithRequestInfo(h, route.Info) },
 		s.withShutdown,
 		filters.WithCacheControl,
 		func(h http.Handler) http.Handler {
-			return filters.WithRequestDeadline(h, nil, nil, longRunning, legacyscheme.Codecs, s.cfg.RequestTimeout)
+			return filters.WithRequestDeadline(h, nil, nil, filter.LongRunning, legacyscheme.Codecs, s.cfg.RequestTimeout)
 		},
-		s.withTimeout,
+		filter.Timeout(s.cfg.RequestTimeout),
 		filters.WithWarningRecorder,
 		caller.LimitPeers,
 		unlessJoin(caller.WithCredential),
@@ -77,16 +66,16 @@ func (s *Server) routes() (*echo.Echo, error) {
 		unlessJoin(func(h http.Handler) http.Handler {
 			return impersonation.WithImpersonation(h, s.authz, legacyscheme.Codecs)
 		}),
-		unlessJoin(unlessSelf(s.fair.Filter(longRunning))),
+		unlessJoin(unlessSelf(s.fair.Filter(filter.LongRunning))),
 		unlessJoin(func(h http.Handler) http.Handler { return filters.WithAuthorization(h, s.authz, legacyscheme.Codecs) }),
-		s.withClass,
+		filter.WriteClass(s.kind, s.backend.Here, maxBody),
 	))
 	if err := s.installKinds(e); err != nil {
 		return nil, err
 	}
 	s.installHealth(e)
 	if s.cfg.Join != nil {
-		e.Any(joinPath, handled((&joins{}).limit(s.cfg.Join)))
+		e.Any(joinPath, handled((&filter.Joins{}).Limit(s.cfg.Join)))
 	}
 	return e, nil
 }
@@ -94,16 +83,16 @@ func (s *Server) routes() (*echo.Echo, error) {
 const joinPath = "/murmur/v1/*"
 
 // unlessSelf leaves a filter out for what is asked in this process.
-func unlessSelf(filter func(http.Handler) http.Handler) func(http.Handler) http.Handler {
-	return unless(filter, func(r *http.Request) bool {
+func unlessSelf(with func(http.Handler) http.Handler) func(http.Handler) http.Handler {
+	return unless(with, func(r *http.Request) bool {
 		_, inside := caller.Self(r.Context())
 		return inside
 	})
 }
 
-func unless(filter func(http.Handler) http.Handler, out func(*http.Request) bool) func(http.Handler) http.Handler {
+func unless(which func(http.Handler) http.Handler, out func(*http.Request) bool) func(http.Handler) http.Handler {
 	return func(h http.Handler) http.Handler {
-		with := filter(h)
+		with := which(h)
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if out(r) {
 				h.ServeHTTP(w, r)
@@ -161,61 +150,11 @@ func pipeline(filters ...func(http.Handler) http.Handler) echo.MiddlewareFunc {
 }
 
 // unlessJoin leaves a filter out for the join endpoint, which proves its clients itself.
-func unlessJoin(filter func(http.Handler) http.Handler) func(http.Handler) http.Handler {
-	return unless(filter, isJoin)
+func unlessJoin(with func(http.Handler) http.Handler) func(http.Handler) http.Handler {
+	return unless(with, isJoin)
 }
 
 func isJoin(r *http.Request) bool { return r.Context().Value(routedKey{}).(*routed).path == joinPath }
-
-// recovery turns a panic of one request into a 500 of that request.
-func (s *Server) recovery(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer func() {
-			switch p := recover(); p {
-			case nil:
-			case http.ErrAbortHandler:
-				panic(p)
-			default:
-				s.cfg.Log.Error("panic in a request", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
-				err := apierrors.NewInternalError(errors.New("the request could not be served because of a bug; see the log of this node"))
-				responsewriters.ErrorNegotiated(err, legacyscheme.Codecs, schema.GroupVersion{Version: "v1"}, w, r)
-			}
-		}()
-		h.ServeHTTP(w, r)
-	})
-}
-
-// withTimeout answers a request that takes too long, and leaves its handler behind. Of requests that write upstream's handlers do as much
-// themselves, once the body is read: a goroutine more for each, with a stack that grows anew, would be a tenth of what a create costs.
-func (s *Server) withTimeout(h http.Handler) http.Handler {
-	bounded := serverfilters.WithTimeoutForNonLongRunningRequests(h, longRunning)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		info, ok := request.RequestInfoFrom(r.Context())
-		if !ok || !info.IsResourceRequest || longRunning(r, info) || !slices.Contains(finished, info.Verb) {
-			bounded.ServeHTTP(w, r)
-			return
-		}
-		deep()
-		// What a client in this process sends is all there; it has no deadline to set.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.RequestTimeout))
-		r.Body = timely{r.Body}
-		h.ServeHTTP(w, r)
-	})
-}
-
-// timely is a request's body that says what it means when it is late.
-type timely struct{ io.ReadCloser }
-
-func (t timely) Read(p []byte) (int, error) {
-	n, err := t.ReadCloser.Read(p)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = apierrors.NewTimeoutError("the body of the request did not arrive in time", 0)
-	}
-	return n, err
-}
-
-// finished are the verbs whose handlers end with their request's context.
-var finished = []string{"create", "update", "patch", "delete", "deletecollection"}
 
 func (s *Server) withShutdown(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -311,7 +250,7 @@ func (s *Server) version(gv schema.GroupVersion, equivalents runtime.EquivalentR
 	return &endpoints.APIGroupVersion{
 		Storage: s.registry.Storages(gv), Root: root, GroupVersion: gv, OptionsExternalVersion: &options,
 		Serializer: legacyscheme.Codecs, ParameterCodec: legacyscheme.ParameterCodec,
-		Typer: legacyscheme.Scheme, Creater: deepCreater{legacyscheme.Scheme}, Convertor: legacyscheme.Scheme,
+		Typer: legacyscheme.Scheme, Creater: filter.DeepCreater{ObjectCreater: legacyscheme.Scheme}, Convertor: legacyscheme.Scheme,
 		ConvertabilityChecker: legacyscheme.Scheme, Defaulter: legacyscheme.Scheme, Namer: runtime.Namer(meta.NewAccessor()),
 		UnsafeConvertor: runtime.UnsafeObjectConvertor(legacyscheme.Scheme), TypeConverter: s.converter,
 		EquivalentResourceRegistry: equivalents, Authorizer: s.authz, Admit: s.admit,

@@ -17,6 +17,7 @@ import (
 
 	"murmur/crdt"
 	"murmur/httpapi/caller"
+	"murmur/httpapi/filter"
 )
 
 // TestStop: a server that stops ends its watches and leaves nothing behind.
@@ -146,7 +147,7 @@ func TestJoinSlots(t *testing.T) {
 	silent := n.client("").Transport.(*http.Transport).TLSClientConfig.Clone()
 	silent.NextProtos = []string{"http/1.1"}
 	began := time.Now()
-	for range joinsOfOne {
+	for range filter.JoinsOfOne {
 		conn, err := tls.Dial("tcp", strings.TrimPrefix(n.url, "https://"), silent)
 		check(t, err)
 		defer conn.Close()
@@ -167,7 +168,7 @@ func TestJoinSlots(t *testing.T) {
 		return nil
 	})
 	for join() != http.StatusOK {
-		if time.Since(began) > 6*joinBody {
+		if time.Since(began) > 6*filter.JoinBody {
 			t.Fatal("those who say nothing keep their slots")
 		}
 		time.Sleep(200 * time.Millisecond)

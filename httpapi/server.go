@@ -41,6 +41,7 @@ import (
 	"murmur/httpapi/caller"
 	"murmur/httpapi/custom"
 	"murmur/httpapi/fairness"
+	"murmur/httpapi/filter"
 	"murmur/httpapi/informers"
 	"murmur/httpapi/inprocess"
 	"murmur/httpapi/issuers"
@@ -226,7 +227,7 @@ func New(cfg Config) (*Server, error) {
 	})
 	s.relay = relay.New(s.cfg.Relay)
 	s.converter = fieldTypes{applyconfigurations.NewTypeConverter(legacyscheme.Scheme), managedfields.NewDeducedTypeConverter()}
-	s.standing = &standing.Requests{Long: longRunning, Stands: s.stands, Log: s.cfg.Log}
+	s.standing = &standing.Requests{Long: filter.LongRunning, Stands: s.stands, Log: s.cfg.Log}
 	if err := s.authentication(); err != nil {
 		return nil, err
 	}

@@ -26,6 +26,7 @@ var rooms = []room{
 	{pkg: "httpapi/fairness"},
 	{pkg: "httpapi/inprocess", may: []string{"crdt", "httpapi/admit", "httpapi/audit", "httpapi/caller", "httpapi/custom", "httpapi/registry", "httpapi/storage"}},
 	{pkg: "httpapi/issuers", may: []string{"httpapi/configfile"}},
+	{pkg: "httpapi/filter", may: []string{"crdt", "httpapi/storage"}},
 	{pkg: "httpapi/informers", may: []string{"crdt", "httpapi/storage"}},
 	{pkg: "httpapi/policy", may: []string{"crdt", "httpapi/informers", "httpapi/storage", "httpapi/turn"}},
 	{pkg: "httpapi/quota", may: []string{"crdt", "httpapi/custom", "httpapi/storage"}},
