@@ -43,7 +43,7 @@ spec: {accessModes: [ReadWriteOnce], volumeName: theirs, storageClassName: "", r
 		pod("tuned", `securityContext: {sysctls: [{name: net.core.somaxconn, value: "1024"}]}`, "")+
 		pod("thief", "nodeName: n1\n  volumes: [{name: v, persistentVolumeClaim: {claimName: thief}}]", ", volumeMounts: [{name: v, mountPath: /v}]"))
 	labelled := filepath.Join(theirs, "labelled.yaml")
-	if err := os.WriteFile(labelled, []byte(pod("labelled", "securityContext: {seLinuxOptions: {level: \"s0:c1,c2\"}}", "")), 0o600); err != nil {
+	if err := os.WriteFile(labelled, []byte(pod("labelled", "securityContext: {seLinuxOptions: {type: container_t}}", "")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := l.tryKubectl("n1", "apply", "-f", labelled); err == nil || !strings.Contains(err.Error(), "no node here sets SELinux labels") {
