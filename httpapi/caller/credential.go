@@ -36,8 +36,17 @@ const maxChain = 8
 type credential struct {
 	headers      http.Header
 	certificates []*x509.Certificate
-	// from is where the request came from, for the record of the other node.
-	from string
+	// from is what says where the request came from, for the record of the other node.
+	from http.Request
+}
+
+// addresses are those that the request came from, the first one first, as X-Forwarded-For has them.
+func (c *credential) addresses() string {
+	var all []string
+	for _, ip := range utilnet.SourceIPs(&c.from) {
+		all = append(all, ip.String())
+	}
+	return strings.Join(all, ", ")
 }
 
 type credentialKey struct{}
@@ -55,14 +64,21 @@ func relayHeader(name string) bool {
 // WithCredential keeps what a caller shows for the node that the request may be handed to.
 func WithCredential(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := &credential{headers: http.Header{}}
-		for name, values := range r.Header {
-			if credentialHeader(name) {
-				c.headers[name] = slices.Clone(values)
+		// What only a hand-over asks for is worked out there: few requests are handed over.
+		c := &credential{from: http.Request{RemoteAddr: r.RemoteAddr}}
+		keep := func(to *http.Header, name string, values []string) {
+			if *to == nil {
+				*to = http.Header{}
 			}
+			(*to)[name] = slices.Clone(values)
 		}
-		for _, ip := range utilnet.SourceIPs(r) {
-			c.from = strings.TrimPrefix(c.from+", "+ip.String(), ", ")
+		for name, values := range r.Header {
+			switch {
+			case credentialHeader(name):
+				keep(&c.headers, name, values)
+			case name == "X-Forwarded-For" || name == "X-Real-Ip":
+				keep(&c.from.Header, name, values)
+			}
 		}
 		if r.TLS != nil {
 			c.certificates = r.TLS.PeerCertificates
@@ -90,7 +106,7 @@ func Hand(ctx context.Context, to http.Header) error {
 		return apierrors.NewInternalError(errors.New("a request that shows nothing cannot be handed to another node"))
 	}
 	to.Set(HeaderCaller, Client)
-	to.Set("X-Forwarded-For", c.from)
+	to.Set("X-Forwarded-For", c.addresses())
 	for name, values := range c.headers {
 		to[name] = values
 	}
