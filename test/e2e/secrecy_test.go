@@ -176,7 +176,7 @@ func TestSecretsOnDisk(t *testing.T) {
 	l.apply("n1", `{apiVersion: v1, kind: Pod, metadata: {name: reads}, spec: {nodeName: n1, containers: [{name: c, image: "example.murmur.io/hello:1", env: [{name: P, valueFrom: {secretKeyRef: {name: variable, key: password}}}]}]}}`)
 	l.kubectl("n1", "wait", "pod/reads", "--for=condition=Ready", "--timeout=60s")
 	for _, found := range holders(t, l.disk("n1"), variable) {
-		if !strings.HasPrefix(found, "data/containerd/io.containerd.metadata.v1.bolt/meta.db") {
+		if !strings.HasPrefix(found, "data/containerd/root/io.containerd.metadata.v1.bolt/meta.db: ") {
 			t.Errorf("a value that a container has as a variable is in %s", found)
 		}
 	}
