@@ -265,6 +265,21 @@ func TestConflictsNameTheWriters(t *testing.T) {
 	}
 }
 
+// Members that failed and are no nodes are waited for by nobody; any other is.
+func TestStrangers(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	member := func(id string, status gossip.Status, ago time.Duration) gossip.Member {
+		return gossip.Member{ID: id, Name: "n" + id, Status: status, Since: now.Add(-ago)}
+	}
+	got := strangers([]gossip.Member{
+		member("joins", gossip.Alive, time.Hour), member("joined-just-now", gossip.Failed, time.Second), member("node", gossip.Failed, time.Hour),
+		member("of-before", gossip.Failed, time.Hour), member("left", gossip.Left, time.Hour), member("made-up", gossip.Failed, time.Minute),
+	}, []string{"node", "other", "nof-before"}, now)
+	if !slices.Equal(got, []string{"made-up"}) {
+		t.Errorf("strangers are %v", got)
+	}
+}
+
 // Of all that are alive one says what is certain, and no other is heard.
 func TestWhoSettles(t *testing.T) {
 	members := []gossip.Member{{Name: "a", Status: gossip.Failed}, {Name: "b", Status: gossip.Alive}, {Name: "d", Status: gossip.Alive}}

@@ -43,6 +43,7 @@ func (n *Node) settle(ctx context.Context) error {
 			}
 			continue
 		}
+		n.forgetStrangers()
 		must, asks := voters(n.id.NodeName, n.registeredNames(), n.agent.Members())
 		if !asks {
 			continue
@@ -56,6 +57,33 @@ func (n *Node) settle(ctx context.Context) error {
 			s.At = old.At
 		}
 		n.settling.Store(&s)
+	}
+}
+
+// strangerAfter is how long a member is failed before nobody waits for it who has nothing but its word that it is one.
+const strangerAfter = 30 * time.Second
+
+// strangers are the IDs of members that failed and are not registered, by ID, or by name where no ID is known. Who has a stolen gossip key can say that there are any, until the key is
+// void; they never become nodes, for their certificates are believed by nobody, and all would wait for them.
+func strangers(members []gossip.Member, registered []string, now time.Time) (out []string) {
+	for _, m := range members {
+		if m.Status == gossip.Failed && !slices.Contains(registered, m.ID) && !slices.Contains(registered, m.Name) && now.Sub(m.Since) > strangerAfter {
+			out = append(out, m.ID)
+		}
+	}
+	return out
+}
+
+// forgetStrangers ends them where somebody was revoked. A machine that failed as it joined is met again when it comes back.
+func (n *Node) forgetStrangers() {
+	if len(n.self.Identity().Denied) == 0 {
+		return
+	}
+	ids, _ := registeredIDs(n.store.Snapshot())
+	for _, id := range strangers(n.agent.Members(), ids, time.Now()) {
+		if err := n.agent.Forget(id); err != nil {
+			n.log.Debug("forget a member that is not registered", "id", id, "err", err)
+		}
 	}
 }
 
