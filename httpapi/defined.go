@@ -2,9 +2,8 @@ package httpapi
 
 import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apiserver/pkg/registry/rest"
-	serviceaccountstore "k8s.io/kubernetes/pkg/registry/core/serviceaccount/storage"
 
+	"murmur/httpapi/authn"
 	"murmur/httpapi/custom"
 	"murmur/httpapi/registry"
 	"murmur/httpapi/storage"
@@ -25,9 +24,9 @@ func (s *Server) defined() (*custom.Kinds, error) {
 // tableOfKinds makes what serves the kinds that are built in.
 func (s *Server) tableOfKinds() (*registry.Registry, error) {
 	return registry.New(registry.Config{
-		Store: s.cfg.Store, Backend: s.backend, Client: s.own, Authorizer: s.authz, Rules: s.rules, Resolver: s.resolver,
-		Known: s.known, Audiences: s.audiences, Issuer: s.issuer, MaxTokenLife: s.cfg.MaxTokenLife, ExtendedTokenLife: extendedTokenLife,
-		Tokens:    func(t *serviceaccountstore.TokenREST) rest.Storage { return &tokens{t, s.issuer} },
+		Store: s.cfg.Store, Backend: s.backend, Client: s.own, Authorizer: s.authz, Rules: s.roles.Rules, Resolver: s.roles.Resolver,
+		Known: s.authn.Known, Audiences: s.authn.Audiences, Issuer: s.authn.Tokens, MaxTokenLife: s.cfg.MaxTokenLife, ExtendedTokenLife: authn.ExtendedTokenLife,
+		Tokens:    s.authn.TokenStorage,
 		EventLife: eventLife, Numbers: s.numbers, Pods: s.tell,
 		Streams: stream.Config{Node: s.cfg.Node, Kubelet: s.cfg.Kubelet, Authorizer: s.authz, Relay: s.relay},
 		Usage:   &usage.Config{Store: s.cfg.Store, Node: s.cfg.Node, Relay: s.relay, Own: s.cfg.Usage, Log: s.cfg.Log},

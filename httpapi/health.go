@@ -43,7 +43,7 @@ func (s *Server) installHealth(e *echo.Echo) {
 	}
 	e.GET("/readyz", ready)
 	e.GET("/healthz", ready)
-	if s.openid != nil {
+	if s.authn.OpenID != nil {
 		described := func(contentType string, document func() ([]byte, int)) echo.HandlerFunc {
 			return func(c echo.Context) error {
 				b, maxAge := document()
@@ -51,8 +51,8 @@ func (s *Server) installHealth(e *echo.Echo) {
 				return c.Blob(http.StatusOK, contentType, b)
 			}
 		}
-		e.GET(serviceaccount.OpenIDConfigPath, described("application/json", s.openid.GetConfigJSON))
-		e.GET(serviceaccount.JWKSPath, described("application/jwk-set+json", s.openid.GetKeysetJSON))
+		e.GET(serviceaccount.OpenIDConfigPath, described("application/json", s.authn.OpenID.GetConfigJSON))
+		e.GET(serviceaccount.JWKSPath, described("application/jwk-set+json", s.authn.OpenID.GetKeysetJSON))
 	}
 	if s.cfg.Metrics != nil {
 		e.GET("/metrics", handled(s.cfg.Metrics))

@@ -59,7 +59,7 @@ func (s *Server) routes() (*echo.Echo, error) {
 		unlessJoin(caller.WithCredential),
 		unlessJoin(s.standing.Prove),
 		unlessJoin(func(h http.Handler) http.Handler {
-			return filters.WithAuthentication(h, s.authn, refused, s.audiences, nil)
+			return filters.WithAuthentication(h, s.authn.Request, refused, s.authn.Audiences, nil)
 		}),
 		unlessJoin(s.standing.Keep),
 		unlessJoin(recorded),

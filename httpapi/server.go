@@ -21,7 +21,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/admission"
-	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	apistorage "k8s.io/apiserver/pkg/storage"
 	"k8s.io/client-go/applyconfigurations"
@@ -30,14 +29,14 @@ import (
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/capabilities"
-	rbacvalidation "k8s.io/kubernetes/pkg/registry/rbac/validation"
-	"k8s.io/kubernetes/pkg/serviceaccount"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
 	"murmur/httpapi/accepted"
 	"murmur/httpapi/allocator"
 	"murmur/httpapi/audit"
+	"murmur/httpapi/authn"
+	"murmur/httpapi/authz"
 	"murmur/httpapi/caller"
 	"murmur/httpapi/custom"
 	"murmur/httpapi/fairness"
@@ -74,9 +73,9 @@ type Config struct {
 	// every node. Nil: no such tokens.
 	ServiceAccountKey any
 	// TokenKeys are there instead where every node has its own key.
-	TokenKeys TokenKeys
+	TokenKeys authn.TokenKeys
 	// ClientCertificates says which are believed beside what TLS says.
-	ClientCertificates ClientCertificates
+	ClientCertificates authn.ClientCertificates
 	// Issuer is the tokens' issuer and default audience ("https://kubernetes.default.svc.cluster.local").
 	Issuer string
 	// MaxTokenLife bounds the life of every ServiceAccount token; 0 means a year.
@@ -140,7 +139,7 @@ func (c Config) withDefaults() Config {
 	if c.Port == 0 {
 		c.Port = 6443
 	}
-	c.MaxTokenLife = cmp.Or(c.MaxTokenLife, extendedTokenLife)
+	c.MaxTokenLife = cmp.Or(c.MaxTokenLife, authn.ExtendedTokenLife)
 	if c.Issuer == "" {
 		c.Issuer = "https://kubernetes.default.svc.cluster.local"
 	}
@@ -172,16 +171,10 @@ func (c Config) withDefaults() Config {
 type Server struct {
 	cfg Config
 
-	// authn tells who asks; known only of what a caller shows, which may be reviewed.
-	authn     authenticator.Request
-	known     authenticator.Request
-	audiences authenticator.Audiences
-	issuer    serviceaccount.TokenGenerator
-	openid    serviceaccount.OpenIDMetadataProvider
-	tokenKeys *publicKeys
-	authz     authorizer.Authorizer
-	rules     rbacvalidation.AuthorizationRuleResolver
-	resolver  authorizer.RuleResolver
+	authn *authn.Authenticator
+	authz authorizer.Authorizer
+	// roles is what authz goes by.
+	roles     *authz.Authorizer
 	admit     admission.Interface
 	fields    *accepted.Fields
 	followers informers.Followers
@@ -195,17 +188,12 @@ type Server struct {
 	customs   *custom.Kinds
 	shown     discoveries
 	standing  *standing.Requests
-	// proven are the certificates of clients; nil if none are accepted.
-	proven    *proven
 	handler   *echo.Echo
 	relay     *relay.Relay
 	converter managedfields.TypeConverter
 	// own is the client of upstream's plugins and registries, into this process.
 	own   kubernetes.Interface
 	local inprocess.API
-
-	// secretTokens makes the tokens that Secrets hold; nil: there are none.
-	secretTokens serviceaccount.TokenGenerator
 
 	// stopping is closed when Run ends, so that watches end too.
 	stopping chan struct{}
@@ -227,14 +215,15 @@ func New(cfg Config) (*Server, error) {
 	})
 	s.relay = relay.New(s.cfg.Relay)
 	s.converter = fieldTypes{applyconfigurations.NewTypeConverter(legacyscheme.Scheme), managedfields.NewDeducedTypeConverter()}
-	s.standing = &standing.Requests{Long: filter.LongRunning, Stands: s.stands, Log: s.cfg.Log}
-	if err := s.authentication(); err != nil {
-		return nil, err
-	}
-	if err := s.authorization(); err != nil {
-		return nil, err
-	}
 	var err error
+	if s.authn, err = s.authentication(); err != nil {
+		return nil, err
+	}
+	s.standing = &standing.Requests{Long: filter.LongRunning, Stands: s.authn.Stands, Log: s.cfg.Log}
+	if s.roles, err = authz.New(s.cfg.Store, usageReader().Rules); err != nil {
+		return nil, err
+	}
+	s.authz = s.roles
 	if s.own, err = kubernetes.NewForConfig(s.ownConfig()); err != nil {
 		return nil, fmt.Errorf("httpapi: client of its own: %w", err)
 	}

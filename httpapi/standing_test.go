@@ -126,7 +126,15 @@ func TestRequestsOfTheRevokedEnd(t *testing.T) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", peers.Addr().String())
 		}
 	})
-	second, err := New(Config{Store: n.store, Node: "n2", Kubelet: kubelet, Log: n.cfg.Log, TLS: n.cfg.TLS, TokenKeys: keys, ClientCertificates: believed})
+	there := believed
+	var nobody atomic.Bool
+	there.Stands = func(chain []*x509.Certificate) error {
+		if nobody.Load() {
+			return errors.New("ann was revoked")
+		}
+		return believed.Stands(chain)
+	}
+	second, err := New(Config{Store: n.store, Node: "n2", Kubelet: kubelet, Log: n.cfg.Log, TLS: n.cfg.TLS, TokenKeys: keys, ClientCertificates: there})
 	check(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
@@ -192,7 +200,7 @@ func TestRequestsOfTheRevokedEnd(t *testing.T) {
 	}
 	// What the node of the pod hears first ends there.
 	revoked.Store(true)
-	second.cfg.ClientCertificates.Stands = func([]*x509.Certificate) error { return errors.New("ann was revoked") }
+	nobody.Store(true)
 	second.TrustChanged()
 	if !execStays.ended(t) {
 		t.Error("an exec goes on though the node of the pod does not believe its caller any more")
@@ -210,48 +218,4 @@ func plain(c *http.Client) *http.Client {
 	t.ForceAttemptHTTP2 = false
 	t.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
 	return c
-}
-
-// TestKeysThatSeveralClaim: a key for tokens that several members publish is that of who is believed anywhere, else of nobody, in whatever order
-// they were heard.
-func TestKeysThatSeveralClaim(t *testing.T) {
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	check(t, err)
-	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	check(t, err)
-	claim := func(node string, anywhere bool) TokenKey {
-		return TokenKey{Key: k.Public(), Node: node, Anywhere: anywhere}
-	}
-	for name, c := range map[string]struct {
-		claims []TokenKey
-		want   string
-	}{
-		"one":                      {[]TokenKey{claim("a", false)}, "a"},
-		"one, twice":               {[]TokenKey{claim("a", false), claim("a", false)}, "a"},
-		"two":                      {[]TokenKey{claim("a", false), claim("b", false)}, ""},
-		"three":                    {[]TokenKey{claim("a", false), claim("b", false), claim("a", false)}, ""},
-		"one believed anywhere":    {[]TokenKey{claim("a", true), claim("b", false)}, "a"},
-		"two, and such a one":      {[]TokenKey{claim("a", false), claim("b", false), claim("c", true)}, "c"},
-		"two, one before and last": {[]TokenKey{claim("c", true), claim("a", false), claim("b", false)}, "c"},
-	} {
-		for _, backwards := range []bool{false, true} {
-			claims := append([]TokenKey{{Key: other.Public(), Node: "o"}}, c.claims...)
-			if backwards {
-				for i, j := 0, len(claims)-1; i < j; i, j = i+1, j-1 {
-					claims[i], claims[j] = claims[j], claims[i]
-				}
-			}
-			p := &publicKeys{read: func() []TokenKey { return claims }}
-			check(t, p.update())
-			got := ""
-			for _, one := range p.now.Load().of {
-				if k.PublicKey.Equal(one.Key) {
-					got = one.Node
-				}
-			}
-			if got != c.want || len(p.now.Load().of) != 1+map[bool]int{true: 1}[c.want != ""] {
-				t.Errorf("%s, backwards %v: it is the key of %q, want %q", name, backwards, got, c.want)
-			}
-		}
-	}
 }

@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 	"net/http"
 	"testing"
@@ -13,27 +12,6 @@ import (
 
 	"murmur/crdt"
 )
-
-func TestATokenIsNoOlderThanItsAccount(t *testing.T) {
-	made := time.Unix(1_000_000, 0)
-	token := func(claims string) string { return "h." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".s" }
-	for _, c := range []struct {
-		token string
-		want  bool
-	}{
-		{token(`{"iat":1000000}`), false},
-		{token(`{"iat":999950}`), false}, // its signer's clock is behind
-		{token(`{"iat":999939}`), true},
-		{token(`{}`), true},
-		{token(`{"iat":"x"}`), true},
-		{"h.s", true},
-		{"h.!.s", true},
-	} {
-		if got := issuedBefore(c.token, made); got != c.want {
-			t.Errorf("%s is older: %v, want %v", c.token, got, c.want)
-		}
-	}
-}
 
 // TestTokensOfAnEarlierAccountAreRefused: also if the account that took its place had the same UID.
 func TestTokensOfAnEarlierAccountAreRefused(t *testing.T) {

@@ -19,6 +19,8 @@ var rooms = []room{
 	{pkg: "httpapi/admit"},
 	{pkg: "httpapi/allocator", may: []string{"crdt", "httpapi/storage"}},
 	{pkg: "httpapi/audit", may: []string{"httpapi/configfile"}},
+	{pkg: "httpapi/authn", may: []string{"crdt", "httpapi/caller", "httpapi/issuers", "httpapi/standing", "httpapi/storage"}},
+	{pkg: "httpapi/authz", may: []string{"crdt", "httpapi/admit"}},
 	{pkg: "httpapi/caller"},
 	{pkg: "httpapi/configfile"},
 	{pkg: "httpapi/custom", may: []string{"crdt", "httpapi/admit", "httpapi/route", "httpapi/storage", "httpapi/turn"}},

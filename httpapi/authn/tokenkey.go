@@ -1,4 +1,4 @@
-package httpapi
+package authn
 
 import (
 	"cmp"
@@ -35,7 +35,7 @@ import (
 type TokenKeys struct {
 	// Sign is the key that signs the tokens which this node gives out.
 	Sign func() *ecdsa.PrivateKey
-	// Public are all keys that are believed now. Server.TrustChanged says that it answers otherwise than before.
+	// Public are all keys that are believed now. TrustChanged says that it answers otherwise than before.
 	Public func() []TokenKey
 }
 
@@ -50,31 +50,31 @@ type TokenKey struct {
 }
 
 // serviceAccountTokens proves the tokens of ServiceAccounts, and makes the generator and the discovery of the keys. Nil: there are no keys.
-func (s *Server) serviceAccountTokens() (authenticator.Token, error) {
-	keys := s.cfg.TokenKeys
+func (a *Authenticator) serviceAccountTokens() (authenticator.Token, error) {
+	keys := a.cfg.TokenKeys
 	if keys.Sign == nil {
-		if s.cfg.ServiceAccountKey == nil {
+		if a.cfg.ServiceAccountKey == nil {
 			return nil, nil
 		}
-		signer, ok := s.cfg.ServiceAccountKey.(crypto.Signer)
+		signer, ok := a.cfg.ServiceAccountKey.(crypto.Signer)
 		if !ok {
-			return nil, fmt.Errorf("httpapi: ServiceAccountKey is a %T, want an RSA or ECDSA private key", s.cfg.ServiceAccountKey)
+			return nil, fmt.Errorf("httpapi: ServiceAccountKey is a %T, want an RSA or ECDSA private key", a.cfg.ServiceAccountKey)
 		}
-		generator, err := serviceaccount.JWTTokenGenerator(s.cfg.Issuer, s.cfg.ServiceAccountKey)
+		generator, err := serviceaccount.JWTTokenGenerator(a.cfg.Issuer, a.cfg.ServiceAccountKey)
 		if err != nil {
 			return nil, fmt.Errorf("ServiceAccount tokens: %w", err)
 		}
-		s.issuer = generator
-		if s.secretTokens, err = serviceaccount.JWTTokenGenerator(serviceaccount.LegacyIssuer, s.cfg.ServiceAccountKey); err != nil {
+		a.Tokens = generator
+		if a.secretTokens, err = serviceaccount.JWTTokenGenerator(serviceaccount.LegacyIssuer, a.cfg.ServiceAccountKey); err != nil {
 			return nil, fmt.Errorf("ServiceAccount tokens: %w", err)
 		}
 		keys.Public = func() []TokenKey { return []TokenKey{{Key: signer.Public(), Anywhere: true}} }
 	} else {
-		s.issuer = &generator{keys: keys, issuer: s.cfg.Issuer, node: s.cfg.Node, store: s.cfg.Store}
-		s.secretTokens = &generator{keys: keys, issuer: serviceaccount.LegacyIssuer, node: s.cfg.Node, store: s.cfg.Store}
+		a.Tokens = &generator{keys: keys, issuer: a.cfg.Issuer, node: a.cfg.Node, store: a.cfg.Store}
+		a.secretTokens = &generator{keys: keys, issuer: serviceaccount.LegacyIssuer, node: a.cfg.Node, store: a.cfg.Store}
 	}
-	s.tokenKeys = &publicKeys{read: keys.Public}
-	if err := s.tokenKeys.update(); err != nil {
+	a.keys = &publicKeys{read: keys.Public}
+	if err := a.keys.update(); err != nil {
 		return nil, fmt.Errorf("ServiceAccount tokens: %w", err)
 	}
 	// Whoever is to believe these tokens finds the keys here: OpenID Connect Discovery 1.0. An issuer that is not a https URL cannot
@@ -82,36 +82,36 @@ func (s *Server) serviceAccountTokens() (authenticator.Token, error) {
 	var err error
 	found := &tokenDiscovery{}
 	found.make = func() error {
-		p, err := serviceaccount.NewOpenIDMetadataProvider(s.cfg.Issuer, s.cfg.Issuer+serviceaccount.JWKSPath, "", s.tokenKeys)
+		p, err := serviceaccount.NewOpenIDMetadataProvider(a.cfg.Issuer, a.cfg.Issuer+serviceaccount.JWKSPath, "", a.keys)
 		if err == nil {
 			found.made.Store(&p)
 		}
 		return err
 	}
-	if err = found.make(); err == nil || len(s.tokenKeys.now.Load().anywhere) == 0 {
-		s.openid = found
+	if err = found.make(); err == nil || len(a.keys.now.Load().anywhere) == 0 {
+		a.OpenID = found
 	} else {
-		s.cfg.Log.Warn("the issuer of ServiceAccount tokens cannot be discovered", "issuer", s.cfg.Issuer, "err", err)
+		a.cfg.Log.Warn("the issuer of ServiceAccount tokens cannot be discovered", "issuer", a.cfg.Issuer, "err", err)
 	}
-	inSecrets, err := s.secretTokenAuthenticator()
+	inSecrets, err := a.secretTokenAuthenticator()
 	if err != nil {
 		return nil, fmt.Errorf("tokens in Secrets: %w", err)
 	}
 	return tokenunion.NewFailOnError(inSecrets, &believed{
-		Token: serviceaccount.JWTTokenAuthenticator([]string{s.cfg.Issuer}, s.tokenKeys, s.audiences, serviceaccount.NewValidator(tokenSubjects{s.cfg.Store})),
-		store: s.cfg.Store,
+		Token: serviceaccount.JWTTokenAuthenticator([]string{a.cfg.Issuer}, a.keys, a.Audiences, serviceaccount.NewValidator(tokenSubjects{a.cfg.Store})),
+		store: a.cfg.Store,
 	}), nil
 }
 
-// tokenKeysChanged has the server believe what Config.TokenKeys says now.
-func (s *Server) tokenKeysChanged() {
-	if s.tokenKeys == nil {
+// tokenKeysChanged has it believe what Config.TokenKeys says now.
+func (a *Authenticator) tokenKeysChanged() {
+	if a.keys == nil {
 		return
 	}
-	if err := s.tokenKeys.update(); err != nil {
-		s.cfg.Log.Error("keys of ServiceAccount tokens", "err", err)
+	if err := a.keys.update(); err != nil {
+		a.cfg.Log.Error("keys of ServiceAccount tokens", "err", err)
 	}
-	if d, ok := s.openid.(*tokenDiscovery); ok && d.made.Load() == nil {
+	if d, ok := a.OpenID.(*tokenDiscovery); ok && d.made.Load() == nil {
 		_ = d.make() // until there is a key
 	}
 }
@@ -276,6 +276,11 @@ func runs(store *crdt.Store, node, namespace, account, name, uid string) bool {
 	p, ok := crdt.Get[corev1.Pod](store.Snapshot(), crdt.Key{Resource: "pods", Namespace: namespace, Name: name})
 	return ok && uid != "" && string(p.UID) == uid && p.Spec.NodeName == node && node != "" &&
 		cmp.Or(p.Spec.ServiceAccountName, "default") == account
+}
+
+// TokenStorage is the storage of tokens in place of upstream's.
+func (a *Authenticator) TokenStorage(upstream *serviceaccountstore.TokenREST) rest.Storage {
+	return &tokens{upstream, a.Tokens}
 }
 
 // tokens is upstream's registry of tokens, which asks the generator when all else is decided, and takes its error for one of ours. Where a node must

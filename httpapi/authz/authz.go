@@ -1,4 +1,4 @@
-package httpapi
+package authz
 
 import (
 	"context"
@@ -24,21 +24,27 @@ import (
 	"murmur/httpapi/admit"
 )
 
-// authorization is upstream's RBAC over the roles in the store, with the two groups that need no role: system:masters
-// may do anything, and system:nodes what upstream's node authorizer says; what of it a node may write, node restriction
-// narrows.
-func (s *Server) authorization() error {
-	roles := roles{s.cfg.Store}
-	s.rules = rbacvalidation.NewDefaultRuleResolver(roles, roles, roles, roles)
+// Authorizer decides who may do what.
+type Authorizer struct {
+	authorizer.Authorizer
+	// Rules are those of a user, as upstream's registries of RBAC ask for them, Resolver as reviews do.
+	Rules    rbacvalidation.AuthorizationRuleResolver
+	Resolver authorizer.RuleResolver
+}
+
+// New decides by what is in a store. Nodes may also do what rules say, beside upstream's for them.
+func New(store *crdt.Store, nodes []rbacv1.PolicyRule) (*Authorizer, error) {
+	roles := roles{store}
 	byRole := rbac.New(roles, roles, roles, roles)
-	s.resolver = byRole
-	var err error
-	s.authz, err = union.New(
+	all, err := union.New(
 		union.NamedAuthorizer{AuthorizerName: "masters", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)},
-		union.NamedAuthorizer{AuthorizerName: "node", Authorizer: nodeAuthorizer{s.cfg.Store, append(bootstrappolicy.NodeRules(), usageReader().Rules...)}},
+		union.NamedAuthorizer{AuthorizerName: "node", Authorizer: nodeAuthorizer{store, append(bootstrappolicy.NodeRules(), nodes...)}},
 		union.NamedAuthorizer{AuthorizerName: "rbac", Authorizer: byRole},
 	)
-	return err
+	if err != nil {
+		return nil, err
+	}
+	return &Authorizer{Authorizer: all, Rules: rbacvalidation.NewDefaultRuleResolver(roles, roles, roles, roles), Resolver: byRole}, nil
 }
 
 // roles reads RBAC objects from the newest snapshot.

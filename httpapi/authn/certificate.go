@@ -1,4 +1,4 @@
-package httpapi
+package authn
 
 import (
 	"crypto/x509"
@@ -15,7 +15,7 @@ import (
 // ClientCertificates says which client certificates are believed, now: the cluster's CA can be replaced and a certificate revoked while the
 // server runs.
 type ClientCertificates struct {
-	// Roots are the CAs. Nil: those of Config.TLS.
+	// Roots are the CAs. Nil: those of the listener.
 	Roots func() *x509.CertPool
 	// Believe is asked for a chain to one of them that is otherwise good, Refuse for a certificate with every request, Stands for what a request has
 	// shown that goes on when TrustChanged is called. All may be nil.
@@ -25,13 +25,13 @@ type ClientCertificates struct {
 }
 
 // certificates proves client certificates; nil if none are accepted.
-func (s *Server) certificates() authenticator.Request {
-	c := s.cfg.ClientCertificates
+func (a *Authenticator) certificates() authenticator.Request {
+	c := a.cfg.ClientCertificates
 	if c.Roots == nil {
-		if s.cfg.TLS == nil || s.cfg.TLS.ClientCAs == nil {
+		if a.cfg.ClientCAs == nil {
 			return nil
 		}
-		c.Roots = func() *x509.CertPool { return s.cfg.TLS.ClientCAs }
+		c.Roots = func() *x509.CertPool { return a.cfg.ClientCAs }
 	}
 	options := func() (x509.VerifyOptions, bool) {
 		o := x509request.DefaultVerifyOptions()
@@ -46,26 +46,24 @@ func (s *Server) certificates() authenticator.Request {
 		}
 		return x509request.CommonNameUserConversion(chain)
 	})
-	s.proven = &proven{Request: x509request.NewDynamic(options, who), now: time.Now, refuse: c.Refuse}
-	return s.proven
+	a.proven = &proven{Request: x509request.NewDynamic(options, who), now: time.Now, refuse: c.Refuse}
+	return a.proven
 }
 
-// TrustChanged has the server believe what Config.ClientCertificates and Config.TokenKeys say now. Requests that stand of those who are not
-// believed any more end.
-func (s *Server) TrustChanged() {
-	s.tokenKeysChanged()
-	if s.proven != nil {
-		s.proven.forget()
+// TrustChanged has it believe what Config.ClientCertificates and Config.TokenKeys say now.
+func (a *Authenticator) TrustChanged() {
+	a.tokenKeysChanged()
+	if a.proven != nil {
+		a.proven.forget()
 	}
-	s.standing.Look()
 }
 
-// stands is the error of what a request has proven that is not believed any more.
-func (s *Server) stands(p *standing.Proof) error {
-	if p.Chain != nil && s.cfg.ClientCertificates.Stands != nil {
-		return s.cfg.ClientCertificates.Stands(p.Chain)
+// Stands is the error of what a request has proven that is not believed any more.
+func (a *Authenticator) Stands(p *standing.Proof) error {
+	if p.Chain != nil && a.cfg.ClientCertificates.Stands != nil {
+		return a.cfg.ClientCertificates.Stands(p.Chain)
 	}
-	if p.Key != "" && s.tokenKeys != nil && !s.tokenKeys.has(p.Key) {
+	if p.Key != "" && a.keys != nil && !a.keys.has(p.Key) {
 		return errKeyGone
 	}
 	return nil

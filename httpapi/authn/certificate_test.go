@@ -1,4 +1,4 @@
-package httpapi
+package authn
 
 import (
 	"crypto/tls"

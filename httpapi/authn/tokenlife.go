@@ -1,4 +1,4 @@
-package httpapi
+package authn
 
 import (
 	"encoding/base64"
@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// extendedTokenLife is how long upstream lets a pod's token live that its holder may not know to renew. It is how long any may live if nothing
+// ExtendedTokenLife is how long upstream lets a pod's token live that its holder may not know to renew. It is how long any may live if nothing
 // was said.
-const extendedTokenLife = 365 * 24 * time.Hour
+const ExtendedTokenLife = 365 * 24 * time.Hour
 
 // tokenSkew is how far the clock of who signs a token may be behind that of who made its account.
 const tokenSkew = time.Minute

@@ -1,7 +1,9 @@
-package httpapi
+package authn
 
 import (
 	"context"
+	"crypto/x509"
+	"log/slog"
 	"net/http"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -16,45 +18,86 @@ import (
 	"k8s.io/apiserver/pkg/authentication/request/union"
 	"k8s.io/apiserver/pkg/authentication/request/websocket"
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/kubernetes/pkg/serviceaccount"
 
 	"murmur/crdt"
 	"murmur/httpapi/caller"
+	"murmur/httpapi/issuers"
 	"murmur/httpapi/storage"
 )
 
-// authentication tells who asks: a client certificate of the cluster CA, a ServiceAccount token, another token, each
+// Config is what proves who asks.
+type Config struct {
+	Store *crdt.Store
+	// Node is this node's name.
+	Node string
+	// Issuer is the tokens' issuer and default audience.
+	Issuer string
+	// ServiceAccountKey signs and proves ServiceAccount tokens: *rsa.PrivateKey or *ecdsa.PrivateKey, the same on every
+	// node. TokenKeys are there instead where every node has its own. Without either there are no such tokens.
+	ServiceAccountKey any
+	TokenKeys         TokenKeys
+	// ClientCertificates says which are believed; ClientCAs are their roots where it has none. Nil: none are accepted.
+	ClientCertificates ClientCertificates
+	ClientCAs          *x509.CertPool
+	// Issuers proves the tokens of other issuers. May be nil.
+	Issuers *issuers.Issuers
+	// Secrets writes the Secrets of a namespace, for upstream's note of the day on which a token in one was used last.
+	Secrets func(namespace string) typedcorev1.SecretInterface
+	Log     *slog.Logger
+}
+
+// Authenticator tells who asks.
+type Authenticator struct {
+	cfg Config
+	// Request tells who asks; Known only of what a caller shows, which may be reviewed.
+	Request, Known authenticator.Request
+	Audiences      authenticator.Audiences
+	// Tokens signs the tokens of ServiceAccounts, and OpenID says by which keys they are proven. Nil: there are none.
+	Tokens serviceaccount.TokenGenerator
+	OpenID serviceaccount.OpenIDMetadataProvider
+
+	keys *publicKeys
+	// secretTokens makes the tokens that Secrets hold; nil: there are none.
+	secretTokens serviceaccount.TokenGenerator
+	// proven are the certificates of clients; nil if none are accepted.
+	proven *proven
+}
+
+// New proves who asks: a client certificate of the cluster CA, a ServiceAccount token, another token, each
 // shown here or to the peer that relays the request; and nobody, for the few paths open to all.
-func (s *Server) authentication() error {
-	s.audiences = authenticator.Audiences{s.cfg.Issuer}
+func New(cfg Config) (*Authenticator, error) {
+	a := &Authenticator{cfg: cfg, Audiences: authenticator.Audiences{cfg.Issuer}}
 	named := []authenticator.Request{}
-	if certificates := s.certificates(); certificates != nil {
+	if certificates := a.certificates(); certificates != nil {
 		named = append(named, certificates)
 	}
 	tokens := []authenticator.Token{}
-	if own, err := s.serviceAccountTokens(); err != nil {
-		return err
+	if own, err := a.serviceAccountTokens(); err != nil {
+		return nil, err
 	} else if own != nil {
 		tokens = append(tokens, own)
 	}
-	if s.cfg.Issuers != nil {
-		tokens = append(tokens, s.cfg.Issuers)
+	if a.cfg.Issuers != nil {
+		tokens = append(tokens, a.cfg.Issuers)
 	}
 	if len(tokens) > 0 {
 		all := tokenunion.NewFailOnError(tokens...)
 		named = append(named, bearertoken.New(all), websocket.NewProtocolAuthenticator(all))
 	}
 	// A credential that is wrong is refused: who shows it is not nobody.
-	s.known = group.NewAuthenticatedGroupAdder(union.NewFailOnError(named...))
-	client := union.NewFailOnError(s.known, authenticator.RequestFunc(s.nobody))
-	s.authn = caller.Authenticator(client)
-	return nil
+	a.Known = group.NewAuthenticatedGroupAdder(union.NewFailOnError(named...))
+	client := union.NewFailOnError(a.Known, authenticator.RequestFunc(a.nobody))
+	a.Request = caller.Authenticator(client)
+	return a, nil
 }
 
 // nobody is who shows nothing: for the few paths that tell no secret, or where the authentication configuration says.
-func (s *Server) nobody(r *http.Request) (*authenticator.Response, bool, error) {
+func (a *Authenticator) nobody(r *http.Request) (*authenticator.Response, bool, error) {
 	open := []apiserver.AnonymousAuthCondition{{Path: "/version"}, {Path: "/healthz"}, {Path: "/livez"}, {Path: "/readyz"}}
-	if s.cfg.Issuers != nil {
-		if said := s.cfg.Issuers.Anonymous(); said != nil {
+	if a.cfg.Issuers != nil {
+		if said := a.cfg.Issuers.Anonymous(); said != nil {
 			if !said.Enabled {
 				return nil, false, nil
 			}

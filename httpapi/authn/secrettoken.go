@@ -1,4 +1,4 @@
-package httpapi
+package authn
 
 import (
 	"context"
@@ -19,20 +19,20 @@ import (
 // as long as the Secret has them, the account is there, and a key that is believed anywhere proves them.
 
 // SecretToken makes the token of an account that a Secret is to hold.
-func (s *Server) SecretToken(ctx context.Context, account *corev1.ServiceAccount, secret *corev1.Secret) (string, error) {
-	if s.secretTokens == nil {
+func (a *Authenticator) SecretToken(ctx context.Context, account *corev1.ServiceAccount, secret *corev1.Secret) (string, error) {
+	if a.secretTokens == nil {
 		return "", errors.New("this cluster issues no tokens")
 	}
 	claims, private := serviceaccount.LegacyClaims(*account, *secret)
 	// Upstream's say nothing of when they were made; here no token is believed that is older than its account.
 	claims.IssuedAt = jwt.NewNumericDate(time.Now())
-	return s.secretTokens.GenerateToken(ctx, claims, private)
+	return a.secretTokens.GenerateToken(ctx, claims, private)
 }
 
 // SecretTokenProven tells whether a token names a key that is believed anywhere. One that does not is believed by nobody, or only for a node's own
 // pods, and has to be made anew.
-func (s *Server) SecretTokenProven(token string) bool {
-	if s.tokenKeys == nil {
+func (a *Authenticator) SecretTokenProven(token string) bool {
+	if a.keys == nil {
 		return false
 	}
 	head, _, _ := strings.Cut(token, ".")
@@ -43,24 +43,24 @@ func (s *Server) SecretTokenProven(token string) bool {
 	if err != nil || json.Unmarshal(b, &header) != nil {
 		return false
 	}
-	return s.tokenKeys.now.Load().of[header.Key].Anywhere
+	return a.keys.now.Load().of[header.Key].Anywhere
 }
 
 // secretTokenAuthenticator believes such tokens by upstream's rules.
-func (s *Server) secretTokenAuthenticator() (authenticator.Token, error) {
-	v, err := serviceaccount.NewLegacyValidator(true, tokenSubjects{s.cfg.Store}, ownSecrets(func(namespace string) typedcorev1.SecretInterface { return s.own.CoreV1().Secrets(namespace) }))
+func (a *Authenticator) secretTokenAuthenticator() (authenticator.Token, error) {
+	v, err := serviceaccount.NewLegacyValidator(true, tokenSubjects{a.cfg.Store}, secretsGetter(a.cfg.Secrets))
 	if err != nil {
 		return nil, err
 	}
 	return &believed{
-		Token: serviceaccount.JWTTokenAuthenticator([]string{serviceaccount.LegacyIssuer}, s.tokenKeys, s.audiences, v),
-		store: s.cfg.Store,
+		Token: serviceaccount.JWTTokenAuthenticator([]string{serviceaccount.LegacyIssuer}, a.keys, a.Audiences, v),
+		store: a.cfg.Store,
 	}, nil
 }
 
-// ownSecrets writes Secrets for upstream's validator, which notes the day on which a token was used last.
-type ownSecrets func(namespace string) typedcorev1.SecretInterface
+// secretsGetter writes Secrets for upstream's validator, which notes the day on which a token was used last.
+type secretsGetter func(namespace string) typedcorev1.SecretInterface
 
-func (o ownSecrets) Secrets(namespace string) typedcorev1.SecretInterface {
-	return o(namespace)
+func (g secretsGetter) Secrets(namespace string) typedcorev1.SecretInterface {
+	return g(namespace)
 }
