@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/durable"
 	"murmur/gossip"
 	"murmur/httpapi"
 	"murmur/node/member"
@@ -254,7 +256,10 @@ func (n *Node) keepKubeconfig() error {
 	if err != nil {
 		return err
 	}
-	if err := member.WriteFile(n.kubeconfig(), append(b, '\n'), 0o600); err != nil {
+	if err := os.MkdirAll(filepath.Dir(n.kubeconfig()), 0o755); err != nil {
+		return err
+	}
+	if err := durable.Write(n.kubeconfig(), append(b, '\n'), 0o600); err != nil {
 		return err
 	}
 	n.admin.Store(&made)

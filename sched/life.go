@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"murmur/durable"
 )
 
 // life is what outlives the process: which life this is, and what it has promised to fencers.
@@ -48,24 +50,8 @@ func (l life) save(dir string) error {
 		return fmt.Errorf("save the incarnation of this node: %w", err)
 	}
 	path := filepath.Join(dir, lifeFile)
-	if err := writeSynced(path+".new", b); err != nil {
+	if err := durable.Write(path, b, 0o600); err != nil {
 		return fmt.Errorf("save the incarnation of this node: %w", err)
 	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("save the incarnation of this node: %w", err)
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-func writeSynced(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	return errors.Join(err, f.Sync(), f.Close())
+	return nil
 }

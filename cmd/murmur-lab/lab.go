@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"murmur/durable"
 )
 
 // lab is what is remembered of a lab between calls, in its run directory.
@@ -79,11 +81,7 @@ func (l *lab) save() error {
 	if err != nil {
 		return err
 	}
-	tmp := recordFile(l.Name) + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, recordFile(l.Name))
+	return durable.Write(recordFile(l.Name), b, 0o600)
 }
 
 func (l *lab) node(name string) (*labNode, error) {

@@ -1,14 +1,13 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"murmur/durable"
 	"murmur/node"
 )
 
@@ -30,7 +29,7 @@ makes, or keep it as you keep those. FILE may be - for the standard output. The 
 		if args[0] == "-" {
 			err = write(c.OutOrStdout())
 		} else {
-			err = writeWhole(args[0], write)
+			err = durable.Replace(args[0], 0o600, write)
 		}
 		if err == nil && len(*recipients) == 0 {
 			fmt.Fprintln(c.ErrOrStderr(), "warning: the backup is not encrypted; it holds every Secret and the keys of the node, the CA's too if it is an issuer (--recipient encrypts it)")
@@ -38,24 +37,6 @@ makes, or keep it as you keep those. FILE may be - for the standard output. The 
 		return err
 	}
 	return c
-}
-
-// writeWhole makes a file that only its owner can read, or none.
-func writeWhole(path string, write func(io.Writer) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	err = write(f)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
 
 func oneFile(c *cobra.Command, args []string) error {

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"murmur/durable"
 )
 
 // Cluster is what a member holds of its cluster. Of the keys, only an issuer has that of the CA.
@@ -135,35 +137,10 @@ func (id *Identity) Save(dir string) error {
 	if err != nil {
 		return err
 	}
-	return WriteFile(identityFile(dir), b, 0o600)
-}
-
-// WriteFile replaces a file as a whole, durably.
-func WriteFile(path string, b []byte, mode os.FileMode) (err error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, werr := f.Write(b)
-	if err := errors.Join(werr, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return durable.Write(identityFile(dir), b, 0o600)
 }
 
 // Found makes the identity of the first member of a new cluster. A secret, if one is given, admits joiners for ever: of it only

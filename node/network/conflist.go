@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"murmur/durable"
 )
 
 // confName sorts before what others may have left in the directory: the CRI takes the first.
@@ -51,26 +53,9 @@ func writeConf(cfg Config, p Plan) error {
 	if err := os.MkdirAll(cfg.ConfDir, 0o755); err != nil {
 		return fmt.Errorf("make the CNI configuration's directory: %w", err)
 	}
-	f, err := os.CreateTemp(cfg.ConfDir, ".murmur-*") // not ending in conf: the CRI does not look at it
-	if err != nil {
+	// Its name does not end in conf while it is written: the CRI does not look at it.
+	if err := durable.Write(path, want, 0o644); err != nil {
 		return fmt.Errorf("write the CNI configuration: %w", err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(want)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Chmod(f.Name(), 0o644)
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write the CNI configuration %s: %w", path, err)
 	}
 	return nil
 }

@@ -9,10 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"k8s.io/kubernetes/pkg/util/parsers"
+
+	"murmur/durable"
 )
 
 // pulled remembers with whose credentials each image of this node was pulled. An image that is here is only for pods that could
@@ -171,7 +172,7 @@ func (p *pulled) keep(mark uint64, live map[string]bool) error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Type().IsRegular() && !names[strings.TrimPrefix(e.Name(), ".")] && p.written[e.Name()] <= mark {
+		if e.Type().IsRegular() && !names[e.Name()] && p.written[e.Name()] <= mark {
 			delete(p.written, e.Name())
 			if err := os.Remove(filepath.Join(p.dir, e.Name())); err != nil {
 				return err
@@ -186,21 +187,12 @@ func (p *pulled) write(path string, text []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	part := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
-	f, err := os.OpenFile(part, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
 	p.serial++
 	if p.written == nil {
 		p.written = map[string]uint64{}
 	}
 	p.written[filepath.Base(path)] = p.serial
-	return os.Rename(part, path)
+	return durable.Write(path, text, 0o600)
 }
 
 // latest puts an entry at the end of a list that is kept short.

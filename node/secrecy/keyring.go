@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/crypto/chacha20poly1305"
 	"golang.org/x/crypto/scrypt"
+
+	"murmur/durable"
 )
 
 // KeyringFile is the name of the file in a data directory that has the sealed data keys.
@@ -234,7 +236,7 @@ func (k *Keyring) makeFile(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("make the key file: %w", err)
 	}
-	if err := writeDurably(path, []byte(hex.EncodeToString(k.master[:])+"\n")); err != nil {
+	if err := durable.Write(path, []byte(hex.EncodeToString(k.master[:])+"\n"), 0o600); err != nil {
 		return fmt.Errorf("make the key file: %w", err)
 	}
 	return nil
@@ -299,29 +301,9 @@ func (k *Keyring) keep(keys []Key) error {
 	if err != nil {
 		return err
 	}
-	if err := writeDurably(k.path, b); err != nil {
+	if err := durable.Write(k.path, b, 0o600); err != nil {
 		return fmt.Errorf("write the sealed data keys: %w", err)
 	}
 	k.Keys = keys
 	return nil
-}
-
-// writeDurably makes a file that only its owner can read, or leaves what was there.
-func writeDurably(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -12,8 +12,9 @@ type room struct {
 // nobody, the parts know the store, drivers know whom they drive for, and only node knows all.
 var rooms = []room{
 	{pkg: "crdt"},
+	{pkg: "durable"},
 	{pkg: "gossip"},
-	{pkg: "sched", may: []string{"crdt"}},
+	{pkg: "sched", may: []string{"crdt", "durable"}},
 	{pkg: "httpapi", may: []string{"crdt", "httpapi/..."}},
 	{pkg: "httpapi/accepted"},
 	{pkg: "httpapi/admit"},
@@ -42,24 +43,24 @@ var rooms = []room{
 	{pkg: "httpapi/usage", may: []string{"crdt", "httpapi/relay"}},
 	{pkg: "httpapi/webhook", may: []string{"crdt", "httpapi/informers"}},
 
-	{pkg: "node/pod", may: []string{"crdt"}, tests: []string{"node/pod/podtest"}},
+	{pkg: "node/pod", may: []string{"crdt", "durable"}, tests: []string{"node/pod/podtest"}},
 	{pkg: "node/pod/podtest", may: []string{"crdt", "node/pod"}},
-	{pkg: "node/secrecy"},
+	{pkg: "node/secrecy", may: []string{"durable"}},
 	{pkg: "node/volume", may: []string{"node/pod"}},
 	{pkg: "node/containerd", may: []string{"node/pod"}, tests: []string{"node/pod/podtest", "node/volume"}},
-	{pkg: "node/network", may: []string{"crdt"}},
+	{pkg: "node/network", may: []string{"crdt", "durable"}},
 	{pkg: "node/proxy"},
 	{pkg: "node/iptables", may: []string{"crdt", "node/proxy"}},
 	{pkg: "node/dns", may: []string{"crdt"}},
-	{pkg: "node/member", may: []string{"crdt"}},
+	{pkg: "node/member", may: []string{"crdt", "durable"}},
 	{pkg: "node/control", may: []string{"crdt"}, tests: []string{"httpapi"}},
 	{pkg: "node", may: []string{
-		"crdt", "gossip", "sched", "httpapi", "httpapi/audit", "httpapi/encryption", "httpapi/issuers", "node/pod", "node/volume", "node/containerd", "node/network", "node/proxy",
+		"crdt", "durable", "gossip", "sched", "httpapi", "httpapi/audit", "httpapi/encryption", "httpapi/issuers", "node/pod", "node/volume", "node/containerd", "node/network", "node/proxy",
 		"node/iptables", "node/dns", "node/control", "node/secrecy", "node/member",
 	}, tests: []string{"node/pod/podtest"}},
 
-	{pkg: "cmd/murmur", may: []string{"node"}},
-	{pkg: "cmd/murmur-lab", may: []string{"node/containerd"}}, // its archive format, to pack images
+	{pkg: "cmd/murmur", may: []string{"durable", "node"}},
+	{pkg: "cmd/murmur-lab", may: []string{"durable", "node/containerd"}}, // its archive format, to pack images
 	{pkg: "cmd/pause"},
 	{pkg: "examples/..."},
 
