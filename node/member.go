@@ -381,7 +381,7 @@ func (n *Node) shutOut(ctx context.Context, name string) ([]member.Rotated, erro
 	// What a node says where nobody vouches for it is heard only if it says nothing else: one of a version in which all are
 	// issuers. It must not name another's ID, nor this node's.
 	if trust := n.self.Trust(); !slices.ContainsFunc(slices.Collect(maps.Keys(named)), func(id string) bool { return !trust.Denied(id) }) {
-		spoken := n.self.Spoken(snap)
+		spoken, again := n.self.Spoken(snap), len(named) > 0
 		add := func(id string) {
 			if _, ok := named[id]; !ok && id != n.id.NodeID && member.ValidID(id) && spoken[id] == "" {
 				named[id] = true
@@ -391,7 +391,8 @@ func (n *Node) shutOut(ctx context.Context, name string) ([]member.Rotated, erro
 			add(stored.Annotations[annotationID])
 		}
 		for _, m := range n.agent.Members() {
-			if m.Name == name {
+			// One that was revoked may show itself under another ID, with a gossip key and no certificate.
+			if m.Name == name && (!again || slices.ContainsFunc(n.agent.Peers(), func(p gossip.Peer) bool { return p.Name == name })) {
 				add(m.ID)
 			}
 		}
