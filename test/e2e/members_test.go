@@ -253,3 +253,155 @@ func TestStolenMember(t *testing.T) {
 	l.within(10*time.Second, "n2 has it", func() error { _, err := l.tryKubectl("n2", "get", "configmap", "after"); return err })
 	l.within(30*time.Second, "nobody waits for who was revoked", func() error { _, err := l.try("exec", "n2", "--", "murmur", "reachability"); return err })
 }
+
+// An issuer that is shut out on one side of a cut, in the midst of a rotation of the CA, is a member of the other until they meet. Then both are rid of it, with
+// whatever the keys that it has can make, and of what it has open. Of those that it leaves none is.
+func TestStolenIssuerOnTheOtherSide(t *testing.T) {
+	l := up(t, "e-issuer", 4)
+	loot := filepath.Join(t.TempDir(), "murmur.yaml") // the thief's copy of what makes it an administrator
+	disk := func(node string) string { return filepath.Join("/var/lib/murmur-lab", l.name, node) }
+	as := func(node string, args ...string) []string {
+		return append([]string{"exec", node, "--", "kubectl", "--kubeconfig", loot, "--insecure-skip-tls-verify", "--certificate-authority="}, args...)
+	}
+	refused := func(node string) func() error {
+		return func() error {
+			if out, err := l.try(as(node, "get", "secrets", "-A", "--request-timeout=5s")...); err == nil {
+				return fmt.Errorf("the API of %s lists Secrets for it: %.100s", node, out)
+			} else if !strings.Contains(err.Error(), "Unauthorized") && !strings.Contains(err.Error(), "logged in") {
+				return err
+			}
+			return nil
+		}
+	}
+	first, err := l.certificates("n1", "CA")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The rotation would go on for an hour.
+	l.murmur("n2", "certificate", "rotate", "ca", "--overlap=1h")
+	l.within(20*time.Second, "the one that is to be stolen has the new key too", func() error {
+		cas, err := l.certificates("n4", "CA")
+		if err == nil && (len(cas) != 2 || cas[0].Name == first[0].Name) {
+			err = fmt.Errorf("n4 has %v", cas)
+		}
+		return err
+	})
+	b, err := os.ReadFile(filepath.Join(disk("n4"), "data", "identity.json"))
+	if err != nil || !strings.Contains(string(b), `"caKey"`) {
+		t.Fatalf("n4 is no issuer: %v", err)
+	}
+	second, err := l.certificates("n4", "CA")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err = os.ReadFile(filepath.Join(disk("n4"), "etc", "murmur.yaml")); err == nil {
+		err = os.WriteFile(loot, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	l.do("partition", "n1,n2", "n3,n4")
+	t.Logf("%s", l.murmur("n1", "forget", "n4", "--revoke"))
+	for _, n := range []string{"n1", "n2"} {
+		l.within(10*time.Second, n+" refuses it", refused(n))
+	}
+	// On its own side it is what it was, and opens what would last.
+	if out, err := l.try(as("n3", "create", "configmap", "by-the-thief")...); err != nil {
+		t.Fatalf("on the other side it is refused before the sides meet: %s %v", out, err)
+	}
+	watch := l.command(as("n3", "get", "configmaps", "-A", "--watch")...)
+	ended := make(chan error, 1)
+	if err := watch.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { ended <- watch.Wait() }()
+	defer func() { _ = watch.Process.Kill() }()
+	time.Sleep(3 * time.Second)
+	select {
+	case err := <-ended:
+		t.Fatalf("a watch on the other side ended before the sides met: %v", err)
+	default:
+	}
+
+	l.do("heal")
+	l.within(time.Minute, "both sides are one", func() error {
+		return errors.Join(l.registered("n1", "n1", "n2", "n3")(), l.registered("n3", "n1", "n2", "n3")())
+	})
+	for _, n := range []string{"n1", "n2", "n3"} {
+		l.within(10*time.Second, n+" refuses it", refused(n))
+	}
+	select {
+	case <-ended:
+	case <-time.After(15 * time.Second):
+		t.Error("what it had open on the other side goes on")
+	}
+	// One CA is left, which is neither that of before nor the one that it knew, long before the rotation would have ended.
+	l.within(3*time.Minute, "a CA that it does not know is the only one", func() error {
+		return errors.Join(l.only("CA", first[0].Name, "n1", "n2", "n3")(), l.only("CA", second[0].Name, "n1", "n2", "n3")())
+	})
+	l.do("kill", "n4")
+	l.do("start", "n4")
+	time.Sleep(10 * time.Second)
+	for _, n := range []string{"n1", "n2", "n3"} {
+		if err := errors.Join(l.registered(n, "n1", "n2", "n3")(), refused(n)()); err != nil {
+			t.Errorf("after it was started again: %v", err)
+		}
+	}
+	l.kubectl("n3", "create", "configmap", "after")
+	l.within(10*time.Second, "n1 has it", func() error { _, err := l.tryKubectl("n1", "get", "configmap", "after"); return err })
+	l.within(3*time.Minute, "nobody waits for who was revoked, under whatever ID it comes", func() error { _, err := l.try("exec", "n2", "--", "murmur", "reachability"); return err })
+	// Revoked again, which is what one does who is not sure, it costs the cluster no other CA.
+	cas, err := l.certificates("n1", "CA")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := l.murmur("n3", "forget", "n4", "--revoke"); strings.Contains(out, "CA is replaced") {
+		t.Errorf("revoked again: %s", out)
+	}
+	if again, err := l.certificates("n3", "CA"); err != nil || len(again) != 1 || again[0].Name != cas[0].Name {
+		t.Errorf("revoked again the CA is %v, was %v, %v", again, cas, err)
+	}
+}
+
+// A member that was away for a whole rotation of the CA, and forgotten so that nobody waited for it, comes back by the line that the README has.
+func TestRejoinAfterARotation(t *testing.T) {
+	l := up(t, "e-rejoin", 3)
+	first, err := l.certificates("n1", "CA")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.do("stop", "n3")
+	l.within(time.Minute, "n3 can be forgotten", func() error { _, err := l.try("exec", "n1", "--", "murmur", "forget", "n3"); return err })
+	l.murmur("n1", "certificate", "rotate", "ca", "--overlap=30s")
+	l.within(2*time.Minute, "the CA that n3 knows is gone", l.only("CA", first[0].Name, "n1", "n2"))
+	l.kubectl("n1", "create", "configmap", "meanwhile")
+
+	start := l.command("start", "n3")
+	if err := start.Start(); err != nil { // it does not become ready by itself
+		t.Fatal(err)
+	}
+	defer func() { _ = start.Process.Kill(); _ = start.Wait() }()
+	l.within(time.Minute, "its daemon answers", func() error { _, err := l.try("exec", "n3", "--", "murmur", "status"); return err })
+	time.Sleep(5 * time.Second)
+	if err := l.registered("n1", "n1", "n2")(); err != nil {
+		t.Errorf("it came back with a certificate of a CA that nobody believes: %v", err)
+	}
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(strings.TrimSpace(l.murmur("n1", "token", "create", "--token-only"))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s", l.murmur("n3", "join", "10.77.0.1", "--token-file", file, "--rejoin"))
+	l.within(2*time.Minute, "all are members", func() error {
+		return errors.Join(l.registered("n1", "n1", "n2", "n3")(), l.registered("n3", "n1", "n2", "n3")())
+	})
+	l.within(30*time.Second, "it believes the new CA only", l.only("CA", first[0].Name, "n1", "n2", "n3"))
+	l.within(30*time.Second, "it has what was made meanwhile", func() error { _, err := l.tryKubectl("n3", "get", "configmap", "meanwhile"); return err })
+	l.kubectl("n3", "create", "configmap", "back")
+	l.within(30*time.Second, "the others have what it makes", func() error { _, err := l.tryKubectl("n2", "get", "configmap", "back"); return err })
+	// It is the issuer that it was.
+	l.within(time.Minute, "it admits others", func() error {
+		_, err := l.try("exec", "n3", "--", "murmur", "token", "create", "--token-only")
+		return err
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -58,7 +59,16 @@ func TestBesideAnOlderNode(t *testing.T) {
 	l.within(time.Minute, "nine pods are ready", l.wantReady("n1", "web", 9, "n1", "n2", "n3"))
 	l.within(time.Minute, "all have the same", l.sameDigests)
 
-	l.do("partition", "n2", "n1,n3")
+	// A machine joins meanwhile, by way of one of this version.
+	if out := strings.TrimSpace(l.do("add")); out != "n4" {
+		t.Fatalf("added %q", out)
+	}
+	for _, n := range []string{"n1", "n2", "n4"} {
+		l.within(time.Minute, "all are ready as "+n+" sees it", l.allReady(n, 4))
+	}
+	l.within(time.Minute, "all have the same", l.sameDigests)
+
+	l.do("partition", "n2", "n1,n3,n4")
 	l.kubectl("n1", "label", "deployment/web", "of=the-newer")
 	l.kubectl("n2", "annotate", "deployment/web", "of=the-older")
 	for _, n := range []string{"n1", "n2"} {
@@ -66,7 +76,7 @@ func TestBesideAnOlderNode(t *testing.T) {
 	}
 	l.do("heal")
 	l.within(time.Minute, "all have the same after they met", l.sameDigests)
-	for _, n := range []string{"n1", "n2", "n3"} {
+	for _, n := range []string{"n1", "n2", "n3", "n4"} {
 		l.kubectl(n, "get", "configmap", "on-n1", "on-n2")
 		if got := l.kubectl(n, "get", "deployment", "web", "-o=jsonpath={.metadata.labels.of} {.metadata.annotations.of}"); got != "the-newer the-older" {
 			t.Errorf("on %s the Deployment has %q of both sides", n, got)
@@ -75,7 +85,7 @@ func TestBesideAnOlderNode(t *testing.T) {
 
 	l.do("kill", "n2", "--daemon")
 	l.do("start", "n2")
-	l.within(time.Minute, "all are ready as n2 sees it", l.allReady("n2", 3))
+	l.within(time.Minute, "all are ready as n2 sees it", l.allReady("n2", 4))
 	l.within(time.Minute, "all have the same at the end", l.sameDigests)
 	l.within(time.Minute, "nine pods are ready", l.wantReady("n2", "web", 9))
 	after := l.containers("n2")
