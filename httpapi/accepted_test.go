@@ -124,7 +124,7 @@ func TestAcceptedFields(t *testing.T) {
 	// What no node here can keep of a pod's protection is refused; a template that asks for it is warned of.
 	n.expect(http.StatusUnprocessableEntity, "POST", core+"pods", "", `{apiVersion: v1, kind: Pod, metadata: {name: labelled}, spec: {containers: [{name: c, image: i,
 		securityContext: {seLinuxOptions: {type: container_t}}}]}}`, `Pod \"labelled\" is invalid: spec.containers[0].securityContext.seLinuxOptions.type: Forbidden: no node here sets SELinux labels`)
-	for level, want := range map[string][]string{"s0": nil, "s0:c1": {`299 - "spec.securityContext.seLinuxOptions.level: no node here sets SELinux labels: what only its level keeps apart is not kept apart"`}} {
+	for level, want := range map[string][]string{"s0": nil, "s0:c1": {`299 - "Pod spec.securityContext.seLinuxOptions.level: no node here sets SELinux labels: what only its level keeps apart is not kept apart"`}} {
 		got := n.warnings(http.StatusCreated, "POST", core+"pods", "", `{apiVersion: v1, kind: Pod, metadata: {generateName: level-}, spec: {securityContext: {seLinuxOptions: {level: "`+level+`"}}, containers: [{name: c, image: i}]}}`)
 		if !slices.Equal(got, want) {
 			t.Errorf("level %s: %q", level, got)
