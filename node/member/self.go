@@ -213,6 +213,7 @@ func (s *Self) Follow(ctx context.Context, h Hooks) error {
 		err     error
 	}
 	answers, asking, due := make(chan answered, 1), false, true
+	missed := false // something has changed since what is asked now was begun
 	defer func() {
 		if asking {
 			<-answers
@@ -223,8 +224,9 @@ func (s *Self) Follow(ctx context.Context, h Hooks) error {
 		if err != nil && ctx.Err() == nil {
 			s.log.Error("keep up with the members", "err", err)
 		}
+		missed = missed || due && asking
 		if now := s.now(); due && !asking && (pause == 0 || now.Sub(failed) >= pause || now.Before(failed)) {
-			asking = true
+			asking, missed = true, false
 			go func() {
 				changed, err := s.ask(ctx, h)
 				answers <- answered{changed, err}
@@ -249,7 +251,7 @@ func (s *Self) Follow(ctx context.Context, h Hooks) error {
 		case <-ctx.Done():
 			return nil
 		case a := <-answers:
-			asking, due = false, a.changed
+			asking, due = false, a.changed || missed
 			switch {
 			case a.err == nil:
 				pause = 0
