@@ -179,7 +179,11 @@ func (k *Keyring) byTPM(o Outside) (err error) {
 	if o.TPM == "" {
 		return fmt.Errorf("the data keys in %s were sealed by this machine's TPM: give --secrets-tpm", k.path)
 	}
-	if k.master, err = k.tpm.unseal(o.TPM); err != nil {
+	k.master, err = k.tpm.unseal(o.TPM)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("--secrets-tpm: there is no TPM at %s, and without this machine's the Secrets in %s cannot be read: is its driver loaded? (%w)", o.TPM, o.DataDir, err)
+	}
+	if err != nil {
 		return fmt.Errorf("--secrets-tpm %s does not open the data keys in %s: %w (one that was cleared, or another machine's, cannot: move %s away and join anew, the others have the Secrets)",
 			o.TPM, k.path, err, o.DataDir)
 	}

@@ -58,7 +58,7 @@ func TestAnotherTPMOpensNothing(t *testing.T) {
 	for name, c := range map[string]struct{ tpm, want string }{
 		"another's": {startTPM(t), "does not open the data keys"},
 		"none":      {"", "give --secrets-tpm"},
-		"not there": {filepath.Join(t.TempDir(), "tpmrm0"), "no such file"},
+		"not there": {filepath.Join(t.TempDir(), "tpmrm0"), "is its driver loaded?"},
 		"a file":    {os.Args[0], "not a device"},
 	} {
 		o := o
