@@ -53,7 +53,7 @@ func openVault(cfg Config) (*vault, error) {
 		}
 		v.now.Store(e)
 		return v, nil
-	case c.Own != "on" && !has && (c.TPM != "" || c.Passphrase != ""):
+	case c.Own == "" && !has && (c.TPM != "" || c.Passphrase != ""):
 		return nil, errors.New("a passphrase or a TPM to seal the data key was given, and Secrets are not encrypted on this node: give --secrets-encryption too")
 	case c.Own != "on" && !has:
 		return nil, nil

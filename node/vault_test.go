@@ -247,6 +247,10 @@ func TestADiskIsEncryptedAsAFileSays(t *testing.T) {
 	}
 	both := cfg
 	both.Secrets.Own = "on"
+	// What a start that makes the disk plain needs to open it is no fault at the next start.
+	if v, err := openVault(Config{DataDir: t.TempDir(), Secrets: SecretsConfig{Own: "off", Passphrase: "correct horse battery"}}); err != nil || v != nil {
+		t.Errorf("off again: %v %v", v, err)
+	}
 	for _, alone := range []SecretsConfig{{TPM: "/dev/tpmrm0"}, {Passphrase: "correct horse battery"}} {
 		if _, err := openVault(Config{DataDir: t.TempDir(), Secrets: alone}); err == nil || !strings.Contains(err.Error(), "give --secrets-encryption too") {
 			t.Errorf("%+v: %v", alone, err)

@@ -172,7 +172,7 @@ func (t *turn) runSandbox(ctx context.Context, a Action) bool {
 	if _, err := t.k.cfg.Runtime.RunSandbox(whole, spec); err != nil {
 		return refuse("FailedCreatePodSandBox", retrySandbox, fmt.Errorf("Failed to create pod sandbox: %w", err))
 	}
-	t.w.level(&spec.Resources)
+	t.w.levelled(spec.Resources)
 	t.w.succeed("")
 	return true
 }

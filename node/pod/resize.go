@@ -24,17 +24,22 @@ const resizeFailure = "/resize"
 const retryResize = 5 * time.Second
 
 // Allocated is the pod with the resources that its node gave it in place of those it asks for: a pod that asks for the same is
-// returned as it is.
+// returned as it is. A node gives a pod what it asks for when it takes it, and says so in the first status that it writes.
 func Allocated(p *corev1.Pod) *corev1.Pod {
+	if p.Status.StartTime == nil {
+		return p
+	}
 	var out *corev1.Pod
 	for i, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
 		for j := range list {
 			c := &list[j]
-			st := statusOf(p, c.Name)
-			if st == nil || st.Resources == nil {
-				continue // never made: it starts with what it asks for
+			given := corev1.ResourceRequirements{Claims: c.Resources.Claims}
+			if st := statusOf(p, c.Name); st != nil {
+				given.Requests = st.AllocatedResources
+				if st.Resources != nil {
+					given.Limits = st.Resources.Limits
+				}
 			}
-			given := corev1.ResourceRequirements{Requests: st.AllocatedResources, Limits: st.Resources.Limits, Claims: c.Resources.Claims}
 			if equality.Semantic.DeepEqual(given, c.Resources) {
 				continue
 			}
@@ -44,11 +49,17 @@ func Allocated(p *corev1.Pod) *corev1.Pod {
 			[][]corev1.Container{out.Spec.InitContainers, out.Spec.Containers}[i][j].Resources = given
 		}
 	}
-	if whole := given(p); whole != nil {
-		if out == nil {
-			out = p.DeepCopy()
+	if p.Spec.Resources != nil {
+		of := p
+		if out != nil {
+			of = out
 		}
-		out.Spec.Resources = whole
+		if whole := given(of); !equality.Semantic.DeepEqual(whole, p.Spec.Resources) {
+			if out == nil {
+				out = p.DeepCopy()
+			}
+			out.Spec.Resources = whole
+		}
 	}
 	if out == nil {
 		return p
@@ -56,27 +67,41 @@ func Allocated(p *corev1.Pod) *corev1.Pod {
 	return out
 }
 
-// given are a pod's own resources as its node granted them, nil where that is what it asks for. What was not asked for of the whole pod
-// when it was granted is in its status as the sum of its containers: the same amounts.
+// given are a pod's own resources as its node granted them, of what it asks for as a whole. A pod that did not when it was granted was given what its
+// containers were, which are as granted in p.
 func given(p *corev1.Pod) *corev1.ResourceRequirements {
-	asked := p.Spec.Resources
-	if asked == nil || p.Status.Resources == nil {
-		return nil
+	of := *p
+	of.Spec.Resources = nil
+	had := wholeOf(&of)
+	if p.Status.AllocatedResources != nil {
+		had.Requests = p.Status.AllocatedResources
 	}
-	out := asked.DeepCopy()
-	take := func(to, from corev1.ResourceList) {
-		for name := range to {
+	if p.Status.Resources != nil {
+		had.Limits = p.Status.Resources.Limits
+	}
+	take := func(names, from corev1.ResourceList) corev1.ResourceList {
+		to := corev1.ResourceList{}
+		for name := range names {
 			if q, ok := from[name]; ok {
 				to[name] = q
-			} else {
-				delete(to, name)
 			}
 		}
+		return to
 	}
-	take(out.Requests, p.Status.AllocatedResources)
-	take(out.Limits, p.Status.Resources.Limits)
-	if equality.Semantic.DeepEqual(out, asked) {
-		return nil
+	return &corev1.ResourceRequirements{Requests: take(p.Spec.Resources.Requests, had.Requests), Limits: take(p.Spec.Resources.Limits, had.Limits), Claims: p.Spec.Resources.Claims}
+}
+
+// wholeOf is what a pod has as a whole, without what its runtime takes: the requests that nodes count, and the limits of its cgroup.
+func wholeOf(p *corev1.Pod) corev1.ResourceRequirements {
+	options := podresource.PodResourcesOptions{ExcludeOverhead: true}
+	out := corev1.ResourceRequirements{Requests: podresource.PodRequests(p, options), Limits: podresource.PodLimits(p, options)}
+	// A sum of limits is none where a container has none.
+	cgroup := podResources(p)
+	if cgroup.CPUQuota == 0 {
+		delete(out.Limits, corev1.ResourceCPU)
+	}
+	if cgroup.Memory == 0 {
+		delete(out.Limits, corev1.ResourceMemory)
 	}
 	return out
 }
@@ -182,12 +207,13 @@ func (s *step) whole(st *corev1.PodStatus, old *corev1.PodStatus) {
 	if s.pod.Spec.Resources == nil {
 		return
 	}
-	st.AllocatedResources = podresource.PodRequests(s.pod, podresource.PodResourcesOptions{})
-	if old.Resources != nil && (s.seen.Uneven || s.seen.Cgroup != nil && !podResources(s.pod).has(s.seen.Cgroup)) {
+	now := wholeOf(s.pod)
+	st.AllocatedResources = now.Requests
+	if s.seen.Uneven || s.seen.Cgroup != nil && !podResources(s.pod).has(s.seen.Cgroup) {
 		st.Resources = old.Resources.DeepCopy()
 		return
 	}
-	st.Resources = &corev1.ResourceRequirements{Requests: st.AllocatedResources.DeepCopy(), Limits: podresource.PodLimits(s.pod, podresource.PodResourcesOptions{})}
+	st.Resources = now.DeepCopy()
 }
 
 // actual are the resources of a container's newest run, in the words of its spec where the cgroup is as that says.
@@ -247,27 +273,27 @@ func (t *turn) resize(ctx context.Context) bool {
 	if err != nil {
 		return refuse(err)
 	}
-	if err := t.roomy(ctx, spec.Resources.Memory, changes); err != nil {
+	before, adopted := t.w.level()
+	if err := t.roomy(ctx, before, spec.Resources, changes); err != nil {
 		return refuse(err)
 	}
-	_, failed := t.w.failed(resizeFailure)
-	known := t.w.level(nil)
 	if err := t.k.cfg.Runtime.Resize(ctx, spec, changes); err != nil {
 		return refuse(fmt.Errorf("resize pod: %w", err))
 	}
 	t.w.succeed(resizeFailure)
-	t.w.level(&spec.Resources)
-	if len(changes) > 0 || known || failed {
+	t.w.levelled(spec.Resources)
+	if len(changes) > 0 || !adopted {
 		t.k.event(t.pod, "", corev1.EventTypeNormal, "ResizeCompleted", "Pod resize completed")
 	}
 	t.w.poke()
 	return true
 }
 
-// roomy refuses limits of memory below what is in use: the kernel would make room by ending what the pod runs. whole is the pod's, bytes;
-// 0 is none.
-func (t *turn) roomy(ctx context.Context, whole int64, changes map[string]Resources) error {
-	shrinks := whole > 0
+// roomy refuses limits of memory below what is in use: the kernel would make room by ending what the pod runs. The pod's own cgroup goes from
+// before, nil where that is not known, to whole.
+func (t *turn) roomy(ctx context.Context, before *Resources, whole Resources, changes map[string]Resources) error {
+	lowered := before != nil && whole.Memory > 0 && (before.Memory == 0 || whole.Memory < before.Memory)
+	shrinks := lowered
 	for _, run := range t.containers {
 		to, ok := changes[run.ID]
 		shrinks = shrinks || ok && to.Memory > 0 && (run.Resources.Memory == 0 || to.Memory < run.Resources.Memory)
@@ -288,8 +314,8 @@ func (t *turn) roomy(ctx context.Context, whole int64, changes map[string]Resour
 			used += s.Memory
 		}
 	}
-	if whole > 0 && used > whole {
-		return fmt.Errorf("attempting to set pod memory limit (%d) below current usage (%d)", whole, used)
+	if lowered && used > whole.Memory {
+		return fmt.Errorf("attempting to set pod memory limit (%d) below current usage (%d)", whole.Memory, used)
 	}
 	return nil
 }

@@ -194,9 +194,9 @@ func (s *step) containerStatus(c *corev1.Container, olds []corev1.ContainerStatu
 		}
 		st.VolumeMounts = append(st.VolumeMounts, status)
 	}
+	st.AllocatedResources, st.Resources = c.Resources.Requests, c.Resources.DeepCopy()
 	if len(runs) > 0 {
 		st.Resources = actual(c, runs[0], old)
-		st.AllocatedResources = c.Resources.Requests
 	}
 	return st
 }

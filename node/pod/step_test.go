@@ -222,6 +222,9 @@ func (s *scenario) step() string {
 		fmt.Fprintf(&b, "  the pod has %s of %s, limits %s\n", amounts(st.Resources.Requests), amounts(st.AllocatedResources), amounts(st.Resources.Limits))
 	}
 	s.pod.Status = st
+	if s.seen.Refused != nil && !grows(s.pod, Allocated(s.pod)) {
+		b.WriteString("  nobody is asked\n")
+	}
 	return b.String()
 }
 

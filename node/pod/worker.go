@@ -251,7 +251,8 @@ func (w *worker) turn(ctx context.Context) time.Time {
 		w.admitted = true
 	}
 	if p != nil && p.Spec.NodeName == w.k.cfg.Node {
-		if !w.publish(ctx, entry, asked, d.Status) && granted {
+		if !w.publish(ctx, entry, asked, d.Status) && (granted || p.Status.StartTime == nil) {
+			w.admitted = false // what this node gives it is not written down: it may ask for something else by now
 			return d.Next
 		}
 		w.announce(asked, d.Status, refused)
@@ -343,13 +344,22 @@ func (w *worker) failed(name string) (Failure, bool) {
 	return f, ok
 }
 
-// level notes what the pod's own cgroup was given, nil while it changes, and tells whether it was known before.
-func (w *worker) level(to *Resources) bool {
+// level is what the pod's own cgroup was given last, which from now on may be anything. adopted tells that this daemon found it and has not
+// changed it: nobody has asked for anything.
+func (w *worker) level() (before *Resources, adopted bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	known := w.cgroup != nil
-	w.cgroup, w.uneven = to, to == nil
-	return known
+	_, failed := w.failures[resizeFailure]
+	before, adopted = w.cgroup, w.cgroup == nil && !failed
+	w.uneven = true
+	return before, adopted
+}
+
+// levelled notes what the pod's own cgroup was given.
+func (w *worker) levelled(to Resources) {
+	w.mu.Lock()
+	w.cgroup, w.uneven = &to, false
+	w.mu.Unlock()
 }
 
 func (w *worker) succeed(name string) {
