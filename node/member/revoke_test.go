@@ -779,3 +779,61 @@ func TestKeyOfACAThatExcludes(t *testing.T) {
 		t.Errorf("once it has heard: %v", err)
 	}
 }
+
+// A machine that joined on another side of a cut, and that the revoker did not know, is shut out with the CA that admitted it: it cannot be told from one
+// that the thief made. It comes back with a token.
+func TestJoinerOfTheOtherSideComesBack(t *testing.T) {
+	w := found(t, "a")
+	w.join("x", "a", true)
+	stolen := w.join("stolen", "a", true)
+	w.split("x", "stolen")
+	side := w.on(w.all["x"].store)
+	token := func(w *world) string {
+		t.Helper()
+		secret, obj := NewToken(w.now().Add(time.Hour), false, false)
+		if err := w.write(obj, true); err != nil {
+			t.Fatal(err)
+		}
+		return secret
+	}
+	id, err := side.knock("j", "j-id", "x", token(side), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := side.add(id)
+	w.settle()
+	if _, err := w.all["a"].Revoke(t.Context(), w.store, "stolen", map[string]bool{"stolen-id": true}, w.names()); err != nil {
+		t.Fatal(err)
+	}
+	delete(w.all, "stolen")
+	w.unregister("stolen")
+	w.settle()
+	w.heal()
+	for range 4 {
+		for _, n := range []string{"a", "x", "j"} {
+			w.turn(w.all[n])
+		}
+	}
+	for _, n := range []string{"a", "x"} {
+		if _, err := w.all[n].Verify(chainOf(j.Certificate())); err == nil {
+			t.Errorf("%s believes one that the thief could have made", n)
+		}
+		if _, err := w.all[n].Verify(chainOf(stolen.Certificate())); err == nil {
+			t.Errorf("%s believes the thief", n)
+		}
+	}
+	id, err = w.knock("j", "j-id", "a", token(w), j.Identity())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Update(func(have *Identity) error { *have = *id; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	w.settle() // in which all are to believe each other
+	w.pass(2 * stolenOverlap)
+	w.settle()
+	w.oneCA()
+	if j.Issuer() {
+		t.Error("it has become an issuer")
+	}
+}
