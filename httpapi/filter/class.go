@@ -78,43 +78,51 @@ func (f failing) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-// stated is what of an object in a patch says for which state of the object the patch is.
-type stated struct {
-	Metadata struct {
-		UID             any `json:"uid"`
-		ResourceVersion any `json:"resourceVersion"`
-	} `json:"metadata"`
-}
-
 // conditional tells whether a patch says which state of the object it is for. One that cannot be read is taken for one that does:
-// to be decided at one node for all is slower, and as right.
+// to be decided at one node for all is slower, and as right. Names count letter by letter, as they do for who applies the patch.
 func conditional(contentType string, patch []byte) bool {
 	media, _, err := mime.ParseMediaType(contentType)
 	if err != nil {
 		return true
 	}
-	var s stated
 	switch types.PatchType(media) {
 	case types.JSONPatchType:
-		var operations []struct{ Op, Path string }
+		var operations []map[string]any
 		if json.Unmarshal(patch, &operations) != nil {
 			return true
 		}
-		for _, o := range operations {
+		return slices.ContainsFunc(operations, func(o map[string]any) bool {
+			path, ok := o["path"].(string)
 			// What replaces the metadata as a whole may bring these too.
-			if o.Op == "test" || slices.Contains([]string{"", "/metadata", "/metadata/uid", "/metadata/resourceVersion"}, o.Path) {
-				return true
-			}
-		}
-		return false
+			return !ok || o["op"] == "test" || slices.Contains([]string{"", "/metadata", "/metadata/uid", "/metadata/resourceVersion"}, path)
+		})
 	case types.ApplyYAMLPatchType:
-		err = yaml.Unmarshal(patch, &s)
+		var object map[string]any
+		if yaml.Unmarshal(patch, &object) != nil {
+			return true
+		}
+		return states(object["metadata"])
 	case types.MergePatchType, types.StrategicMergePatchType:
-		err = json.Unmarshal(patch, &s)
-	default:
-		return true
+		var object map[string]json.RawMessage
+		if json.Unmarshal(patch, &object) != nil {
+			return true
+		}
+		if len(object["metadata"]) == 0 {
+			return false
+		}
+		var metadata any
+		return json.Unmarshal(object["metadata"], &metadata) != nil || states(metadata)
 	}
-	return err != nil || s.Metadata.UID != nil || s.Metadata.ResourceVersion != nil
+	return true
+}
+
+// states tells whether an object's metadata says which state of it is meant.
+func states(metadata any) bool {
+	if metadata == nil {
+		return false
+	}
+	m, ok := metadata.(map[string]any)
+	return !ok || m["uid"] != nil || m["resourceVersion"] != nil
 }
 
 // deletedVersion is the body of a deletion with the version in its preconditions as this node's: upstream's registry compares
