@@ -19,13 +19,13 @@ import (
 // invalid; the day on which it was used is noted. One that was signed by a key that is not believed anywhere is nobody's.
 func TestTokensInSecrets(t *testing.T) {
 	mine, others := newSigner(t), newSigner(t)
-	anywhere := true
+	anywhere, retired := true, false
 	n := newNode(t, func(c *Config) {
 		c.ServiceAccountKey = nil
 		c.TokenKeys = TokenKeys{
 			Sign: func() *ecdsa.PrivateKey { return mine },
 			Public: func() []TokenKey {
-				return []TokenKey{{Key: mine.Public(), Node: c.Node, Anywhere: anywhere}, {Key: others.Public(), Node: "another"}}
+				return []TokenKey{{Key: mine.Public(), Node: c.Node, Anywhere: anywhere, Retired: retired}, {Key: others.Public(), Node: "another"}}
 			},
 		}
 	})
@@ -113,6 +113,12 @@ func TestTokensInSecrets(t *testing.T) {
 	three := made("three")
 	if who(three.Data["token"]) != robot {
 		t.Fatal("a token of the next account")
+	}
+	// The member has a newer key: the token is good, and is made anew before it is not.
+	retired = true
+	n.Server.TrustChanged()
+	if who(three.Data["token"]) != robot || n.Server.SecretTokenProven(string(three.Data["token"])) {
+		t.Error("a token of a key that its member has replaced")
 	}
 	// The member is no issuer from now on.
 	anywhere = false

@@ -92,7 +92,7 @@ func (n *node) exec(certificate tls.Certificate, pod string) *opened {
 }
 
 // TestRequestsOfTheRevokedEnd: watches and streams, here and on another node, end when the certificate or the key of a token that they were proven
-// by is not believed any more; others go on.
+// by is not believed any more; others go on, also those whose node has replaced its key.
 func TestRequestsOfTheRevokedEnd(t *testing.T) {
 	peers, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
@@ -103,14 +103,13 @@ func TestRequestsOfTheRevokedEnd(t *testing.T) {
 		check(t, err)
 		return k
 	}
-	own, stolen := key(), key()
+	own, stolen, next := key(), key(), key()
 	sign := own
 	keys := TokenKeys{Sign: func() *ecdsa.PrivateKey { return sign }, Public: func() []TokenKey {
-		out := []TokenKey{{Key: own.Public(), Node: "n1", Anywhere: true}}
-		if !revoked.Load() {
-			out = append(out, TokenKey{Key: stolen.Public(), Node: "n3", Anywhere: true})
+		if revoked.Load() { // then every member makes a key anew, and n1 is believed as before
+			return []TokenKey{{Key: next.Public(), Node: "n1", Anywhere: true}}
 		}
-		return out
+		return []TokenKey{{Key: own.Public(), Node: "n1", Anywhere: true}, {Key: stolen.Public(), Node: "n3", Anywhere: true}}
 	}}
 	believed := ClientCertificates{Stands: func(chain []*x509.Certificate) error {
 		if revoked.Load() && chain[0].Subject.CommonName == "eve" {

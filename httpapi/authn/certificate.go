@@ -63,7 +63,8 @@ func (a *Authenticator) Stands(p *standing.Proof) error {
 	if p.Chain != nil && a.cfg.ClientCertificates.Stands != nil {
 		return a.cfg.ClientCertificates.Stands(p.Chain)
 	}
-	if p.Key != "" && a.keys != nil && !a.keys.has(p.Key) {
+	// A key that its node has replaced proves no new request, and nobody was shut out.
+	if p.Key != "" && a.keys != nil && !a.keys.has(p.Key) && !a.keys.signs(p.Node) {
 		return errKeyGone
 	}
 	return nil

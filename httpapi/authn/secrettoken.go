@@ -29,8 +29,8 @@ func (a *Authenticator) SecretToken(ctx context.Context, account *corev1.Service
 	return a.secretTokens.GenerateToken(ctx, claims, private)
 }
 
-// SecretTokenProven tells whether a token names a key that is believed anywhere. One that does not is believed by nobody, or only for a node's own
-// pods, and has to be made anew.
+// SecretTokenProven tells whether a token names a key that is believed anywhere and that its node still signs with. One that does not is believed by
+// nobody, or only for a node's own pods, or will not be for long, and has to be made anew.
 func (a *Authenticator) SecretTokenProven(token string) bool {
 	if a.keys == nil {
 		return false
@@ -43,7 +43,8 @@ func (a *Authenticator) SecretTokenProven(token string) bool {
 	if err != nil || json.Unmarshal(b, &header) != nil {
 		return false
 	}
-	return a.keys.now.Load().of[header.Key].Anywhere
+	k := a.keys.now.Load().of[header.Key]
+	return k.Anywhere && !k.Retired
 }
 
 // secretTokenAuthenticator believes such tokens by upstream's rules.

@@ -45,6 +45,8 @@ type TokenKey struct {
 	// Node is who signs with it. Unless Anywhere is true, its tokens are believed only for pods that run there.
 	Node     string
 	Anywhere bool
+	// Retired tells that Node signs with another by now.
+	Retired bool
 	// id is its name in tokens.
 	id string
 }
@@ -212,6 +214,19 @@ func (p *publicKeys) has(name string) bool {
 	return ok
 }
 
+// signs tells whether any key of a node is believed.
+func (p *publicKeys) signs(node string) bool {
+	if node == "" {
+		return false
+	}
+	for _, k := range p.now.Load().of {
+		if k.Node == node {
+			return true
+		}
+	}
+	return false
+}
+
 // GetPublicKeys is the key of a name. A token without one is proven by none.
 func (p *publicKeys) GetPublicKeys(ctx context.Context, name string) []serviceaccount.PublicKey {
 	set := p.now.Load()
@@ -252,7 +267,8 @@ func (b *believed) AuthenticateToken(ctx context.Context, token string) (*authen
 	if sa, err := (tokenSubjects{b.store}).GetServiceAccount(ctx, namespace, account); err != nil || issuedBefore(token, sa.CreationTimestamp.Time) {
 		return nil, false, errOlder
 	}
-	standing.Of(ctx).Key = by.id
+	proof := standing.Of(ctx)
+	proof.Key, proof.Node = by.id, by.Node
 	if by.Anywhere {
 		return who, true, nil
 	}

@@ -23,10 +23,11 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 )
 
-// Proof is what a request was authenticated by: certificates, or the key of a token by its name. Neither is nothing that can be taken back.
+// Proof is what a request was authenticated by: certificates, or the key of a token by its name and that of the node which signs with it. Neither is
+// nothing that can be taken back.
 type Proof struct {
-	Chain []*x509.Certificate
-	Key   string
+	Chain     []*x509.Certificate
+	Key, Node string
 }
 
 type (

@@ -40,6 +40,8 @@ type secretTokens struct {
 	present, gone map[types.UID]bool
 	// held are the Secrets of the last look that hold tokens, went those that an account still speaks of though they have gone.
 	held, went map[crdt.Key]bool
+	// signing are the issuers in sight, once they were asked for in this look.
+	signing []string
 	// absent is since when the account of a Secret has been looked for in vain, unproven since when no key proves its token.
 	absent, unproven map[types.UID]time.Time
 }
@@ -62,6 +64,7 @@ func tokenSecret(e *crdt.Entry) (*corev1.Secret, bool) {
 
 func (t *secretTokens) prepare(w *world) {
 	was, held := t.present, t.held
+	t.signing = nil
 	t.present, t.held = map[types.UID]bool{}, map[crdt.Key]bool{}
 	if len(t.gone) > maxGone {
 		clear(t.gone)
@@ -125,15 +128,14 @@ func (t *secretTokens) speaksOf(e *crdt.Entry) (out []crdt.Key) {
 }
 
 func (t *secretTokens) decide(w *world, e *crdt.Entry) plan {
-	issuers := slices.DeleteFunc(slices.Clone(t.issuers()), func(n string) bool { return !slices.Contains(w.alive, n) })
-	if rendezvous(string(e.UID), issuers) != w.self {
+	if e.Key.Resource == accounts {
+		if went := t.speaksOf(e); len(went) > 0 && t.mine(w, e.UID) {
+			return t.forget(e, went)
+		}
 		return plan{}
 	}
-	if e.Key.Resource == accounts {
-		return t.forget(e)
-	}
 	s, ok := tokenSecret(e)
-	if !ok || s.DeletionTimestamp != nil {
+	if !ok || s.DeletionTimestamp != nil || !t.mine(w, e.UID) {
 		return plan{}
 	}
 	uid := types.UID(s.Annotations[corev1.ServiceAccountUIDKey])
@@ -148,6 +150,15 @@ func (t *secretTokens) decide(w *world, e *crdt.Entry) plan {
 		}
 	}
 	return plan{writes: []write{deletion(e.Key, e.UID)}}
+}
+
+// mine tells whether an object is this node's to see to. Who the issuers are is in every member's statement, so it is asked once a look, and only by
+// those that have a Secret with a token to see to.
+func (t *secretTokens) mine(w *world, uid types.UID) bool {
+	if t.signing == nil {
+		t.signing = slices.DeleteFunc(append([]string{}, t.issuers()...), func(n string) bool { return !slices.Contains(w.alive, n) })
+	}
+	return len(t.signing) > 0 && rendezvous(string(uid), t.signing) == w.self
 }
 
 // later tells whether something has been so for long enough to be believed; at is when it may be. While it is not to be believed there is no
@@ -174,7 +185,7 @@ func (t *secretTokens) fill(w *world, s *corev1.Secret, sa *corev1.ServiceAccoun
 	token := string(s.Data[corev1.ServiceAccountTokenKey])
 	fresh, wake := token == "", time.Time{}
 	if !fresh && !t.tokens.SecretTokenProven(token) {
-		// The key may be one that this node has not heard of yet.
+		// The key may be one that this node has not heard of yet, or that a rotation has just replaced: the new one is published before it signs.
 		fresh, wake = later(w, t.unproven, s.UID, true)
 	} else {
 		delete(t.unproven, s.UID)
@@ -202,11 +213,7 @@ func (t *secretTokens) fill(w *world, s *corev1.Secret, sa *corev1.ServiceAccoun
 }
 
 // forget takes away what an account says of Secrets with tokens that have gone.
-func (t *secretTokens) forget(e *crdt.Entry) plan {
-	went := t.speaksOf(e)
-	if len(went) == 0 {
-		return plan{}
-	}
+func (t *secretTokens) forget(e *crdt.Entry, went []crdt.Key) plan {
 	sa, err := crdt.As[corev1.ServiceAccount](e)
 	if err != nil || sa.DeletionTimestamp != nil {
 		return plan{}

@@ -716,6 +716,8 @@ type PublicKey struct {
 	Node, ID string
 	// Anywhere tells that its tokens are believed whatever they are for; else only for pods that run on Node.
 	Anywhere bool
+	// Retired tells that Node has a newer one, which it signs with as soon as all can have it.
+	Retired bool
 }
 
 type tokenKeys struct {
@@ -741,9 +743,9 @@ func (s *Self) PublicKeys() []PublicKey {
 }
 
 func (s *Self) ownKeys(id *Identity) (out []PublicKey) {
-	for _, k := range id.TokenKeys {
+	for i, k := range id.TokenKeys {
 		if key, err := decodeKey(k.Key); err == nil {
-			out = append(out, PublicKey{Key: key.Public(), Node: id.NodeName, ID: id.NodeID, Anywhere: id.Issuer()})
+			out = append(out, PublicKey{Key: key.Public(), Node: id.NodeName, ID: id.NodeID, Anywhere: id.Issuer(), Retired: i > 0})
 		}
 	}
 	if k := id.shared(); k != nil {
@@ -762,10 +764,10 @@ func (s *Self) publicKeys(id *Identity, members map[string]heardOf[aboutMember],
 		if name == id.NodeID {
 			continue
 		}
-		for _, der := range m.value.TokenKeys[:min(len(m.value.TokenKeys), maxTokenKeys)] {
+		for i, der := range m.value.TokenKeys[:min(len(m.value.TokenKeys), maxTokenKeys)] {
 			parsed, err := x509.ParsePKIXPublicKey(der)
 			if key, ok := parsed.(*ecdsa.PublicKey); err == nil && ok && key.Curve == elliptic.P256() {
-				k.public = append(k.public, PublicKey{Key: key, Node: m.by.Name, ID: name, Anywhere: m.by.Issuer})
+				k.public = append(k.public, PublicKey{Key: key, Node: m.by.Name, ID: name, Anywhere: m.by.Issuer, Retired: i > 0})
 			}
 		}
 	}
@@ -773,7 +775,7 @@ func (s *Self) publicKeys(id *Identity, members map[string]heardOf[aboutMember],
 	names := make([]string, 0, len(k.public))
 	for _, p := range k.public {
 		der, _ := x509.MarshalPKIXPublicKey(p.Key)
-		names = append(names, fmt.Sprintf("%x %s %v", der, p.Node, p.Anywhere))
+		names = append(names, fmt.Sprintf("%x %s %v %v", der, p.Node, p.Anywhere, p.Retired))
 	}
 	slices.Sort(names)
 	k.name = fmt.Sprint(names, k.others)
