@@ -639,6 +639,41 @@ func TestIssuersAreAskedBeside(t *testing.T) {
 	}
 }
 
+// A CA that this node makes itself is told to it as one that it hears of: its administrator's credentials are of the old one.
+func TestTheNodeIsToldOfItsOwnCA(t *testing.T) {
+	w := found(t, "a")
+	a := w.all["a"]
+	certificate, key, err := a.AdminPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair(certificate, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := w.hooks(a)
+	changed := make(chan struct{}, 64)
+	h.Changed = func() { changed <- struct{}{} }
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.Follow(ctx, h) }()
+	if _, err := a.RotateCA(t.Context(), w.store, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	for told := false; !told || !a.AdminDue(&pair); {
+		select {
+		case <-changed:
+			told = true
+		case <-time.After(30 * time.Second):
+			t.Fatalf("nobody is told of a new CA; the administrator's credentials are due: %v", a.AdminDue(&pair))
+		}
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 // A stolen CA is none the better for another that vouches for it, also if only the certificates that were sent along lead there.
 func TestStolenCABetween(t *testing.T) {
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)

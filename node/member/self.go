@@ -45,12 +45,14 @@ type Self struct {
 	// saving is held by the one who makes the next identity. It holds up nobody who reads.
 	saving chan struct{}
 	id     atomic.Pointer[Identity]
-	trust  atomic.Pointer[Trust]
-	pair   atomic.Pointer[tls.Certificate]
-	signer atomic.Pointer[ecdsa.PrivateKey]
-	keys   atomic.Pointer[tokenKeys]
-	wake   chan struct{}
-	memo   memo
+	// updates counts how often somebody else than Follow's look has made one.
+	updates atomic.Uint64
+	trust   atomic.Pointer[Trust]
+	pair    atomic.Pointer[tls.Certificate]
+	signer  atomic.Pointer[ecdsa.PrivateKey]
+	keys    atomic.Pointer[tokenKeys]
+	wake    chan struct{}
+	memo    memo
 
 	// robbedSince is when Follow saw first that no CA is left that nobody can know who was shut out.
 	robbedSince time.Time
@@ -160,6 +162,7 @@ func (s *Self) Update(change func(*Identity) error) error {
 	if err := s.set(next); err != nil {
 		return err
 	}
+	s.updates.Add(1)
 	s.Poke()
 	return nil
 }
@@ -214,6 +217,12 @@ func (s *Self) Follow(ctx context.Context, h Hooks) error {
 	}
 	answers, asking, due := make(chan answered, 1), false, true
 	missed := false // something has changed since what is asked now was begun
+	// The identity changes also by what others do with s, and by replace: how often it had when the node was told last.
+	told := s.updates.Load()
+	tell := func() {
+		told = s.updates.Load()
+		h.Changed()
+	}
 	defer func() {
 		if asking {
 			<-answers
@@ -237,8 +246,8 @@ func (s *Self) Follow(ctx context.Context, h Hooks) error {
 		} else if err := errors.Join(s.say(ctx, h), s.replace(ctx, h)); err != nil && ctx.Err() == nil {
 			s.log.Error("publish what this node is", "err", err)
 		}
-		if changed {
-			h.Changed()
+		if changed || s.updates.Load() != told {
+			tell()
 			due = true
 			continue // what follows from it
 		}
@@ -262,7 +271,7 @@ func (s *Self) Follow(ctx context.Context, h Hooks) error {
 				}
 			}
 			if a.changed {
-				h.Changed()
+				tell()
 			}
 		case <-wake.C:
 		case <-s.wake:
