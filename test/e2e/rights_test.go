@@ -231,3 +231,64 @@ func TestNobodyIsLockedOut(t *testing.T) {
 		return err
 	})
 }
+
+// TestTokenInASecret: a Secret that names an account gets a token of it that every node believes, also one that is no issuer; another one once the keys have
+// been rotated away under it; and none when the account has gone.
+func TestTokenInASecret(t *testing.T) {
+	l := up(t, "e-token", 2)
+	if out := l.do("add", "--no-issuer"); strings.TrimSpace(out) != "n3" {
+		t.Fatalf("added %q", out)
+	}
+	l.within(time.Minute, "three nodes", l.registered("n1", "n1", "n2", "n3"))
+	l.apply("n1", `{apiVersion: v1, kind: ServiceAccount, metadata: {name: robot}}`)
+	l.apply("n2", `{apiVersion: v1, kind: Secret, metadata: {name: robot, annotations: {kubernetes.io/service-account.name: robot}}, type: kubernetes.io/service-account-token}`)
+	token := ""
+	filled := func(before string) func() error {
+		return func() error {
+			s, err := tryGet[corev1.Secret](l, "n1", "secret", "robot")
+			if err != nil {
+				return err
+			}
+			if token = string(s.Data["token"]); token == "" || token == before || len(s.Data["ca.crt"]) == 0 || string(s.Data["namespace"]) != "default" {
+				return fmt.Errorf("it has %d fields", len(s.Data))
+			}
+			return nil
+		}
+	}
+	believed := func(node string) error {
+		out, err := l.try("exec", node, "--", "curl", "-sSk", "--max-time", "5", "-H", "Authorization: Bearer "+token, "-H", "Content-Type: application/json",
+			"-d", `{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`, "https://127.0.0.1:6443/apis/authentication.k8s.io/v1/selfsubjectreviews")
+		if err == nil && !strings.Contains(out, "system:serviceaccount:default:robot") {
+			err = fmt.Errorf("%s answers %s", node, out)
+		}
+		return err
+	}
+	everywhere := func(when string) {
+		t.Helper()
+		for _, n := range []string{"n1", "n2", "n3"} {
+			l.within(10*time.Second, n+" believes it, "+when, func() error { return believed(n) })
+		}
+	}
+	l.within(20*time.Second, "a token", filled(""))
+	everywhere("at first")
+	first := token
+	l.murmur("n1", "certificate", "rotate", "service-account", "--overlap=30s")
+	everywhere("in the overlap")
+	l.within(4*time.Minute, "another token", filled(first))
+	everywhere("made anew")
+	l.kubectl("n2", "delete", "serviceaccount", "robot")
+	for _, n := range []string{"n1", "n3"} {
+		l.within(10*time.Second, n+" refuses it", func() error {
+			if believed(n) == nil {
+				return fmt.Errorf("it is believed")
+			}
+			return nil
+		})
+	}
+	l.within(time.Minute, "the Secret goes with the account", func() error {
+		if _, err := l.tryKubectl("n1", "get", "secret", "robot"); err == nil {
+			return fmt.Errorf("it is there")
+		}
+		return nil
+	})
+}
