@@ -25,8 +25,8 @@
 // # Kinds
 //
 // Those that are built in are rows of a table (httpapi/registry): one more kind is one more row. What a
-// CustomResourceDefinition defines is served from the newest snapshot (httpapi/custom). Discovery (discovery.go) and
-// OpenAPI (openapi.go, customopenapi.go) of both are remade when the definitions have changed and somebody asks.
+// CustomResourceDefinition defines is served from the newest snapshot (httpapi/custom). Discovery (httpapi/discovery)
+// and OpenAPI (httpapi/openapi) of both are remade when the definitions have changed and somebody asks.
 //
 // # What is different here
 //

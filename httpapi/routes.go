@@ -26,7 +26,9 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"murmur/httpapi/caller"
+	apidiscovery "murmur/httpapi/discovery"
 	"murmur/httpapi/filter"
+	"murmur/httpapi/openapi"
 	"murmur/httpapi/route"
 )
 
@@ -190,11 +192,11 @@ func (s *Server) statusError(err error, c echo.Context) {
 // routes of a kind from what its storage can do; here they become Echo's.
 func (s *Server) installKinds(e *echo.Echo) error {
 	equivalents := runtime.NewEquivalentResourceRegistry()
-	groups := map[string]*tableGroup{}
+	groups := map[string]*apidiscovery.Group{}
 	var names []string
 	s.table = &route.Table[restful.RouteFunction]{}
 	legacy := aggregated.NewResourceManager("api")
-	services := map[schema.GroupVersion]*described{}
+	var services []*openapi.Service
 	for _, gv := range s.registry.Versions() {
 		container := restful.NewContainer()
 		resources, _, err := s.version(gv, equivalents).InstallREST(container)
@@ -202,7 +204,7 @@ func (s *Server) installKinds(e *echo.Echo) error {
 			return fmt.Errorf("routes of %s: %w", gv, err)
 		}
 		for _, ws := range container.RegisteredWebServices() {
-			services[gv] = newDescribed(ws)
+			services = append(services, openapi.NewService(ws))
 			for _, r := range ws.Routes() {
 				if of, err := s.table.Add(r.Method, r.Path, r.Function); err != nil {
 					return err
@@ -219,25 +221,27 @@ func (s *Server) installKinds(e *echo.Echo) error {
 		}
 		g := groups[gv.Group]
 		if g == nil {
-			g = &tableGroup{group: metav1.APIGroup{Name: gv.Group, PreferredVersion: v}, resources: map[string][]apidiscoveryv2.APIResourceDiscovery{}}
+			g = &apidiscovery.Group{Group: metav1.APIGroup{Name: gv.Group, PreferredVersion: v}, Resources: map[string][]apidiscoveryv2.APIResourceDiscovery{}}
 			groups[gv.Group] = g
 			names = append(names, gv.Group)
 		}
-		g.group.Versions = append(g.group.Versions, v)
-		g.resources[gv.Version] = resources
+		g.Group.Versions = append(g.Group.Versions, v)
+		g.Resources[gv.Version] = resources
 	}
 
+	var table []apidiscovery.Group
 	for _, name := range names {
-		s.shown.table = append(s.shown.table, *groups[name])
-		get(e, "/apis/"+name, discovery.NewAPIGroupHandler(legacyscheme.Codecs, groups[name].group))
+		table = append(table, *groups[name])
+		get(e, "/apis/"+name, discovery.NewAPIGroupHandler(legacyscheme.Codecs, groups[name].Group))
 	}
-	get(e, "/apis", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.discovered().root.ServeHTTP(w, r) }))
+	s.discovery = apidiscovery.New(s.cfg.Store, table)
+	get(e, "/apis", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.discovery.Now().Root.ServeHTTP(w, r) }))
 	for _, prefix := range []string{"/api/*", "/apis/*"} {
 		e.RouteNotFound(prefix, s.dispatch)
 	}
 	core := discovery.NewLegacyRootAPIHandler(discovery.DefaultAddresses{}, legacyscheme.Codecs, "/api")
 	get(e, "/api", aggregated.WrapAggregatedDiscoveryToHandler(routeFunction(core.WebService().Routes()[0].Function), legacy, nil))
-	s.installOpenAPI(e, services)
+	openapi.Install(e, version.GitVersion, s.cfg.Store, services)
 	return nil
 }
 
@@ -288,7 +292,7 @@ func (s *Server) dispatch(c echo.Context) error {
 		return errors.New("a request without its description")
 	}
 	if !info.IsResourceRequest {
-		h := s.discovered().at(info.Path)
+		h := s.discovery.Now().At(info.Path)
 		if h == nil || r.Method != http.MethodGet {
 			return echo.ErrNotFound
 		}

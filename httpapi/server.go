@@ -39,6 +39,7 @@ import (
 	"murmur/httpapi/authz"
 	"murmur/httpapi/caller"
 	"murmur/httpapi/custom"
+	"murmur/httpapi/discovery"
 	"murmur/httpapi/fairness"
 	"murmur/httpapi/filter"
 	"murmur/httpapi/informers"
@@ -186,7 +187,7 @@ type Server struct {
 	fair      *fairness.Fairness
 	table     *route.Table[restful.RouteFunction]
 	customs   *custom.Kinds
-	shown     discoveries
+	discovery *discovery.Discovery
 	standing  *standing.Requests
 	handler   *echo.Echo
 	relay     *relay.Relay

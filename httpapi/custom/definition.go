@@ -2,7 +2,9 @@ package custom
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
+	"hash/fnv"
 	"reflect"
 	"slices"
 	"strings"
@@ -212,4 +214,15 @@ func nonStructural(crd *apiextensionsv1.CustomResourceDefinition) *apiextensions
 	}
 	c.Message = wrong.ToAggregate().Error()
 	return c
+}
+
+// State is a number that differs when the definitions do.
+func State(snap *crdt.Snapshot) uint64 {
+	h := fnv.New64a()
+	var b [8]byte
+	for e := range snap.Range(storage.Definitions, "", "") {
+		binary.BigEndian.PutUint64(b[:], uint64(e.Version))
+		h.Write(b[:])
+	}
+	return h.Sum64()
 }

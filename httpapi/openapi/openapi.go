@@ -1,4 +1,4 @@
-package httpapi
+package openapi
 
 import (
 	"bytes"
@@ -20,7 +20,6 @@ import (
 	"github.com/labstack/echo/v4"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
 	"k8s.io/kube-openapi/pkg/builder3"
 	openapicommon "k8s.io/kube-openapi/pkg/common"
@@ -57,14 +56,14 @@ const (
 	openAPIv3Proto = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf"
 )
 
-// installOpenAPI serves /openapi/v3 and /openapi/v2. Clients keep documents by their hash; it names the program and the routes,
+// Install serves /openapi/v3 and /openapi/v2. Clients keep documents by their hash; it names the program and the routes,
 // or the definitions, which is what a document is a function of, so that the index can be answered without building any.
-func (s *Server) installOpenAPI(e *echo.Echo, services map[schema.GroupVersion]*described) {
-	o := &openAPI{store: s.cfg.Store, table: map[string]*document{}, custom: map[string]*document{}}
+func Install(e *echo.Echo, release string, store *crdt.Store, services []*Service) {
+	o := &documents{store: store, release: release, table: map[string]*document{}, custom: map[string]*document{}}
 	for _, d := range services {
 		name := strings.TrimPrefix(d.root, "/")
-		o.table[name] = v3Document(name, documentHash(d), func() (*spec3.OpenAPI, error) {
-			return builder3.BuildOpenAPISpecFromRoutes([]openapicommon.RouteContainer{d}, openAPIConfig())
+		o.table[name] = v3Document(name, documentHash(release, d), func() (*spec3.OpenAPI, error) {
+			return builder3.BuildOpenAPISpecFromRoutes([]openapicommon.RouteContainer{d}, openAPIConfig(release))
 		})
 		o.services = append(o.services, d)
 	}
@@ -104,10 +103,11 @@ func v3Document(name, hash string, build func() (*spec3.OpenAPI, error)) *docume
 		}}
 }
 
-// openAPI are the documents of the table, and of what is defined.
-type openAPI struct {
+// documents are those of the table, and of what is defined.
+type documents struct {
 	store    *crdt.Store
-	services []*described
+	release  string
+	services []*Service
 	table    map[string]*document
 
 	mu sync.Mutex
@@ -119,14 +119,14 @@ type openAPI struct {
 }
 
 // refresh forgets documents that the definitions no longer make. One that they still make stays as it is.
-func (o *openAPI) refresh() {
+func (o *documents) refresh() {
 	snap := o.store.Snapshot()
-	if now := state(snap); o.whole == nil || now != o.state {
+	if now := custom.State(snap); o.whole == nil || now != o.state {
 		o.state = now
 		crds := crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "")
 		crds = slices.DeleteFunc(crds, func(crd *apiextensionsv1.CustomResourceDefinition) bool { return !custom.Established(crd) })
 		have := o.custom
-		o.custom = customDocuments(crds)
+		o.custom = customDocuments(o.release, crds)
 		for name, d := range o.custom {
 			if was := have[name]; was != nil && was.hash == d.hash {
 				o.custom[name] = was
@@ -138,30 +138,31 @@ func (o *openAPI) refresh() {
 	}
 }
 
-func (o *openAPI) defined() map[string]*document {
+func (o *documents) defined() map[string]*document {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.refresh()
 	return o.custom
 }
 
-func (o *openAPI) v2() *document {
+func (o *documents) v2() *document {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.refresh()
 	return o.whole
 }
 
-// described is what a document says of go-restful's service. The service itself also has, for each route, the regular expression by which it would be
+// Service is what a document says of go-restful's service. The service itself also has, for each route, the regular expression by which it would be
 // found if Echo did not do so: a fifth of all that an idle daemon holds.
-type described struct {
+type Service struct {
 	root       string
 	parameters []openapicommon.Parameter
 	routes     []restful.Route
 }
 
-func newDescribed(ws *restful.WebService) *described {
-	d := &described{root: ws.RootPath(), parameters: (&restfuladapter.WebServiceAdapter{WebService: ws}).PathParameters()}
+// NewService describes one.
+func NewService(ws *restful.WebService) *Service {
+	d := &Service{root: ws.RootPath(), parameters: (&restfuladapter.WebServiceAdapter{WebService: ws}).PathParameters()}
 	for _, r := range ws.Routes() {
 		d.routes = append(d.routes, restful.Route{Method: r.Method, Path: r.Path, Operation: r.Operation, Doc: r.Doc, Consumes: r.Consumes, Produces: r.Produces,
 			Metadata: r.Metadata, ParameterDocs: r.ParameterDocs, ResponseErrors: r.ResponseErrors, ReadSample: r.ReadSample, WriteSample: r.WriteSample})
@@ -169,11 +170,14 @@ func newDescribed(ws *restful.WebService) *described {
 	return d
 }
 
-func (d *described) RootPath() string { return d.root }
+// RootPath is where its routes are.
+func (d *Service) RootPath() string { return d.root }
 
-func (d *described) PathParameters() []openapicommon.Parameter { return d.parameters }
+// PathParameters are those of all its routes.
+func (d *Service) PathParameters() []openapicommon.Parameter { return d.parameters }
 
-func (d *described) Routes() []openapicommon.Route {
+// Routes are what it serves.
+func (d *Service) Routes() []openapicommon.Route {
 	routes := make([]openapicommon.Route, len(d.routes))
 	for i := range d.routes {
 		routes[i] = &restfuladapter.RouteAdapter{Route: &d.routes[i]}
@@ -181,8 +185,8 @@ func (d *described) Routes() []openapicommon.Route {
 	return routes
 }
 
-func documentHash(d *described) string {
-	h := newHash()
+func documentHash(release string, d *Service) string {
+	h := newHash(release)
 	for _, r := range d.routes {
 		fmt.Fprintln(h, r.Method, r.Path, r.Operation)
 	}
@@ -190,9 +194,9 @@ func documentHash(d *described) string {
 }
 
 // newHash is a hash that the program has gone into.
-func newHash() hash.Hash {
+func newHash(release string) hash.Hash {
 	h := sha256.New()
-	fmt.Fprintln(h, version.GitVersion)
+	fmt.Fprintln(h, release)
 	if info, ok := debug.ReadBuildInfo(); ok {
 		fmt.Fprintln(h, info.Main.Version, info.Main.Sum)
 		for _, s := range info.Settings {
@@ -274,10 +278,10 @@ func unzip(zipped []byte) ([]byte, error) {
 	return io.ReadAll(z)
 }
 
-func openAPIConfig() *openapicommon.OpenAPIV3Config {
+func openAPIConfig(release string) *openapicommon.OpenAPIV3Config {
 	namer := apiopenapi.NewDefinitionNamer(legacyscheme.Scheme)
 	c := &openapicommon.OpenAPIV3Config{
-		Info:                  &spec.Info{InfoProps: spec.InfoProps{Title: "Kubernetes", Version: version.GitVersion}},
+		Info:                  &spec.Info{InfoProps: spec.InfoProps{Title: "Kubernetes", Version: release}},
 		DefaultResponse:       &spec3.Response{ResponseProps: spec3.ResponseProps{Description: "Default Response."}},
 		GetOperationIDAndTags: apiopenapi.GetOperationIDAndTags,
 		GetDefinitionName:     namer.GetDefinitionName,

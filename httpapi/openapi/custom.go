@@ -1,4 +1,4 @@
-package httpapi
+package openapi
 
 import (
 	"bytes"
@@ -25,7 +25,7 @@ import (
 )
 
 // customDocuments are the OpenAPI v3 documents of defined versions, by path.
-func customDocuments(crds []*apiextensionsv1.CustomResourceDefinition) map[string]*document {
+func customDocuments(release string, crds []*apiextensionsv1.CustomResourceDefinition) map[string]*document {
 	by := map[string][]*apiextensionsv1.CustomResourceDefinition{}
 	version := map[string]string{}
 	for _, crd := range crds {
@@ -37,7 +37,7 @@ func customDocuments(crds []*apiextensionsv1.CustomResourceDefinition) map[strin
 	}
 	out := map[string]*document{}
 	for path, crds := range by {
-		out[path] = v3Document(path, definitionsHash(crds), func() (*spec3.OpenAPI, error) {
+		out[path] = v3Document(path, definitionsHash(release, crds), func() (*spec3.OpenAPI, error) {
 			var specs []*spec3.OpenAPI
 			for _, crd := range crds {
 				s, err := builder.BuildOpenAPIV3(crd, version[path], builder.Options{IncludeSelectableFields: true})
@@ -52,8 +52,8 @@ func customDocuments(crds []*apiextensionsv1.CustomResourceDefinition) map[strin
 	return out
 }
 
-func definitionsHash(crds []*apiextensionsv1.CustomResourceDefinition) string {
-	h := newHash()
+func definitionsHash(release string, crds []*apiextensionsv1.CustomResourceDefinition) string {
+	h := newHash(release)
 	enc := json.NewEncoder(h)
 	for _, crd := range crds {
 		enc.Encode([]any{crd.Name, crd.Spec, crd.Status.AcceptedNames}) // plain values into a hash: neither fails
@@ -62,12 +62,12 @@ func definitionsHash(crds []*apiextensionsv1.CustomResourceDefinition) string {
 }
 
 // wholeHash names the OpenAPI v2 document of the table and some definitions.
-func (o *openAPI) wholeHash(crds []*apiextensionsv1.CustomResourceDefinition) string {
-	h := newHash()
+func (o *documents) wholeHash(crds []*apiextensionsv1.CustomResourceDefinition) string {
+	h := newHash(o.release)
 	for _, name := range slices.Sorted(maps.Keys(o.table)) {
 		fmt.Fprintln(h, name, o.table[name].hash)
 	}
-	fmt.Fprintln(h, definitionsHash(crds))
+	fmt.Fprintln(h, definitionsHash(o.release, crds))
 	return strings.ToUpper(hex.EncodeToString(h.Sum(nil)))
 }
 
@@ -80,7 +80,7 @@ type fixedV2 struct {
 
 // wholeDocument is the OpenAPI v2 document of everything. What the table says is put together with what the definitions say as text:
 // megabytes of it are never taken apart.
-func (o *openAPI) wholeDocument(hash string, crds []*apiextensionsv1.CustomResourceDefinition) *document {
+func (o *documents) wholeDocument(hash string, crds []*apiextensionsv1.CustomResourceDefinition) *document {
 	return &document{about: "all groups", hash: hash, protoType: openAPIv2Proto, proto: handler.ToProtoBinary,
 		build: func(w io.Writer) error {
 			fixed, err := o.fixedPart()
@@ -96,7 +96,7 @@ func (o *openAPI) wholeDocument(hash string, crds []*apiextensionsv1.CustomResou
 			if added.Paths != nil {
 				paths = added.Paths.Paths
 			}
-			info, err := json.Marshal(swaggerInfo())
+			info, err := json.Marshal(swaggerInfo(o.release))
 			if err != nil {
 				return err
 			}
@@ -134,26 +134,26 @@ func members[T any](w io.Writer, zipped []byte, more map[string]T) error {
 	return err
 }
 
-func swaggerInfo() *spec.Info {
-	return &spec.Info{InfoProps: spec.InfoProps{Title: "Kubernetes", Version: version.GitVersion}}
+func swaggerInfo(release string) *spec.Info {
+	return &spec.Info{InfoProps: spec.InfoProps{Title: "Kubernetes", Version: release}}
 }
 
 // fixedPart builds the table's part when it is first needed.
-func (o *openAPI) fixedPart() (*fixedV2, error) {
+func (o *documents) fixedPart() (*fixedV2, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.fixed != nil {
 		return o.fixed, nil
 	}
 	namer := apiopenapi.NewDefinitionNamer(legacyscheme.Scheme)
-	services := slices.SortedFunc(slices.Values(o.services), func(a, b *described) int { return strings.Compare(a.root, b.root) })
+	services := slices.SortedFunc(slices.Values(o.services), func(a, b *Service) int { return strings.Compare(a.root, b.root) })
 	containers := make([]openapicommon.RouteContainer, len(services))
 	for i, d := range services {
 		containers[i] = d
 	}
 	doc, err := openapibuilder.BuildOpenAPISpecFromRoutes(containers, &openapicommon.Config{
 		ProtocolList:          []string{"https"},
-		Info:                  swaggerInfo(),
+		Info:                  swaggerInfo(o.release),
 		DefaultResponse:       &spec.Response{ResponseProps: spec.ResponseProps{Description: "Default Response."}},
 		GetOperationIDAndTags: apiopenapi.GetOperationIDAndTags,
 		GetDefinitionName:     namer.GetDefinitionName,

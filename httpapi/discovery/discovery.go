@@ -1,8 +1,6 @@
-package httpapi
+package discovery
 
 import (
-	"encoding/binary"
-	"hash/fnv"
 	"maps"
 	"net/http"
 	"slices"
@@ -14,7 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	kubeversion "k8s.io/apimachinery/pkg/version"
-	"k8s.io/apiserver/pkg/endpoints/discovery"
+	upstream "k8s.io/apiserver/pkg/endpoints/discovery"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
@@ -23,47 +21,41 @@ import (
 	"murmur/httpapi/storage"
 )
 
-// discovered is what clients are told of the kinds that are served, in one state of the definitions. The paths of the
+// State is what clients are told of the kinds that are served, in one state of the definitions. The paths of the
 // table's groups and versions are routes of their own.
-type discovered struct {
+type State struct {
 	state uint64
-	root  http.Handler
+	// Root answers /apis.
+	Root  http.Handler
 	paths map[string]http.Handler
 }
 
-func (d *discovered) at(path string) http.Handler { return d.paths[strings.TrimSuffix(path, "/")] }
+// At is what answers the path of a group or a version that is only defined; nil: nothing.
+func (d *State) At(path string) http.Handler { return d.paths[strings.TrimSuffix(path, "/")] }
 
-// discoveries keeps the newest. It is made when it is asked for and the definitions have changed.
-type discoveries struct {
+// Discovery keeps the newest state. It is made when it is asked for and the definitions have changed.
+type Discovery struct {
+	store *crdt.Store
 	// table are the groups of the table, in its order.
-	table []tableGroup
+	table []Group
 
 	mu  sync.Mutex
-	now *discovered
+	now *State
 }
 
-// tableGroup is a group of the table, with the resources of each version.
-type tableGroup struct {
-	group     metav1.APIGroup
-	resources map[string][]apidiscoveryv2.APIResourceDiscovery
+// New describes the groups of the table, in its order, and what a store defines.
+func New(store *crdt.Store, table []Group) *Discovery { return &Discovery{store: store, table: table} }
+
+// Group is a group of the table, with the resources of each version.
+type Group struct {
+	Group     metav1.APIGroup
+	Resources map[string][]apidiscoveryv2.APIResourceDiscovery
 }
 
-// state is a number that differs when the definitions do.
-func state(snap *crdt.Snapshot) uint64 {
-	h := fnv.New64a()
-	var b [8]byte
-	for e := range snap.Range(storage.Definitions, "", "") {
-		binary.BigEndian.PutUint64(b[:], uint64(e.Version))
-		h.Write(b[:])
-	}
-	return h.Sum64()
-}
-
-// discovered is what is served now.
-func (s *Server) discovered() *discovered {
-	snap := s.cfg.Store.Snapshot()
-	now := state(snap)
-	d := &s.shown
+// Now is what is served now.
+func (d *Discovery) Now() *State {
+	snap := d.store.Snapshot()
+	now := custom.State(snap)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.now == nil || d.now.state != now {
@@ -74,17 +66,17 @@ func (s *Server) discovered() *discovered {
 }
 
 // discover describes the table's groups and those of the definitions.
-func discover(table []tableGroup, crds []*apiextensionsv1.CustomResourceDefinition) *discovered {
-	out := &discovered{paths: map[string]http.Handler{}}
+func discover(table []Group, crds []*apiextensionsv1.CustomResourceDefinition) *State {
+	out := &State{paths: map[string]http.Handler{}}
 	all := aggregated.NewResourceManager("apis")
-	list := discovery.NewRootAPIsHandler(discovery.DefaultAddresses{}, legacyscheme.Codecs)
+	list := upstream.NewRootAPIsHandler(upstream.DefaultAddresses{}, legacyscheme.Codecs)
 	ours := map[string]bool{}
 	for _, t := range table {
-		ours[t.group.Name] = true
-		list.AddGroup(t.group)
-		for _, v := range t.group.Versions {
-			all.AddGroupVersion(t.group.Name, apidiscoveryv2.APIVersionDiscovery{
-				Version: v.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Resources: t.resources[v.Version]})
+		ours[t.Group.Name] = true
+		list.AddGroup(t.Group)
+		for _, v := range t.Group.Versions {
+			all.AddGroupVersion(t.Group.Name, apidiscoveryv2.APIVersionDiscovery{
+				Version: v.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Resources: t.Resources[v.Version]})
 		}
 	}
 	versions := map[schema.GroupVersion][]*apiextensionsv1.CustomResourceDefinition{}
@@ -119,14 +111,14 @@ func discover(table []tableGroup, crds []*apiextensionsv1.CustomResourceDefiniti
 			all.AddGroupVersion(name, apidiscoveryv2.APIVersionDiscovery{
 				Version: v, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Resources: described})
 			all.SetGroupVersionPriority(metav1.GroupVersion(gv), 1000, 100)
-			out.paths["/apis/"+gv.String()] = discovery.NewAPIVersionHandler(legacyscheme.Codecs, gv,
-				discovery.APIResourceListerFunc(func() []metav1.APIResource { return resources }))
+			out.paths["/apis/"+gv.String()] = upstream.NewAPIVersionHandler(legacyscheme.Codecs, gv,
+				upstream.APIResourceListerFunc(func() []metav1.APIResource { return resources }))
 		}
 		group.PreferredVersion = group.Versions[0]
 		list.AddGroup(group)
-		out.paths["/apis/"+name] = discovery.NewAPIGroupHandler(legacyscheme.Codecs, group)
+		out.paths["/apis/"+name] = upstream.NewAPIGroupHandler(legacyscheme.Codecs, group)
 	}
-	out.root = aggregated.WrapAggregatedDiscoveryToHandler(list, all, nil)
+	out.Root = aggregated.WrapAggregatedDiscoveryToHandler(list, all, nil)
 	return out
 }
 
@@ -149,7 +141,7 @@ func describe(crd *apiextensionsv1.CustomResourceDefinition, name string) ([]met
 	resources := []metav1.APIResource{resource}
 	for _, v := range crd.Spec.Versions {
 		if v.Storage {
-			resources[0].StorageVersionHash = discovery.StorageVersionHash(crd.Spec.Group, v.Name, crd.Spec.Names.Kind)
+			resources[0].StorageVersionHash = upstream.StorageVersionHash(crd.Spec.Group, v.Name, crd.Spec.Names.Kind)
 		}
 		if v.Name != name || v.Subresources == nil {
 			continue
