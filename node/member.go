@@ -75,7 +75,7 @@ func (n *Node) tokenKeys() httpapi.TokenKeys {
 	return httpapi.TokenKeys{Sign: n.self.Signer, Public: func() []httpapi.TokenKey {
 		var out []httpapi.TokenKey
 		for _, k := range n.self.PublicKeys() {
-			out = append(out, httpapi.TokenKey{Key: k.Key, Node: k.Node, Anywhere: k.Anywhere, Retired: k.Retired})
+			out = append(out, httpapi.TokenKey{Key: k.Key, Node: k.Node, Anywhere: k.Anywhere, Retired: k.Retired, Proven: k.Proven})
 		}
 		return out
 	}}

@@ -26,10 +26,16 @@ func TestKeysThatSeveralClaim(t *testing.T) {
 	claim := func(node string, anywhere bool) TokenKey {
 		return TokenKey{Key: k.Public(), Node: node, Anywhere: anywhere}
 	}
+	proven := func(node string) TokenKey {
+		return TokenKey{Key: k.Public(), Node: node, Proven: true}
+	}
 	for name, c := range map[string]struct {
 		claims []TokenKey
 		want   string
 	}{
+		"one with a proof":         {[]TokenKey{claim("a", false), proven("b"), claim("c", false)}, "b"},
+		"two with one":             {[]TokenKey{proven("a"), proven("b"), claim("c", false)}, ""},
+		"a proof, and anywhere":    {[]TokenKey{proven("a"), claim("b", true)}, "b"},
 		"one":                      {[]TokenKey{claim("a", false)}, "a"},
 		"one, twice":               {[]TokenKey{claim("a", false), claim("a", false)}, "a"},
 		"two":                      {[]TokenKey{claim("a", false), claim("b", false)}, ""},

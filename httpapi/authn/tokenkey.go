@@ -47,8 +47,21 @@ type TokenKey struct {
 	Anywhere bool
 	// Retired tells that Node signs with another by now.
 	Retired bool
+	// Proven tells that Node has shown that it holds the private half.
+	Proven bool
 	// id is its name in tokens.
 	id string
+}
+
+// belief is how much is given on a claim to a key, against another's to the same.
+func (k TokenKey) belief() int {
+	switch {
+	case k.Anywhere:
+		return 2
+	case k.Proven:
+		return 1
+	}
+	return 0
 }
 
 // serviceAccountTokens proves the tokens of ServiceAccounts, and makes the generator and the discovery of the keys. Nil: there are no keys.
@@ -165,12 +178,14 @@ func (p *publicKeys) update() error {
 		}
 		key := named.GetPublicKeys(context.Background(), "")[0]
 		k.id = key.KeyID
-		// A key that several claim is that of who is believed more, and of nobody if they are believed alike: which of them holds the private
-		// half cannot be told, and who was heard first must not decide.
+		// A key that several claim is that of who is believed anywhere, else of who has shown that it holds the private half, and of nobody if they are
+		// believed alike: who was heard first must not decide. Public halves are there for all to copy.
 		switch old, ok := set.of[k.id]; {
-		case ok && old.Anywhere:
+		case !ok, k.belief() > old.belief():
+			delete(disputed, k.id)
+		case k.belief() < old.belief() || old.Anywhere || old.Node == k.Node:
 			continue
-		case ok && !k.Anywhere && old.Node != k.Node:
+		default:
 			disputed[k.id] = true
 			continue
 		}
@@ -180,9 +195,7 @@ func (p *publicKeys) update() error {
 		}
 	}
 	for id := range disputed {
-		if !set.of[id].Anywhere {
-			delete(set.of, id)
-		}
+		delete(set.of, id)
 	}
 	slices.SortFunc(set.anywhere, func(a, b serviceaccount.PublicKey) int { return cmp.Compare(a.KeyID, b.KeyID) })
 	p.now.Store(set)

@@ -47,6 +47,8 @@ type Inviter struct {
 type tokenKey struct {
 	Key   []byte    `json:"key"`
 	Since time.Time `json:"since"`
+	// Proof shows with its public half that this node holds it: see proveKey.
+	Proof []byte `json:"proof,omitempty"`
 }
 
 // Denial is a node that was shut out. It is never taken back.
@@ -242,6 +244,14 @@ func (id *Identity) ensureKeys(now time.Time) (changed bool, err error) {
 			return false, err
 		}
 		id.TokenKeys, changed = []tokenKey{k}, true
+	}
+	for i := range id.TokenKeys {
+		if k := &id.TokenKeys[i]; len(k.Proof) == 0 {
+			if k.Proof, err = proveKey(k.Key, id.NodeID); err != nil {
+				return false, err
+			}
+			changed = true
+		}
 	}
 	if len(id.Cluster.ServiceAccountKey) == 0 && len(id.Cluster.CAKey) > 0 {
 		id.Cluster.ServiceAccountKey, changed = id.TokenKeys[0].Key, true

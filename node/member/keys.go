@@ -2,9 +2,12 @@ package member
 
 import (
 	"cmp"
+	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -28,6 +31,47 @@ func newTokenKey(now time.Time) (tokenKey, error) {
 	}
 	b, err := encodeKey(k)
 	return tokenKey{Key: b, Since: now.UTC()}, err
+}
+
+// possession is what a member signs with a key for ServiceAccount tokens, to show that the key is its own.
+func possession(nodeID string, der []byte) []byte {
+	sum := sha256.Sum256(slices.Concat([]byte("murmur token key\x00"), []byte(nodeID), []byte{0}, der))
+	return sum[:]
+}
+
+// proveKey shows that a node holds a private key: public halves are there for all to copy.
+func proveKey(encoded []byte, nodeID string) ([]byte, error) {
+	key, err := decodeKey(encoded)
+	if err != nil {
+		return nil, fmt.Errorf("key for ServiceAccount tokens: %w", err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	return ecdsa.SignASN1(rand.Reader, key, possession(nodeID, der))
+}
+
+// proofs are those that this node has checked, by what they say. Checking one takes longer than all else that a look does with a statement.
+type proofs map[string]bool
+
+// maxProofs bounds how many are remembered.
+const maxProofs = 4096
+
+func (p *proofs) hold(nodeID string, der []byte, key *ecdsa.PublicKey, proof []byte) bool {
+	if len(proof) == 0 || len(proof) > 128 {
+		return false
+	}
+	name := string(slices.Concat([]byte(nodeID), []byte{0}, der, proof))
+	holds, known := (*p)[name]
+	if !known {
+		holds = ecdsa.VerifyASN1(key, possession(nodeID, der), proof)
+		if *p == nil || len(*p) >= maxProofs {
+			*p = proofs{}
+		}
+		(*p)[name] = holds
+	}
+	return holds
 }
 
 // Ring is the gossip keys of a node: it writes with the first and reads all.

@@ -674,6 +674,38 @@ func TestTheNodeIsToldOfItsOwnCA(t *testing.T) {
 	}
 }
 
+// Who claims the key of another has no proof for it, also with the other's: it is the other's as before.
+func TestClaimedTokenKeys(t *testing.T) {
+	w := found(t, "a")
+	b, c := w.join("b", "a", false), w.join("c", "a", false)
+	w.settle()
+	id := b.Identity()
+	claim := aboutMember{Node: id.NodeName, Gossip: id.ring().names()}
+	for _, k := range c.Identity().TokenKeys {
+		der, err := publicDER(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		claim.TokenKeys, claim.Proofs = append(claim.TokenKeys, der), append(claim.Proofs, k.Proof)
+	}
+	if err := publish(t.Context(), w.store, id, crdt.Key{Resource: ResourceMembers, Name: id.NodeID}, claim); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []string{"a", "c"} {
+		m := w.all[at]
+		if _, err := m.look(t.Context(), w.hooks(m)); err != nil {
+			t.Fatal(err)
+		}
+		said := map[string]bool{}
+		for _, k := range m.PublicKeys() {
+			said[fmt.Sprint(k.Node, k.Proven)] = true
+		}
+		if !said["ctrue"] || !said["bfalse"] || said["btrue"] || said["cfalse"] {
+			t.Errorf("%s hears of %v", at, said)
+		}
+	}
+}
+
 // A stolen CA is none the better for another that vouches for it, also if only the certificates that were sent along lead there.
 func TestStolenCABetween(t *testing.T) {
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)

@@ -53,6 +53,8 @@ type Self struct {
 	keys    atomic.Pointer[tokenKeys]
 	wake    chan struct{}
 	memo    memo
+	// proofs is of the one who holds saving.
+	proofs proofs
 
 	// robbedSince is when Follow saw first that no CA is left that nobody can know who was shut out.
 	robbedSince time.Time
@@ -589,7 +591,7 @@ func (s *Self) say(ctx context.Context, h Hooks) error {
 		if err != nil {
 			return err
 		}
-		want.TokenKeys = append(want.TokenKeys, der)
+		want.TokenKeys, want.Proofs = append(want.TokenKeys, der), append(want.Proofs, k.Proof)
 	}
 	if a, ok, err := id.authority(); err == nil && ok {
 		want.Authority = Hash(a.Certificate)
@@ -727,6 +729,8 @@ type PublicKey struct {
 	Anywhere bool
 	// Retired tells that Node has a newer one, which it signs with as soon as all can have it.
 	Retired bool
+	// Proven tells that Node has shown that it holds the private half. A member of an earlier version shows nothing.
+	Proven bool
 }
 
 type tokenKeys struct {
@@ -754,7 +758,7 @@ func (s *Self) PublicKeys() []PublicKey {
 func (s *Self) ownKeys(id *Identity) (out []PublicKey) {
 	for i, k := range id.TokenKeys {
 		if key, err := decodeKey(k.Key); err == nil {
-			out = append(out, PublicKey{Key: key.Public(), Node: id.NodeName, ID: id.NodeID, Anywhere: id.Issuer(), Retired: i > 0})
+			out = append(out, PublicKey{Key: key.Public(), Node: id.NodeName, ID: id.NodeID, Anywhere: id.Issuer(), Retired: i > 0, Proven: true})
 		}
 	}
 	if k := id.shared(); k != nil {
@@ -776,7 +780,11 @@ func (s *Self) publicKeys(id *Identity, members map[string]heardOf[aboutMember],
 		for i, der := range m.value.TokenKeys[:min(len(m.value.TokenKeys), maxTokenKeys)] {
 			parsed, err := x509.ParsePKIXPublicKey(der)
 			if key, ok := parsed.(*ecdsa.PublicKey); err == nil && ok && key.Curve == elliptic.P256() {
-				k.public = append(k.public, PublicKey{Key: key, Node: m.by.Name, ID: name, Anywhere: m.by.Issuer, Retired: i > 0})
+				var proof []byte
+				if i < len(m.value.Proofs) {
+					proof = m.value.Proofs[i]
+				}
+				k.public = append(k.public, PublicKey{Key: key, Node: m.by.Name, ID: name, Anywhere: m.by.Issuer, Retired: i > 0, Proven: s.proofs.hold(name, der, key, proof)})
 			}
 		}
 	}
@@ -784,7 +792,7 @@ func (s *Self) publicKeys(id *Identity, members map[string]heardOf[aboutMember],
 	names := make([]string, 0, len(k.public))
 	for _, p := range k.public {
 		der, _ := x509.MarshalPKIXPublicKey(p.Key)
-		names = append(names, fmt.Sprintf("%x %s %v %v", der, p.Node, p.Anywhere, p.Retired))
+		names = append(names, fmt.Sprintf("%x %s %v %v %v", der, p.Node, p.Anywhere, p.Retired, p.Proven))
 	}
 	slices.Sort(names)
 	k.name = fmt.Sprint(names, k.others)

@@ -223,6 +223,8 @@ type aboutMember struct {
 	Node string `json:"node"`
 	// TokenKeys are the public halves of its keys for ServiceAccount tokens, in PKIX DER.
 	TokenKeys [][]byte `json:"tokenKeys"`
+	// Proofs show of each that the member holds the private half, in the same order.
+	Proofs [][]byte `json:"proofs,omitempty"`
 	// Gossip are the names of the gossip keys that it reads, the one that it writes with first.
 	Gossip []string `json:"gossip"`
 	// Authority is the hash of the CA whose key it holds; empty if it holds none.
