@@ -210,7 +210,7 @@ func (c *Client) Create(ctx context.Context, obj runtime.Object) (made runtime.O
 		return nil, err
 	}
 	ctx, end := c.api.begin(ctx, k, "create", "")
-	defer func() { end(made, err) }()
+	defer ended(end, &made, &err)
 	ctx, err = c.api.allow(ctx, k, "create")
 	if err != nil {
 		return nil, err
@@ -272,7 +272,7 @@ func (c *Client) Finalize(ctx context.Context, namespace *corev1.Namespace) (*co
 func (c *Client) Token(ctx context.Context, namespace, account string, want *authenticationv1.TokenRequest) (made *authenticationv1.TokenRequest, err error) {
 	k := c.at(c.api.cfg.Registry.Kind(corev1.Resource("serviceaccounts")), "token", namespace, account)
 	ctx, end := c.api.begin(ctx, k, "create", "")
-	defer func() { end(nil, err) }()
+	defer ended(end, nil, &err)
 	ctx, err = c.api.allow(ctx, k, "create")
 	if err != nil {
 		return nil, err
@@ -306,7 +306,7 @@ func (c *Client) update(ctx context.Context, obj runtime.Object, sub string) (ma
 		return nil, err
 	}
 	ctx, end := c.api.begin(ctx, k, "update", "")
-	defer func() { end(made, err) }()
+	defer ended(end, &made, &err)
 	ctx, err = c.api.allow(ctx, k, "update")
 	if err != nil {
 		return nil, err
@@ -350,7 +350,7 @@ func (c *Client) Delete(ctx context.Context, key crdt.Key, opts metav1.DeleteOpt
 		uid = *opts.Preconditions.UID
 	}
 	ctx, end := c.api.begin(ctx, k, "delete", uid)
-	defer func() { end(nil, err) }()
+	defer ended(end, nil, &err)
 	ctx, err = c.api.allow(ctx, k, "delete")
 	if err != nil {
 		return err

@@ -2,7 +2,9 @@ package inprocess
 
 import (
 	"context"
+	"errors"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	auditinternal "k8s.io/apiserver/pkg/apis/audit"
@@ -65,3 +67,16 @@ func (a *API) Deletion(ctx context.Context, k *storage.Kind, e *crdt.Entry) (con
 
 // itself is who writes what this API does without being asked.
 var itself = &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}}
+
+// ended records what became of a write, as the function that is deferred. One that broke off has done nothing that anybody was told of.
+func ended(end func(runtime.Object, error), made *runtime.Object, err *error) {
+	if p := recover(); p != nil {
+		end(nil, apierrors.NewInternalError(errors.New("the request was broken off")))
+		panic(p)
+	}
+	if made == nil {
+		end(nil, *err)
+		return
+	}
+	end(*made, *err)
+}
