@@ -108,7 +108,7 @@ func TestFairness(t *testing.T) {
 // TestWatchesTakeNoSeats: a watch has a seat while it begins, and not while it lasts; and what is asked for that is no resource is
 // not remembered.
 func TestWatchesTakeNoSeats(t *testing.T) {
-	n := newNode(t, func(c *Config) { c.ReadsInFlight, c.WritesInFlight, c.RequestTimeout = 4, 2, 4*time.Second })
+	n := newNode(t, func(c *Config) { c.ReadsInFlight, c.WritesInFlight, c.RequestTimeout = 4, 2, time.Minute })
 	ctx := context.Background()
 	_, err := n.typed().RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "v"},
 		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "view"},
