@@ -1,6 +1,8 @@
 package httpapi
 
 import (
+	"path/filepath"
+
 	"bytes"
 	"fmt"
 	"io"
@@ -10,12 +12,19 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"murmur/httpapi/audit"
 )
 
 // BenchmarkCreate creates ConfigMaps of 1 kB over TLS with a client certificate, sixteen at once over one connection, durably. Beside the time
 // it tells the processor's, which is the daemon's and a little for a client that encodes and decodes nothing.
 func BenchmarkCreate(b *testing.B) {
-	n := newNode(b, nil)
+	n := newNode(b, func(c *Config) { // recorded, as a node does
+		var err error
+		if c.Audit, err = audit.New(audit.Config{LogPath: filepath.Join(b.TempDir(), "audit.log"), MaxSize: 100}); err != nil {
+			b.Fatal(err)
+		}
+	})
 	go func() { // as the network would
 		for {
 			if _, err := n.store.News(b.Context()); err != nil {
