@@ -6,6 +6,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	auditinternal "k8s.io/apiserver/pkg/apis/audit"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -56,7 +57,18 @@ func (a *API) Record(ctx context.Context, by user.Info, verb string, key crdt.Ke
 		namespace = key.Name
 	}
 	ctx, end := a.begin(ctx, &call{kind: row, namespace: namespace, name: key.Name, user: by}, verb, uid)
-	return ctx, func(err error) { end(nil, err) }
+	return ctx, func(err error) { end(nil, told(row.Resource, key.Name, err)) }
+}
+
+// told is the API's error for the store's, where somebody else was first: that is no fault of this daemon.
+func told(of schema.GroupResource, name string, err error) error {
+	switch {
+	case errors.Is(err, crdt.ErrConflict):
+		return apierrors.NewConflict(of, name, err)
+	case errors.Is(err, crdt.ErrNotFound):
+		return apierrors.NewNotFound(of, name)
+	}
+	return err
 }
 
 // Deletion records that the API deletes an object itself. The function that it returns is called with the outcome.

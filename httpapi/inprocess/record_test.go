@@ -1,10 +1,33 @@
 package inprocess
 
 import (
+	"errors"
+	"fmt"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"murmur/crdt"
 )
+
+// TestALostRaceIsNoFault: it has the code that a request for the same would have had.
+func TestALostRaceIsNoFault(t *testing.T) {
+	pods, other := schema.GroupResource{Resource: "pods"}, errors.New("no room")
+	if err := told(pods, "p", fmt.Errorf("delete: %w", crdt.ErrConflict)); !apierrors.IsConflict(err) {
+		t.Errorf("a conflict: %v", err)
+	}
+	if err := told(pods, "p", fmt.Errorf("delete: %w", crdt.ErrNotFound)); !apierrors.IsNotFound(err) {
+		t.Errorf("what is gone: %v", err)
+	}
+	if err := told(pods, "p", other); err != other {
+		t.Errorf("another error: %v", err)
+	}
+	if err := told(pods, "p", nil); err != nil {
+		t.Errorf("no error: %v", err)
+	}
+}
 
 // TestABrokenWriteIsNoSuccess: what panics is not recorded as done, and goes on panicking.
 func TestABrokenWriteIsNoSuccess(t *testing.T) {
