@@ -155,7 +155,7 @@ func (t *secretTokens) decide(w *world, e *crdt.Entry) plan {
 // mine tells whether an object is this node's to see to. Who the issuers are is in every member's statement, so it is asked once a look, and only by
 // those that have a Secret with a token to see to.
 func (t *secretTokens) mine(w *world, uid types.UID) bool {
-	if t.signing == nil {
+	if t.signing == nil { // none in sight is an answer, too, and is not nil
 		t.signing = slices.DeleteFunc(append([]string{}, t.issuers()...), func(n string) bool { return !slices.Contains(w.alive, n) })
 	}
 	return len(t.signing) > 0 && rendezvous(string(uid), t.signing) == w.self

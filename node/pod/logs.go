@@ -143,7 +143,7 @@ func (k *Kubelet) runningContainer(ctx context.Context, namespace, name, contain
 	if err != nil {
 		return "", err
 	}
-	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+	if podutil.IsPodTerminal(p) {
 		return "", apierrors.NewBadRequest(fmt.Sprintf("cannot exec into a container in a completed pod; current phase is %s", p.Status.Phase))
 	}
 	if len(runs) == 0 || runs[0].State != Running {

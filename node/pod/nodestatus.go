@@ -34,7 +34,8 @@ const (
 	maxNodeImages = 50
 )
 
-// declared are the features of API servers' later years that this kubelet has, sorted: admission refuses of a pod what its node does not name here.
+// declared are the features that this kubelet has of those that nodes declare, sorted: admission refuses to change of a pod what takes a feature that
+// its node does not declare.
 var declared = []string{inplacepodresize.IPPRPodLevelResourcesFeatureGate, inplacepodresize.IPPRInitContainersFeatureGate}
 
 // facts are what does not change while the daemon runs.

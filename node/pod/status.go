@@ -42,11 +42,10 @@ func (s *step) status() corev1.PodStatus {
 
 	all := slices.Concat(st.InitContainerStatuses, st.ContainerStatuses)
 	st.Phase = s.phase(all, s.ending && !s.running(), s.initialized())
-	terminal := func(f corev1.PodPhase) bool { return f == corev1.PodFailed || f == corev1.PodSucceeded }
-	if terminal(st.Phase) && s.running() {
+	if podutil.IsPodPhaseTerminal(st.Phase) && s.running() {
 		st.Phase = old.Phase // not before the last container has ended
 	}
-	if terminal(old.Phase) {
+	if podutil.IsPodPhaseTerminal(old.Phase) {
 		st.Phase = old.Phase
 	}
 	if st.Phase == "" {
@@ -91,7 +90,7 @@ func (s *step) status() corev1.PodStatus {
 	for _, ip := range ips {
 		st.PodIPs = append(st.PodIPs, corev1.PodIP{IP: ip})
 	}
-	if len(st.PodIPs) == 0 && (s.ending || terminal(st.Phase)) {
+	if len(st.PodIPs) == 0 && (s.ending || podutil.IsPodPhaseTerminal(st.Phase)) {
 		st.PodIPs = old.PodIPs // what it had is still worth knowing
 	}
 	if len(st.HostIPs) > 0 {

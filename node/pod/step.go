@@ -154,7 +154,7 @@ func Step(want *corev1.Pod, seen Seen, now time.Time) Decision {
 		return Decision{Actions: s.actions}
 	}
 	expired := s.expired()
-	done := want.Status.Phase == corev1.PodSucceeded || want.Status.Phase == corev1.PodFailed
+	done := podutil.IsPodTerminal(want)
 	switch {
 	case want.DeletionTimestamp != nil, done, expired:
 		switch {

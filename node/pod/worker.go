@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
 	"murmur/crdt"
 )
@@ -235,7 +236,7 @@ func (w *worker) turn(ctx context.Context) time.Time {
 	})
 	w.mu.Unlock()
 	// One that ran before the machine started anew is asked too: this kernel may keep less of what it asks for. Whether it fits was decided.
-	if p != nil && !w.admitted && len(sandboxes) == 0 && !over(p.Status.Phase) && !over(d.Status.Phase) && p.DeletionTimestamp == nil {
+	if p != nil && !w.admitted && len(sandboxes) == 0 && !podutil.IsPodTerminal(p) && !podutil.IsPodPhaseTerminal(d.Status.Phase) && p.DeletionTimestamp == nil {
 		features, err := w.k.cfg.Runtime.Features(ctx)
 		if err != nil {
 			return now.Add(time.Second)
@@ -389,9 +390,6 @@ func (w *worker) publish(ctx context.Context, e *crdt.Entry, p *corev1.Pod, stat
 }
 
 // refuse ends a pod that this node was given but cannot run.
-// over tells whether a pod in a phase runs no more.
-func over(p corev1.PodPhase) bool { return p == corev1.PodSucceeded || p == corev1.PodFailed }
-
 func (w *worker) refuse(ctx context.Context, e *crdt.Entry, p *corev1.Pod, reason, message string) {
 	w.k.event(p, "", corev1.EventTypeWarning, reason, "%s", message)
 	status := *p.Status.DeepCopy()
