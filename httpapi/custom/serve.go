@@ -21,6 +21,7 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/endpoints/handlers"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/warning"
 	"k8s.io/client-go/scale"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
@@ -141,6 +142,19 @@ func (cs *Kinds) Serve(w http.ResponseWriter, r *http.Request, info *request.Req
 	return nil
 }
 
+// part is upstream's handler of a part of an object, which is read and changed; nil if that is not what is asked.
+func part(s rest.Patcher, scope *handlers.RequestScope, verb string, admit admission.Interface) http.HandlerFunc {
+	switch verb {
+	case "get":
+		return handlers.GetResource(s, scope)
+	case "update":
+		return handlers.UpdateResource(s, scope, admit)
+	case "patch":
+		return handlers.PatchResource(s, scope, admit, patchTypes)
+	}
+	return nil
+}
+
 // handler is upstream's handler of a request; nil if there is none for it.
 func (cs *Kinds) handler(v *version, info *request.RequestInfo, crd *apiextensionsv1.CustomResourceDefinition) http.HandlerFunc {
 	admit := cs.cfg.Admission
@@ -150,23 +164,9 @@ func (cs *Kinds) handler(v *version, info *request.RequestInfo, crd *apiextensio
 	}
 	switch {
 	case info.Subresource == "status" && v.status != nil:
-		switch info.Verb {
-		case "get":
-			return handlers.GetResource(v.storage.Status, v.status)
-		case "update":
-			return handlers.UpdateResource(v.storage.Status, v.status, admit)
-		case "patch":
-			return handlers.PatchResource(v.storage.Status, v.status, admit, patchTypes)
-		}
+		return part(v.storage.Status, v.status, info.Verb, admit)
 	case info.Subresource == "scale" && v.scale != nil:
-		switch info.Verb {
-		case "get":
-			return handlers.GetResource(v.storage.Scale, v.scale)
-		case "update":
-			return handlers.UpdateResource(v.storage.Scale, v.scale, admit)
-		case "patch":
-			return handlers.PatchResource(v.storage.Scale, v.scale, admit, patchTypes)
-		}
+		return part(v.storage.Scale, v.scale, info.Verb, admit)
 	case info.Subresource == "":
 		s := v.storage.CustomResource
 		switch info.Verb {
