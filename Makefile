@@ -25,7 +25,7 @@ CNI := $(addprefix github.com/containernetworking/plugins/plugins/,main/bridge m
 
 build:
 	@mkdir -p bin/cni
-	$(STATIC) -ldflags '$(STRIP) -X main.version=$(VERSION) $(call UPSTREAM,$(KUBE)+murmur)' -o bin/ ./cmd/murmur ./cmd/murmur-lab ./cmd/pause
+	$(STATIC) -ldflags '$(STRIP) -X main.version=$(VERSION) $(call UPSTREAM,$(KUBE)+murmur)' -o bin/ ./cmd/murmur ./cmd/murmur-lab ./cmd/murmur-runc ./cmd/pause
 	$(STATIC) -ldflags '$(STRIP)' -o bin/ github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 	$(STATIC) -ldflags '$(STRIP)' -o bin/cni/ $(CNI)
 	cd contrib/runc && CGO_ENABLED=1 GOFLAGS=-trimpath $(STATIC) -buildmode pie -tags '$(RUNC_TAGS)' \

@@ -101,7 +101,7 @@ func (n need) installed() error {
 }
 
 // release lists the programs that come with this one.
-var release = []string{"containerd", "containerd-shim-runc-v2", "pause", "cni/bridge", "cni/host-local", "cni/loopback", "cni/portmap"}
+var release = []string{"containerd", "containerd-shim-runc-v2", "murmur-runc", "pause", "cni/bridge", "cni/host-local", "cni/loopback", "cni/portmap"}
 
 func released(binDir, program string) error {
 	if _, err := os.Stat(filepath.Join(binDir, program)); err != nil {

@@ -12,7 +12,7 @@ import (
 
 // Config of a Driver. Root, State and BinDir are needed unless External is set.
 type Config struct {
-	BinDir     string // has containerd, containerd-shim-runc-v2 and pause
+	BinDir     string // has containerd, containerd-shim-runc-v2, murmur-runc and pause
 	CNIBinDir  string // default BinDir/cni
 	CNIConfDir string // where the network's conflist appears; default Root/net.d
 	Root       string // containerd's persistent directory, its log and configuration
@@ -25,7 +25,6 @@ type Config struct {
 	RegistryDir string
 	// StreamAddress is where the streaming server listens, default 127.0.0.1.
 	StreamAddress string
-	Runc          string // path of runc; default: that of BinDir, or found on PATH
 	// PodsDir has the pods' directories, in which their ids are kept; without one no pod has users of its own.
 	PodsDir string
 	MaxPods int // default 110; so many must find ids
@@ -161,8 +160,8 @@ func (c Config) toml() []byte {
 		"Registries":    strconv.Quote(c.RegistryDir),
 		"RestrictOOM":   strconv.FormatBool(!canSetOOMScore()),
 		"NoAppArmor":    strconv.FormatBool(apparmor != nil),
-		"Runc":          strconv.Quote(c.Runc),
-		"RuncRoot":      strconv.Quote(filepath.Join(c.State, "runc")),
+		"Runc":          strconv.Quote(filepath.Join(c.BinDir, unsealer)),
+		"RuncRoot":      strconv.Quote(c.runcRoot()),
 		"CNIBin":        strconv.Quote(c.CNIBinDir),
 		"CNIConf":       strconv.Quote(c.CNIConfDir),
 		"StreamAddress": strconv.Quote(c.StreamAddress),
@@ -195,7 +194,7 @@ func (c Config) check() error {
 	if n := len(c.Socket) + len(".ttrpc"); n > maxSocketPath {
 		return fmt.Errorf("containerd: %s is %d bytes too long for a unix socket: choose a shorter run directory", c.Socket, n-maxSocketPath)
 	}
-	for _, name := range []string{"containerd", "containerd-shim-runc-v2", "pause"} {
+	for _, name := range []string{"containerd", "containerd-shim-runc-v2", unsealer, "pause"} {
 		if _, err := os.Stat(filepath.Join(c.BinDir, name)); err != nil {
 			return fmt.Errorf("containerd: %s is missing from %s: build it with `make build`", name, c.BinDir)
 		}

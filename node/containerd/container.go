@@ -22,7 +22,11 @@ import (
 
 // CreateContainer makes a container in its sandbox, not running yet.
 func (d *Driver) CreateContainer(ctx context.Context, s *pod.ContainerSpec) (string, error) {
-	config, err := d.containerConfig(s)
+	text, err := d.texts(ctx, s)
+	if err != nil {
+		return "", err
+	}
+	config, err := d.containerConfig(s, text)
 	if err != nil {
 		return "", err
 	}
@@ -37,7 +41,8 @@ func (d *Driver) CreateContainer(ctx context.Context, s *pod.ContainerSpec) (str
 	return r.ContainerId, nil
 }
 
-func (d *Driver) containerConfig(s *pod.ContainerSpec) (*cri.ContainerConfig, error) {
+// containerConfig translates. text is how a text is written down.
+func (d *Driver) containerConfig(s *pod.ContainerSpec, text func(pod.Text) string) (*cri.ContainerConfig, error) {
 	c := s.Container
 	labels := map[string]string{labelPodName: s.Pod.Name, labelPodNamespace: s.Pod.Namespace, labelPodUID: string(s.Pod.UID), labelContainerName: c.Name}
 	annotations := map[string]string{
@@ -53,8 +58,6 @@ func (d *Driver) containerConfig(s *pod.ContainerSpec) (*cri.ContainerConfig, er
 	config := &cri.ContainerConfig{
 		Metadata:    &cri.ContainerMetadata{Name: c.Name, Attempt: uint32(s.Restarts)},
 		Image:       &cri.ImageSpec{Image: s.ImageID, UserSpecifiedImage: s.Image},
-		Command:     c.Command,
-		Args:        c.Args,
 		WorkingDir:  c.WorkingDir,
 		Labels:      labels,
 		Annotations: annotations,
@@ -70,8 +73,14 @@ func (d *Driver) containerConfig(s *pod.ContainerSpec) (*cri.ContainerConfig, er
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		config.StopSignal = cri.Signal(cri.Signal_value[string(*c.Lifecycle.StopSignal)])
 	}
+	for _, t := range s.Command {
+		config.Command = append(config.Command, text(t))
+	}
+	for _, t := range s.Args {
+		config.Args = append(config.Args, text(t))
+	}
 	for _, e := range s.Env {
-		config.Envs = append(config.Envs, &cri.KeyValue{Key: e.Name, Value: []byte(e.Value)})
+		config.Envs = append(config.Envs, &cri.KeyValue{Key: e.Name, Value: []byte(text(e.Text))})
 	}
 	for _, m := range s.Mounts {
 		mount := &cri.Mount{ContainerPath: m.Target, HostPath: m.Source, Readonly: m.ReadOnly, RecursiveReadOnly: m.Recursive, SelinuxRelabel: false}

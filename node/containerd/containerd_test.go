@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -60,7 +61,7 @@ func real(t *testing.T) (*Driver, Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{abs + "/containerd", abs + "/containerd-shim-runc-v2", abs + "/pause", abs + "/cni/bridge", "/bin/busybox"} {
+	for _, path := range []string{abs + "/containerd", abs + "/containerd-shim-runc-v2", abs + "/murmur-runc", abs + "/pause", abs + "/cni/bridge", "/bin/busybox"} {
 		if _, err := os.Stat(path); err != nil {
 			t.Skipf("%s is missing: `make build` makes the binaries, the package busybox-static brings /bin/busybox", path)
 		}
@@ -210,7 +211,7 @@ func TestPodRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("sandbox in %v", time.Since(began))
-	cid, err := d.CreateContainer(ctx, &pod.ContainerSpec{Pod: p, Sandbox: sandbox, SandboxID: sid, Container: &p.Spec.Containers[0],
+	cid, err := d.CreateContainer(ctx, &pod.ContainerSpec{Pod: p, Sandbox: sandbox, SandboxID: sid, Container: &p.Spec.Containers[0], Command: texts(p.Spec.Containers[0].Command),
 		Image: "test.local/busybox:1", ImageID: image.ID, LogPath: "c.log", Hash: "h"})
 	if err != nil {
 		t.Fatal(err)
@@ -255,5 +256,57 @@ func TestConform(t *testing.T) {
 			return pod.Resources{CPUQuota: number(group, "cpu.max"), Memory: number(group, "memory.max")}
 		}
 		return pod.Resources{CPUQuota: number("cpu", group, "cpu.cfs_quota_us"), Memory: number("memory", group, "memory.limit_in_bytes")}
-	})
+	}, written(cfg))
+}
+
+// texts are those of a command as the API has it.
+func texts(words []string) (out []pod.Text) {
+	for _, w := range words {
+		out = append(out, pod.Text{Value: w})
+	}
+	return out
+}
+
+// written looks for a text in all that containerd, its shims and runc have on a disk or in memory: the state directory is looked through as if it were on a disk.
+func written(cfg Config) func(*testing.T, string) []string {
+	return func(t *testing.T, text string) (places []string) {
+		t.Helper()
+		looked := 0
+		look := func(path string) {
+			content, err := os.ReadFile(path)
+			if err != nil {
+				return // made and removed as containers come and go
+			}
+			looked++
+			if bytes.Contains(content, []byte(text)) {
+				places = append(places, path)
+			}
+		}
+		for _, dir := range []string{cfg.Root, cfg.State} {
+			err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+				if err != nil {
+					return nil
+				}
+				// The root filesystems of containers, and layers of images.
+				if e.IsDir() && (e.Name() == "rootfs" || e.Name() == "io.containerd.snapshotter.v1.overlayfs" || e.Name() == "io.containerd.content.v1.content") {
+					return fs.SkipDir
+				}
+				if e.Type().IsRegular() {
+					look(path)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		commands, err := filepath.Glob(filepath.Join(os.TempDir(), "runc-process*"))
+		if err != nil || looked < 5 {
+			t.Fatalf("looked at %d files, %v", looked, err)
+		}
+		for _, path := range commands {
+			look(path)
+		}
+		return places
+	}
 }

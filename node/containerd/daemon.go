@@ -51,6 +51,9 @@ func (d *Driver) superviseOnce(ctx context.Context, up func(context.Context) err
 			return fmt.Errorf("make containerd's directories: %w", err)
 		}
 	}
+	if err := d.keepKey(); err != nil {
+		return err
+	}
 	pid := d.running()
 	before, _ := os.ReadFile(d.configPath())
 	if pid != 0 && !bytes.Equal(before, config) {

@@ -27,6 +27,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/pkg/kubelet/userns"
 
+	"murmur/node/containerd/seal"
 	"murmur/node/pod"
 )
 
@@ -46,6 +47,7 @@ type Driver struct {
 	mu         sync.Mutex // guards the caches of what no longer changes
 	containers map[string]pod.Container
 	sandboxes  map[string]pod.Sandbox
+	key        *seal.Key // of this boot; nil before containerd was first started
 
 	cgroups cgroups
 
@@ -62,12 +64,14 @@ func New(cfg Config) (*Driver, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	if cfg.Runc == "" && !cfg.External {
-		path, err := Runc(cfg.BinDir)
-		if err != nil {
+	if !cfg.External {
+		var err error
+		if cfg.BinDir, err = filepath.Abs(cfg.BinDir); err != nil { // containerd runs elsewhere
 			return nil, err
 		}
-		cfg.Runc = path
+		if _, err := Runc(cfg.BinDir); err != nil {
+			return nil, err
+		}
 	}
 	const maxMessage = 16 << 20
 	conn, err := grpc.NewClient("passthrough:///unix://"+cfg.Socket,

@@ -369,7 +369,7 @@ func TestShutdownWithoutContainerd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := d.CreateContainer(t.Context(), &pod.ContainerSpec{Pod: p, Sandbox: sandbox, SandboxID: id, Container: &p.Spec.Containers[0], Image: podtest.Image, ImageID: podtest.Image, LogPath: "c.log"})
+	c, err := d.CreateContainer(t.Context(), &pod.ContainerSpec{Pod: p, Sandbox: sandbox, SandboxID: id, Container: &p.Spec.Containers[0], Command: texts(p.Spec.Containers[0].Command), Image: podtest.Image, ImageID: podtest.Image, LogPath: "c.log"})
 	if err != nil {
 		t.Fatal(err)
 	}

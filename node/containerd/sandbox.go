@@ -33,6 +33,7 @@ const (
 	annotationTerminationPath    = "io.kubernetes.container.terminationMessagePath"
 	annotationTerminationPolicy  = "io.kubernetes.container.terminationMessagePolicy"
 	annotationPodGrace           = "io.kubernetes.pod.terminationGracePeriod"
+	annotationUnseals            = "murmur.io/unseals" // of a sandbox whose containers are started by what opens sealed texts
 	maxSandboxIPWait             = 5 * time.Second
 	defaultGrace                 = 30 * time.Second
 	maxTerminationMessage        = 4096
@@ -71,7 +72,7 @@ func (d *Driver) sandboxConfig(s *pod.SandboxSpec) (*cri.PodSandboxConfig, error
 		LogDirectory: s.LogDir,
 		DnsConfig:    &cri.DNSConfig{Servers: s.DNS.Servers, Searches: s.DNS.Searches, Options: s.DNS.Options},
 		Labels:       podLabels(p),
-		Annotations:  p.Annotations,
+		Annotations:  d.sandboxAnnotations(p),
 		Linux: &cri.LinuxPodSandboxConfig{
 			CgroupParent: d.cgroups.parent(s.QOS, p.UID),
 			Sysctls:      map[string]string{},
@@ -112,6 +113,18 @@ func (d *Driver) sandboxConfig(s *pod.SandboxSpec) (*cri.PodSandboxConfig, error
 		}
 	}
 	return config, nil
+}
+
+func (d *Driver) sandboxAnnotations(p *corev1.Pod) map[string]string {
+	annotations := make(map[string]string, len(p.Annotations)+1)
+	for k, v := range p.Annotations {
+		annotations[k] = v
+	}
+	delete(annotations, annotationUnseals) // ours to say
+	if !d.cfg.External {
+		annotations[annotationUnseals] = seals
+	}
+	return annotations
 }
 
 func privileged(p *corev1.Pod) bool {

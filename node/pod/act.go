@@ -321,6 +321,7 @@ func (t *turn) containerSpec(ctx context.Context, c *corev1.Container, target st
 	if err != nil {
 		return nil, nil, err
 	}
+	command, args := commandLine(c, env)
 	if c, err = expanded(c, env); err != nil {
 		return nil, nil, err
 	}
@@ -359,7 +360,7 @@ func (t *turn) containerSpec(ctx context.Context, c *corev1.Container, target st
 		return nil, done, err
 	}
 	spec := &ContainerSpec{Pod: p, Sandbox: sandbox, SandboxID: t.sandboxes[0].ID, Container: c, Restarts: restarts, Hash: hash,
-		Image: c.Image, ImageID: image.ID, Env: env, Mounts: append(mounts, own...), User: image.UID, Username: image.User,
+		Image: c.Image, ImageID: image.ID, Command: command, Args: args, Env: env, Mounts: append(mounts, own...), User: image.UID, Username: image.User,
 		LogPath: filepath.Join(c.Name, strconv.Itoa(int(restarts))+".log"), Resources: containerResources(p, c, t.k.facts.memory)}
 	if err := os.MkdirAll(filepath.Join(sandbox.LogDir, c.Name), 0o755); err != nil {
 		return nil, done, err

@@ -2,6 +2,7 @@ package pod_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,7 +14,16 @@ import (
 func TestConform(t *testing.T) {
 	dir := t.TempDir()
 	fake := podtest.NewFake()
-	podtest.Conform(t, podtest.New(t, fake, podtest.Directories{Root: dir + "/pods"}, dir), fake.Cgroup)
+	podtest.Conform(t, podtest.New(t, fake, podtest.Directories{Root: dir + "/pods"}, dir), fake.Cgroup, stored(fake))
+}
+
+func stored(f *podtest.Fake) func(*testing.T, string) []string {
+	return func(_ *testing.T, text string) []string {
+		if strings.Contains(f.Stored(), text) {
+			return []string{"a spec"}
+		}
+		return nil
+	}
 }
 
 // TestConformWhereAllIsThere is the same on a machine that lacks nothing.
@@ -21,7 +31,7 @@ func TestConformWhereAllIsThere(t *testing.T) {
 	dir := t.TempDir()
 	fake := podtest.NewFake()
 	fake.Can = pod.Features{UserNamespacesHostNetwork: true, StrictGroups: true, RecursiveReadOnly: true}
-	podtest.Conform(t, podtest.New(t, fake, podtest.Directories{Root: dir + "/pods"}, dir), fake.Cgroup)
+	podtest.Conform(t, podtest.New(t, fake, podtest.Directories{Root: dir + "/pods"}, dir), fake.Cgroup, stored(fake))
 }
 
 // TestRebootedOntoLess: a pod that ran before its machine started anew is not run again with less than it asks for, one that asks for nothing is.

@@ -13,13 +13,44 @@ import (
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 )
 
+// Text is what a variable is set to, or one string of a command. Secret is that bytes of a Secret are in it, from wherever they
+// came: the value is for the container's process alone, and a runtime writes it to no file.
+type Text struct {
+	Value  string
+	Secret bool
+}
+
+// Variable is one of a container's environment.
+type Variable struct {
+	Name string
+	Text
+}
+
+// expand replaces $(NAME). What has a Secret's bytes hands them, and the mark, to whatever names it.
+func expand(text string, lookups ...map[string]Text) Text {
+	out := Text{}
+	out.Value = expansion.Expand(text, func(name string) string {
+		for _, lookup := range lookups {
+			if v, ok := lookup[name]; ok {
+				out.Secret = out.Secret || v.Secret
+				return v.Value
+			}
+		}
+		return expansion.MappingFuncFor()(name)
+	})
+	return out
+}
+
 // environment computes a container's variables: from its services, envFrom, then env, which may refer to the earlier ones.
 // The errors are the kubelet's; they end up in the status of a container that waits for what it names.
-func environment(p *corev1.Pod, c *corev1.Container, objects Objects, allocatable corev1.ResourceList) ([]corev1.EnvVar, error) {
-	services := serviceVariables(p, objects)
-	own := map[string]string{}
+func environment(p *corev1.Pod, c *corev1.Container, objects Objects, allocatable corev1.ResourceList) ([]Variable, error) {
+	services := map[string]Text{}
+	for name, value := range serviceVariables(p, objects) {
+		services[name] = Text{Value: value}
+	}
+	own := map[string]Text{}
 	order := []string{}
-	set := func(name, value string) {
+	set := func(name string, value Text) {
 		if _, ok := own[name]; !ok {
 			order = append(order, name)
 		}
@@ -35,7 +66,7 @@ func environment(p *corev1.Pod, c *corev1.Container, objects Objects, allocatabl
 			}
 			if ok {
 				for _, k := range slices.Sorted(maps.Keys(cm.Data)) {
-					set(from.Prefix+k, cm.Data[k])
+					set(from.Prefix+k, Text{Value: cm.Data[k]})
 				}
 			}
 		case from.SecretRef != nil:
@@ -45,25 +76,24 @@ func environment(p *corev1.Pod, c *corev1.Container, objects Objects, allocatabl
 			}
 			if ok {
 				for _, k := range slices.Sorted(maps.Keys(secret.Data)) {
-					set(from.Prefix+k, string(secret.Data[k]))
+					set(from.Prefix+k, Text{Value: string(secret.Data[k]), Secret: true})
 				}
 			}
 		}
 	}
-	expand := expansion.MappingFuncFor(own, services)
 	for _, e := range c.Env {
-		value := e.Value
-		if value != "" || e.ValueFrom == nil {
-			set(e.Name, expansion.Expand(value, expand))
+		if e.Value != "" || e.ValueFrom == nil {
+			set(e.Name, expand(e.Value, own, services))
 			continue
 		}
+		value := Text{}
 		switch from := e.ValueFrom; {
 		case from.FieldRef != nil:
 			v, err := FieldValue(from.FieldRef.FieldPath, p)
 			if err != nil {
 				return nil, err
 			}
-			value = v
+			value.Value = v
 		case from.ResourceFieldRef != nil:
 			name := from.ResourceFieldRef.ContainerName
 			if name == "" {
@@ -73,7 +103,7 @@ func environment(p *corev1.Pod, c *corev1.Container, objects Objects, allocatabl
 			if err != nil {
 				return nil, err
 			}
-			value = v
+			value.Value = v
 		case from.ConfigMapKeyRef != nil:
 			ref := from.ConfigMapKeyRef
 			cm, ok := objects.ConfigMap(p.Namespace, ref.Name)
@@ -90,7 +120,7 @@ func environment(p *corev1.Pod, c *corev1.Container, objects Objects, allocatabl
 				}
 				return nil, fmt.Errorf("couldn't find key %v in ConfigMap %v/%v", ref.Key, p.Namespace, ref.Name)
 			}
-			value = v
+			value.Value = v
 		case from.SecretKeyRef != nil:
 			ref := from.SecretKeyRef
 			secret, ok := objects.Secret(p.Namespace, ref.Name)
@@ -107,18 +137,18 @@ func environment(p *corev1.Pod, c *corev1.Container, objects Objects, allocatabl
 				}
 				return nil, fmt.Errorf("couldn't find key %v in Secret %v/%v", ref.Key, p.Namespace, ref.Name)
 			}
-			value = string(v)
+			value = Text{Value: string(v), Secret: true}
 		}
 		set(e.Name, value)
 	}
-	var result []corev1.EnvVar
+	var result []Variable
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		if _, ok := own[name]; !ok {
-			result = append(result, corev1.EnvVar{Name: name, Value: services[name]})
+			result = append(result, Variable{Name: name, Text: services[name]})
 		}
 	}
 	for _, name := range order {
-		result = append(result, corev1.EnvVar{Name: name, Value: own[name]})
+		result = append(result, Variable{Name: name, Text: own[name]})
 	}
 	return result, nil
 }
@@ -179,20 +209,31 @@ func FieldValue(path string, p *corev1.Pod) (string, error) {
 	return fieldpath.ExtractFieldPathAsString(p, path)
 }
 
-// expanded is the container with the variables in its command, arguments and volume sub-paths replaced.
-func expanded(c *corev1.Container, env []corev1.EnvVar) (*corev1.Container, error) {
-	vars := make(map[string]string, len(env))
+// commandLine is the command and the arguments of a container with the variables in them replaced.
+func commandLine(c *corev1.Container, env []Variable) (command, args []Text) {
+	vars := byName(env)
+	for _, s := range c.Command {
+		command = append(command, expand(s, vars))
+	}
+	for _, s := range c.Args {
+		args = append(args, expand(s, vars))
+	}
+	return command, args
+}
+
+func byName(env []Variable) map[string]Text {
+	vars := make(map[string]Text, len(env))
 	for _, e := range env {
-		vars[e.Name] = e.Value
+		vars[e.Name] = e.Text
 	}
-	mapping := expansion.MappingFuncFor(vars)
+	return vars
+}
+
+// expanded is the container with the variables in its volume sub-paths replaced. These are names of directories, which the volume has
+// whatever they are made of.
+func expanded(c *corev1.Container, env []Variable) (*corev1.Container, error) {
+	vars := byName(env)
 	c = c.DeepCopy()
-	for i := range c.Command {
-		c.Command[i] = expansion.Expand(c.Command[i], mapping)
-	}
-	for i := range c.Args {
-		c.Args[i] = expansion.Expand(c.Args[i], mapping)
-	}
 	for i := range c.VolumeMounts {
 		m := &c.VolumeMounts[i]
 		if m.SubPathExpr == "" {
@@ -201,10 +242,10 @@ func expanded(c *corev1.Container, env []corev1.EnvVar) (*corev1.Container, erro
 		missing := ""
 		m.SubPath = expansion.Expand(m.SubPathExpr, func(name string) string {
 			v, ok := vars[name]
-			if !ok || v == "" {
+			if !ok || v.Value == "" {
 				missing = name
 			}
-			return v
+			return v.Value
 		})
 		if missing != "" {
 			return nil, fmt.Errorf("missing value for %q", missing)

@@ -251,7 +251,7 @@ func TestResourcesOfAnother(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if i := slices.IndexFunc(env, func(e corev1.EnvVar) bool { return e.Name == "V" }); i < 0 || env[i].Value != "3" {
+	if i := slices.IndexFunc(env, func(e Variable) bool { return e.Name == "V" }); i < 0 || env[i].Value != "3" {
 		t.Errorf("%v", env)
 	}
 }

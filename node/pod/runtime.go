@@ -171,12 +171,14 @@ type ContainerSpec struct {
 	Pod       *corev1.Pod
 	Sandbox   *SandboxSpec
 	SandboxID string
-	Container *corev1.Container // command, args and env have their variables expanded
+	Container *corev1.Container // as the API has it, with sub-paths expanded; Command, Args and Env below are what it runs with
 	Restarts  int32
 	Hash      string
 	Image     string // reference as the user wrote it
 	ImageID   string // of the image on this node
-	Env       []corev1.EnvVar
+	Command   []Text // with the variables in it replaced, as in Args
+	Args      []Text
+	Env       []Variable
 	Mounts    []Mount
 	LogPath   string // relative to Sandbox.LogDir
 	Resources Resources

@@ -49,7 +49,8 @@ var rooms = []room{
 	{pkg: "node/pod/podtest", may: []string{"crdt", "node/pod"}},
 	{pkg: "node/secrecy", may: []string{"durable"}},
 	{pkg: "node/volume", may: []string{"node/pod"}},
-	{pkg: "node/containerd", may: []string{"node/pod"}, tests: []string{"node/pod/podtest", "node/volume"}},
+	{pkg: "node/containerd", may: []string{"node/containerd/seal", "node/pod"}, tests: []string{"node/pod/podtest", "node/volume"}},
+	{pkg: "node/containerd/seal", may: []string{"durable"}},
 	{pkg: "node/network", may: []string{"crdt", "durable"}},
 	{pkg: "node/proxy"},
 	{pkg: "node/iptables", may: []string{"crdt", "node/proxy"}},
@@ -63,6 +64,7 @@ var rooms = []room{
 
 	{pkg: "cmd/murmur", may: []string{"durable", "node"}},
 	{pkg: "cmd/murmur-lab", may: []string{"durable", "node/containerd"}}, // its archive format, to pack images
+	{pkg: "cmd/murmur-runc", may: []string{"node/containerd/seal"}},
 	{pkg: "cmd/pause"},
 	{pkg: "examples/..."},
 

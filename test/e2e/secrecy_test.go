@@ -170,16 +170,47 @@ func TestSecretsOnDisk(t *testing.T) {
 	nowhere("the keys are changed", values)
 	everywhere("before", before)
 
-	// What a container gets as a variable is in the database of containerd, which writes down how to make a container; and in no other file.
+	// What a container takes as a variable, or in its arguments, is in its process and nowhere else: not in what containerd writes down of it.
 	variable := marker(t)
 	create("variable", variable)
-	l.apply("n1", `{apiVersion: v1, kind: Pod, metadata: {name: reads}, spec: {nodeName: n1, containers: [{name: c, image: "example.murmur.io/hello:1", env: [{name: P, valueFrom: {secretKeyRef: {name: variable, key: password}}}]}]}}`)
-	l.kubectl("n1", "wait", "pod/reads", "--for=condition=Ready", "--timeout=60s")
-	for _, found := range holders(t, l.disk("n1"), variable) {
-		if !strings.HasPrefix(found, "data/containerd/root/io.containerd.metadata.v1.bolt/meta.db: ") {
-			t.Errorf("a value that a container has as a variable is in %s", found)
-		}
+	everywhere("variable", variable)
+	values["that pods take as a variable"] = variable
+	l.do("load", toolbox(t))
+	for _, n := range nodes {
+		l.apply(n, fmt.Sprintf(`{apiVersion: v1, kind: Pod, metadata: {name: reads-%[1]s}, spec: {nodeName: %[1]s, terminationGracePeriodSeconds: 1, containers: [{name: c, image: "example.murmur.io/toolbox:1",
+  envFrom: [{prefix: ALL_, secretRef: {name: variable}}], env: [{name: P, valueFrom: {secretKeyRef: {name: variable, key: password}}}, {name: URL, value: "//user:$(P)@host"}],
+  command: [sh, -c, 'test "$1" = "see $P" && exec sleep 1000000'], args: [sh, see $(P)],
+  readinessProbe: {exec: {command: [sh, -c, 'test ${#P} = %[2]d']}, periodSeconds: 1}}]}}`, n, len(variable)))
 	}
+	reads := func(when string) {
+		t.Helper()
+		for _, n := range nodes {
+			l.kubectl(n, "wait", "pod/reads-"+n, "--for=condition=Ready", "--timeout=60s")
+			env := "\n" + l.kubectl(n, "exec", "reads-"+n, "-c", "c", "--", "env")
+			for _, line := range []string{"P=" + variable, "ALL_password=" + variable, "URL=//user:" + variable + "@host"} {
+				if !strings.Contains(env, "\n"+line+"\n") {
+					t.Errorf("%s, %s: a command in the container does not see %s", when, n, line)
+				}
+			}
+		}
+		nowhere(when, values)
+	}
+	reads("a pod reads variables")
+	l.kubectl("n1", "patch", "pod", "reads-n1", "--subresource=ephemeralcontainers", "-p", `{"spec":{"ephemeralContainers":[{"name":"look","image":"example.murmur.io/toolbox:1","targetContainerName":"c",
+  "env":[{"name":"Q","valueFrom":{"secretKeyRef":{"name":"variable","key":"password"}}}],"command":["sleep","1000000"]}]}}`)
+	l.within(time.Minute, "a debugging container sees what it takes", func() error {
+		env, err := l.tryKubectl("n1", "exec", "reads-n1", "-c", "look", "--", "env")
+		if err == nil && !strings.Contains(env, "Q="+variable+"\n") {
+			err = fmt.Errorf("it sees %s", env)
+		}
+		return err
+	})
+	for _, n := range nodes {
+		l.do("stop", n)
+		l.do("start", n)
+		l.within(time.Minute, n+" is back", l.registered(n, nodes...))
+	}
+	reads("another daemon found the pods")
 
 	// After a crash, and a start without anything new.
 	for _, n := range nodes {
@@ -192,7 +223,16 @@ func TestSecretsOnDisk(t *testing.T) {
 		l.within(time.Minute, n+" is back", l.registered(n, nodes...))
 	}
 	everywhere("before", before)
-	nowhere("after a crash", values)
+	for _, n := range nodes {
+		l.within(time.Minute, "the pod of "+n+" was started again", func() error {
+			p, err := tryGet[corev1.Pod](l, n, "pod", "reads-"+n)
+			if err == nil && (len(p.Status.ContainerStatuses) == 0 || p.Status.ContainerStatuses[0].RestartCount == 0 || !p.Status.ContainerStatuses[0].Ready) {
+				err = fmt.Errorf("its containers: %v", p.Status.ContainerStatuses)
+			}
+			return err
+		})
+	}
+	reads("after a crash")
 }
 
 // TestEncryptedBackup: a backup to a recipient tells nobody anything, makes a node for who has the key, and for nobody else.

@@ -164,7 +164,7 @@ func TestProvisionedMachinesBecomeACluster(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: the machines are namespaces")
 	}
-	for _, p := range []string{"murmur", "containerd", "kubectl", "pause", "cni/bridge"} {
+	for _, p := range []string{"murmur", "containerd", "kubectl", "murmur-runc", "pause", "cni/bridge"} {
 		if _, err := os.Stat(filepath.Join(root, "bin", p)); err != nil {
 			t.Skipf("bin/%s is not built: make build", p)
 		}

@@ -18,8 +18,9 @@ import (
 )
 
 // Conform checks that pods live and die as they should on a Runtime. make gives a fresh World; all cases share it.
-// cgroup reads the limits of a pod's own cgroup: its quota of processor time and its memory.
-func Conform(t *testing.T, w *World, cgroup func(*testing.T, *corev1.Pod) pod.Resources) {
+// cgroup reads the limits of a pod's own cgroup: its quota of processor time and its memory. stored names the places in which the
+// runtime has written a text down.
+func Conform(t *testing.T, w *World, cgroup func(*testing.T, *corev1.Pod) pod.Resources, stored func(t *testing.T, text string) []string) {
 	base := w.T
 	run := func(name string, f func(t *testing.T)) {
 		t.Run(name, func(t *testing.T) {
@@ -412,6 +413,82 @@ func Conform(t *testing.T, w *World, cgroup func(*testing.T, *corev1.Pod) pod.Re
 		}
 		w.Delete("classed")
 		w.Until("classed", "gone", Gone)
+	})
+
+	run("what a Secret says is for the process alone", func(t *testing.T) {
+		const core, duration, lookalike = "c0nf0rming-5ecret", "1987654321", "murmur-sealed:v1:AAAA"
+		password := core + ` "<&>" \ $(DURATION) ` + "\u2028é\nsecond line"
+		w.Create("secrets", &corev1.Secret{TypeMeta: metav1.TypeMeta{Kind: "Secret", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Name: "login", Namespace: "default"},
+			Data: map[string][]byte{"PASSWORD": []byte(password), "DURATION": []byte(duration)}})
+		name := corev1.LocalObjectReference{Name: "login"}
+		p := Pod("reads", "sleep", "$(ALL_DURATION)")
+		c := &p.Spec.Containers[0]
+		c.Command, c.Args = c.Command[:1], c.Command[1:]
+		c.EnvFrom = []corev1.EnvFromSource{{Prefix: "ALL_", SecretRef: &corev1.SecretEnvSource{LocalObjectReference: name}}}
+		c.Env = []corev1.EnvVar{{Name: "ONE", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: name, Key: "PASSWORD"}}},
+			{Name: "MORE", Value: "it is $(ONE)."}, {Name: "EVEN_MORE", Value: "$(MORE)"}, {Name: "OWN", Value: lookalike}, {Name: "PLAIN", Value: "as written"}}
+		c.Resources = sized("100m", "32Mi", "200m", "64Mi")
+		w.Create("pods", p)
+		p = w.Until("reads", "ready", Ready)
+		look := func(when string) {
+			t.Helper()
+			_, containers, err := w.Runtime.List(t.Context(), p.UID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(containers, func(c pod.Container) bool { return c.State == pod.Running })
+			if i < 0 {
+				t.Fatalf("%s: none of %v runs", when, containers)
+			}
+			see := func(cmd ...string) string {
+				t.Helper()
+				out, code, err := w.Runtime.Exec(t.Context(), containers[i].ID, cmd, 10*time.Second)
+				if err != nil || code != 0 {
+					t.Errorf("%s: %v: %d, %v, %s", when, cmd, code, err, out)
+				}
+				return string(out)
+			}
+			for what, seen := range map[string]string{"the process": "\x00" + see("cat", "/proc/1/environ"), "a command in it": "\n" + see("env")} {
+				for name, want := range map[string]string{"ALL_PASSWORD": password, "ALL_DURATION": duration, "ONE": password, "MORE": "it is " + password + ".",
+					"EVEN_MORE": "it is " + password + ".", "OWN": lookalike, "PLAIN": "as written"} {
+					if line := seen[:1] + name + "=" + want + seen[:1]; !strings.Contains(seen, line) {
+						t.Errorf("%s, %s does not see %q in %q", when, what, line, seen)
+					}
+				}
+			}
+			if line := see("cat", "/proc/1/cmdline"); line != "sleep\x00"+duration+"\x00" {
+				t.Errorf("%s: it runs as %q", when, line)
+			}
+			for _, text := range []string{core, duration} {
+				if places := stored(t, text); len(places) > 0 {
+					t.Errorf("%s: %q is in %q", when, text, places)
+				}
+			}
+		}
+		look("at first")
+		w.Stop()
+		w.Start()
+		look("under another daemon")
+		more := sized("150m", "32Mi", "300m", "128Mi")
+		Change(w, "pods", "reads", func(p *corev1.Pod) { p.Spec.Containers[0].Resources = more })
+		w.Until("reads", "has more", func(p *corev1.Pod) bool {
+			return first(p).Resources != nil && equality.Semantic.DeepEqual(*first(p).Resources, more)
+		})
+		look("with more")
+		_, containers, err := w.Runtime.List(t.Context(), p.UID)
+		if err != nil || len(containers) == 0 {
+			t.Fatalf("%v, %v", containers, err)
+		}
+		if err := w.Runtime.StopContainer(t.Context(), containers[0].ID, 0); err != nil {
+			t.Fatal(err)
+		}
+		w.Until("reads", "runs again", func(p *corev1.Pod) bool { return Ready(p) && first(p).RestartCount == 1 })
+		look("started again")
+		if said := fmt.Sprint(w.Get("reads").Status) + w.Events.String(); strings.Contains(said, core) || strings.Contains(said, duration) {
+			t.Errorf("the world is told of it: %s", said)
+		}
+		w.Delete("reads")
+		w.Until("reads", "gone", Gone)
 	})
 
 	run("a new image restarts the container", func(t *testing.T) {

@@ -22,7 +22,7 @@ import (
 )
 
 // Fake is a Runtime made of memory. Its containers understand the commands true, false and sleep SECONDS (deaf to signals, as a
-// first process is), and it has one image, Image. Everything happens at once.
+// first process is), and show their environment and their command line to who looks; it has one image, Image. Everything happens at once.
 type Fake struct {
 	// Can is what it has of what a machine may lack; NewFake's has nothing of it. It knows no AppArmor profile by name.
 	Can pod.Features
@@ -33,6 +33,7 @@ type Fake struct {
 	containers []pod.Container
 	cgroups    map[types.UID]pod.Resources
 	ends       map[string]chan struct{} // by container id: closed when it has ended
+	specs      map[string]*pod.ContainerSpec
 	watchers   map[int]func(types.UID)
 }
 
@@ -40,7 +41,7 @@ var _ pod.Runtime = (*Fake)(nil)
 
 // NewFake makes an empty one.
 func NewFake() *Fake {
-	return &Fake{Can: pod.Features{UserNamespaces: pod.ErrNotSupported, AppArmor: pod.ErrNotSupported}, cgroups: map[types.UID]pod.Resources{}, ends: map[string]chan struct{}{}, watchers: map[int]func(types.UID){}}
+	return &Fake{Can: pod.Features{UserNamespaces: pod.ErrNotSupported, AppArmor: pod.ErrNotSupported}, cgroups: map[types.UID]pod.Resources{}, ends: map[string]chan struct{}{}, specs: map[string]*pod.ContainerSpec{}, watchers: map[int]func(types.UID){}}
 }
 
 func (f *Fake) id(prefix string) string {
@@ -164,10 +165,44 @@ func (f *Fake) CreateContainer(_ context.Context, spec *pod.ContainerSpec) (stri
 	defer f.mu.Unlock()
 	c := pod.Container{ID: f.id("c"), SandboxID: spec.SandboxID, Pod: pod.RefOf(spec.Pod), Name: spec.Container.Name, Restarts: spec.Restarts, Hash: spec.Hash,
 		State: pod.Created, Created: time.Now(), Image: spec.Image, ImageID: spec.ImageID, LogPath: filepath.Join(spec.Sandbox.LogDir, spec.LogPath),
-		Message: strings.Join(spec.Container.Command, " "), Resources: &spec.Resources, MemoryAsked: spec.Container.Resources.Requests.Memory().Value()}
+		Message: strings.Join(commandLine(spec), " "), Resources: &spec.Resources, MemoryAsked: spec.Container.Resources.Requests.Memory().Value()}
 	f.containers = append(f.containers, c)
 	f.ends[c.ID] = make(chan struct{})
+	f.specs[c.ID] = spec
 	return c.ID, nil
+}
+
+// commandLine is what the container's process is started as.
+func commandLine(spec *pod.ContainerSpec) (words []string) {
+	for _, t := range slices.Concat(spec.Command, spec.Args) {
+		words = append(words, t.Value)
+	}
+	return words
+}
+
+// Stored is all that a runtime would write down of its containers: their specs, without the texts that they mark as secret.
+func (f *Fake) Stored() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var b strings.Builder
+	for _, s := range f.specs {
+		written := *s
+		hide := func(t pod.Text) pod.Text {
+			if t.Secret {
+				t.Value = "sealed"
+			}
+			return t
+		}
+		written.Env, written.Command, written.Args = nil, nil, nil
+		for _, e := range s.Env {
+			written.Env = append(written.Env, pod.Variable{Name: e.Name, Text: hide(e.Text)})
+		}
+		for _, t := range slices.Concat(s.Command, s.Args) {
+			written.Args = append(written.Args, hide(t))
+		}
+		fmt.Fprintf(&b, "%+v %+v %+v\n", written, s.Container, s.Pod)
+	}
+	return b.String()
 }
 
 // find returns the container; the caller holds the lock.
@@ -256,10 +291,24 @@ func (f *Fake) Exec(_ context.Context, id string, cmd []string, _ time.Duration)
 	if c := f.find(id); c == nil || c.State != pod.Running {
 		return nil, 0, errors.New("container is not running")
 	}
-	if cmd[0] == "false" {
+	var out strings.Builder
+	switch strings.Join(cmd, " ") {
+	case "false":
 		return nil, 1, nil
+	case "env":
+		for _, e := range f.specs[id].Env {
+			out.WriteString(e.Name + "=" + e.Value + "\n")
+		}
+	case "cat /proc/1/environ":
+		for _, e := range f.specs[id].Env {
+			out.WriteString(e.Name + "=" + e.Value + "\x00")
+		}
+	case "cat /proc/1/cmdline":
+		for _, word := range commandLine(f.specs[id]) {
+			out.WriteString(word + "\x00")
+		}
 	}
-	return nil, 0, nil
+	return []byte(out.String()), 0, nil
 }
 
 func (f *Fake) Stats(context.Context) ([]pod.ContainerStats, error) { return nil, nil }
