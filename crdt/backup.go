@@ -202,7 +202,7 @@ func (s *Store) copied(random io.Reader) error {
 func (m *meta) renewed(random io.Reader, change Origin) (*meta, error) {
 	out := *m
 	var err error
-	if out.origin, err = m.origin.other(random, change); err != nil {
+	if out.origin, err = otherOrigin(m.origin, random, change); err != nil {
 		return nil, err
 	}
 	out.seq, out.reserved = 0, versionBase(out.origin)

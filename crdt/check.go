@@ -6,8 +6,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
-
-	"github.com/cespare/xxhash/v2"
 )
 
 // Vectors say what two stores have heard of. That they then hold the same is a consequence of everything else being right; a
@@ -39,25 +37,8 @@ const (
 	maxCheckParts  = 16
 )
 
-// hash places a key among the ranges.
-func (k Key) hash() uint64 { return xxhash.Sum64String(k.encode()) }
-
 // part is the number of the part, of all ranges, that a key with a hash falls into.
 func part(h uint64) uint16 { return uint16(h >> 52) }
-
-// hash is of what two stores that heard the same must agree on. Stamps are not part of it: one store may have folded them.
-func (d *document) hash() uint64 {
-	var h xxhash.Digest
-	h.Reset()
-	_, _ = h.WriteString(d.key.encode())
-	b := d.died.append(d.after.append(nil))
-	if !d.dead() {
-		b = d.generations.append(d.context.append(b))
-	}
-	_, _ = h.Write(b)
-	_, _ = h.Write(d.value)
-	return h.Sum64()
-}
 
 // Check answers one message of a check, or begins one if there is none; the empty answer ends it. mended counts the documents
 // that the message set right here, though not those that were only on their way. If final is set the other store is taken at its word: what it does not have, although it has
@@ -109,7 +90,7 @@ func appendSums(b []byte, sums [checkFan]uint64) []byte {
 	return b
 }
 
-func (r *reader) sums() (sums [checkFan]uint64) {
+func readSums(r *reader) (sums [checkFan]uint64) {
 	for i := range sums {
 		sums[i] = r.uint64()
 	}
@@ -117,7 +98,7 @@ func (r *reader) sums() (sums [checkFan]uint64) {
 }
 
 func (s *Store) checkSums(r *reader) ([]byte, error) {
-	theirs := r.sums()
+	theirs := readSums(r)
 	if r.err != nil {
 		return nil, r.err
 	}
@@ -143,7 +124,7 @@ func (s *Store) checkParts(r *reader) ([]byte, error) {
 	var differing []uint16
 	for len(r.b) > 0 && len(differing) < maxCheckParts {
 		i := int(r.byte())
-		theirs := r.sums()
+		theirs := readSums(r)
 		if r.err != nil || i >= checkFan {
 			return nil, ErrCorrupt
 		}

@@ -25,7 +25,9 @@ func (s *Store) Digest() [16]byte {
 }
 
 // Vector is what this store has, encoded for a peer's Delta or Covers.
-func (s *Store) Vector() []byte { return s.current.Load().progress.vector.append([]byte{deltaFormat}) }
+func (s *Store) Vector() []byte { return encodeVector(s.current.Load().progress.vector) }
+
+func encodeVector(v Vector) []byte { return v.append([]byte{deltaFormat}) }
 
 func decodeVector(b []byte) (Vector, error) {
 	r := &reader{b: b}

@@ -234,21 +234,14 @@ func documentRecord(d *document, v Version) Record {
 
 func metaRecord(m *meta) Record { return Record{diskMeta, m.encode()} }
 
-// epochBits are the low bits of an origin that differ between the epochs of one store: it draws them anew when its disk may have
-// lost something. The others it keeps, so that it is forgotten under all of them at once.
-const epochBits = 24
-
-// family is what all epochs of one store have in common.
-func (o Origin) family() Origin { return o >> epochBits }
-
 // The bits of an origin that change when a store goes on as an epoch of itself, or as a store of its own.
 const (
 	anEpoch = Origin(1)<<epochBits - 1
 	aStore  = ^Origin(0)
 )
 
-// other draws those bits of o anew that are to change, until no version made under o can be taken for one made under the result.
-func (o Origin) other(random io.Reader, change Origin) (Origin, error) {
+// otherOrigin draws those bits of o anew that are to change, until no version made under o can be taken for one made under the result.
+func otherOrigin(o Origin, random io.Reader, change Origin) (Origin, error) {
 	for {
 		n, err := newOrigin(random)
 		if n = o&^change | n&change; err != nil || versionBase(n) != versionBase(o) {

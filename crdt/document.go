@@ -3,8 +3,8 @@ package crdt
 import (
 	"errors"
 	"fmt"
-	"strconv"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/google/uuid"
 	"k8s.io/apimachinery/pkg/types"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
@@ -107,48 +107,78 @@ func stripDerived(value map[string]any) (generation int64) {
 	return generation
 }
 
-// addDerived puts back what stripDerived takes out.
-func addDerived(value map[string]any, uid types.UID, v Version, generation int64) {
+// hash is of what two stores that heard the same must agree on. Stamps are not part of it: one store may have folded them.
+func (d *document) hash() uint64 {
+	var h xxhash.Digest
+	h.Reset()
+	_, _ = h.WriteString(d.key.encode())
+	b := d.died.append(d.after.append(nil))
+	if !d.dead() {
+		b = d.generations.append(d.context.append(b))
+	}
+	_, _ = h.Write(b)
+	_, _ = h.Write(d.value)
+	return h.Sum64()
+}
+
+// size is about what a document takes in memory: its value, the stamps and numbers around it, and what holds them.
+func (d *document) size() int64 {
+	if d == nil {
+		return 0
+	}
+	n := aroundValue + len(d.key.Resource) + len(d.key.Namespace) + len(d.key.Name) + len(d.value)
+	n += 16 * (len(d.context) + len(d.clocks) + len(d.folded) + len(d.generations))
+	for _, m := range []map[string]Stamp{d.stamps.fields, d.stamps.lives} {
+		for p := range m {
+			n += len(p) + 32
+		}
+	}
+	for p, names := range d.stamps.ordered {
+		n += len(p) + 32
+		for _, name := range names {
+			n += len(name) + 16
+		}
+	}
+	return int64(n)
+}
+
+// deleting tells whether an object is being deleted, and only waits for somebody's leave.
+func (d *document) deleting() bool {
+	value, err := decodeValue(d.value)
 	meta, _ := value["metadata"].(map[string]any)
-	if meta == nil {
-		meta = map[string]any{}
-		value["metadata"] = meta
-	}
-	meta["uid"] = string(uid)
-	meta["resourceVersion"] = v.String()
-	if generation != 0 {
-		meta["generation"] = generation
-	}
+	return err == nil && meta["deletionTimestamp"] != nil
 }
 
-// Version is a resourceVersion: the number of an apply on this node. The high 15 bits name the store, the low 48
-// count. Versions grow strictly on a node, always print as 19 decimal digits and fit an int64.
-type Version uint64
-
-const (
-	versionBits = 48
-	// minTag makes every version at least 10^18.
-	minTag = 3553
-	maxTag = 1 << 15
-)
-
-func versionBase(o Origin) Version {
-	return Version(minTag+uint64(o)%(maxTag-minTag)) << versionBits
+// newDocument is the first of an incarnation that follows a deletion; dead is what is left of the one before, nil if nothing is.
+func newDocument(k Key, dead *document, after Stamp, value []byte, counted bool, at Stamp) *document {
+	d := &document{key: k, after: after, value: value, counted: counted, stamps: stamps{base: at}}
+	if dead != nil {
+		d.clocks = dead.clocks
+	}
+	d.clocks = d.clocks.with(at.Writer, at.HLC)
+	return d
 }
 
-// Of tells whether a version is one that the store with an origin may have made: two stores in 29,215 share theirs.
-func (v Version) Of(o Origin) bool { return v>>versionBits == versionBase(o)>>versionBits }
-
-func (v Version) String() string { return strconv.FormatUint(uint64(v), 10) }
-
-// ParseVersion reads a resourceVersion. The empty string and "0" are version 0.
-func ParseVersion(s string) (Version, error) {
-	if s == "" {
-		return 0, nil
+// edited is the document after a local write. bump tells that it counts as a new generation.
+func (d *document) edited(value []byte, edits []edit, at Stamp, bump bool) *document {
+	out := *d
+	out.value = value
+	out.stamps = d.stamps.edit(edits, at)
+	out.clocks = d.clocks.with(at.Writer, at.HLC)
+	if bump {
+		out.generations = d.generations.with(at.Writer, d.generations.of(at.Writer)+1)
 	}
-	n, err := strconv.ParseUint(s, 10, 63)
-	if err != nil {
-		return 0, fmt.Errorf("resourceVersion %q is no decimal number below 2^63", s)
-	}
-	return Version(n), nil
+	return &out
+}
+
+// deleted is the document's tombstone.
+func (d *document) deleted(at Stamp) *document {
+	return &document{key: d.key, after: d.after, died: at, context: d.context, clocks: d.clocks.with(at.Writer, at.HLC)}
+}
+
+// retired is a tombstone that is told to nobody any more: see grave.
+func (d *document) retired() *document {
+	out := *d
+	out.grave = true
+	return &out
 }

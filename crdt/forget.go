@@ -20,15 +20,6 @@ const ForgottenResource = "murmur.io/forgotten"
 
 func forgottenKey(o Origin) Key { return Key{Resource: ForgottenResource, Name: o.String()} }
 
-// ParseOrigin reads an origin as String writes it.
-func ParseOrigin(s string) (Origin, error) {
-	n, err := strconv.ParseUint(s, 16, 64)
-	if err != nil {
-		return 0, fmt.Errorf("origin %q is no number of 16 hexadecimal digits", s)
-	}
-	return Origin(n), nil
-}
-
 // Forget ends an origin and all of its family: none of their commits that this store has not heard of are taken in any more.
 func (s *Store) Forget(ctx context.Context, o Origin) error {
 	all := []Origin{o}

@@ -10,36 +10,6 @@ package crdt
 // somebody else first. So a claim that goes further counts if it is of that node, or that node is not connected, or if two peers
 // make it. One liar cannot make the commits of another disappear. Nothing waits for such a claim: it is made again by the next exchange.
 
-// Bounds of numbers. A store would need 30,000 years at 300 commits a second, and a clock 4,000, to come this far.
-const (
-	maxSeq = 1 << 48
-	maxHLC = 1 << 63
-)
-
-// decodeHeard reads a document that somebody else wrote.
-func decodeHeard(b []byte) (*document, error) {
-	d, err := decodeDocument(b)
-	if err != nil {
-		return nil, err
-	}
-	sound := true
-	d.each(func(s Stamp) { sound = sound && s.HLC <= maxHLC })
-	for _, t := range []tally{d.context, d.generations} {
-		for _, c := range t {
-			sound = sound && c.n <= maxSeq
-		}
-	}
-	if !sound {
-		return nil, ErrCorrupt
-	}
-	if !d.dead() {
-		if _, err := decodeValue(d.value); err != nil {
-			return nil, ErrCorrupt
-		}
-	}
-	return d, nil
-}
-
 // maxHearsay bounds the origins of which something is remembered that only one peer said.
 const maxHearsay = 1000
 

@@ -422,20 +422,6 @@ func (h *Homes) decide(ctx context.Context, p *proposal, early func(*document)) 
 	}
 }
 
-// follows tells whether a document is another one, or what one origin has made of it since. After a deletion that cannot be told:
-// what others wrote before it leaves no trace, and the next life begins without one.
-func (d *document) follows(o *document, origin Origin) bool {
-	if d == nil || d.dead() || o.dead() || d.after != o.after || !d.context.Covers(o.context) {
-		return false
-	}
-	for _, c := range d.context {
-		if c.origin != origin && o.context.of(c.origin) != c.n {
-			return false
-		}
-	}
-	return true
-}
-
 // StoodFor makes of a version of another node this node's version of the same document. It is false if that is not what this
 // node has now, or nobody knows.
 func (h *Homes) StoodFor(ctx context.Context, k Key, v Version) (Version, bool) {

@@ -15,34 +15,6 @@ import (
 // errLate says that a decision would be stamped later than its tenure lets it.
 var errLate = errors.New("the document is stamped later than the tenure allows")
 
-// sight is which version of a key somebody has seen: the life, whether it has ended, and the commits in it.
-type sight struct {
-	after, died Stamp
-	context     tally
-}
-
-// sight is that of a document; none has been seen of one that is nil.
-func (d *document) sight() sight {
-	if d == nil {
-		return sight{}
-	}
-	return sight{after: d.after, died: d.died, context: d.context}
-}
-
-// includes tells whether who sees s has nothing to learn from o: merging o would change nothing.
-func (s sight) includes(o sight) bool {
-	switch {
-	case s.after != o.after:
-		return o.after.less(s.after)
-	case !s.died.Zero() || !o.died.Zero():
-		return !s.died.less(o.died)
-	}
-	return s.context.Covers(o.context)
-}
-
-// bounds are the least and the last HLC reading that a decision may be stamped with; a ceiling of zero is none.
-type bounds struct{ floor, ceiling uint64 }
-
 // errVoid says that a node may no longer do what it was about to.
 var errVoid = errors.New("tenure is over")
 
@@ -92,9 +64,8 @@ func (s *Store) carry(from []byte, to map[string]any, onto []byte) (map[string]a
 	if err != nil {
 		return nil, err
 	}
-	root := s.schemas.root(to)
 	generation := stripDerived(to)
-	out, _ := graft(root, "", a, to, b).(map[string]any)
+	out := s.schemas.rebase(a, to, b)
 	if meta, ok := out["metadata"].(map[string]any); ok && generation > 0 {
 		meta["generation"] = generation
 	}
@@ -210,11 +181,6 @@ func (s *Store) taken(d *document) *Entry {
 		e = newEntry(st.meta.cluster, d, v)
 	}
 	return e
-}
-
-// same tells whether two documents contain the same.
-func (d *document) same(o *document) bool {
-	return d != nil && o != nil && d.sight().includes(o.sight()) && o.sight().includes(d.sight())
 }
 
 // flush waits until what the apply loop has taken on so far is on disk, and returns the vector then.

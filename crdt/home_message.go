@@ -60,19 +60,6 @@ type request struct {
 	within time.Duration
 }
 
-// proposal is a write as the node that was asked for it proposes it to the home.
-type proposal struct {
-	key Key
-	// create tells that there is to be no object; without it and without a value it is to be deleted.
-	create bool
-	// object is the wanted object; nil deletes.
-	object map[string]any
-	// seen says which document the write was made from.
-	seen sight
-	// document is that document, once the home has said that it lacks it.
-	document *document
-}
-
 func (r *request) encode() []byte {
 	b := []byte{homeFormat, byte(r.verb)}
 	b = appendBytes(b, r.from)
@@ -150,39 +137,6 @@ func decodeRequest(b []byte) (*request, error) {
 	return q, nil
 }
 
-// outcome is what became of a proposal.
-type outcome byte
-
-const (
-	// decided: it is on the home's disk; whether it is held is said next.
-	decided outcome = iota + 1
-	// done: it is decided and held.
-	done
-	// same: the document is what is wanted already.
-	same
-	// overtaken: it was made from a document that is not the newest. The newest comes with the answer.
-	overtaken
-	// behind: the home lacks the document that it was made from.
-	behind
-	// nothere: who was asked is not the home now, or cannot decide yet. Nothing was written.
-	nothere
-	// unheld: it was decided, and whether that lasts is not known.
-	unheld
-	// failed: the home could not write it.
-	failed
-	// known and unknown answer verbStood.
-	known
-	unknown
-)
-
-// said is the answer to verbAsk and verbStood.
-type said struct {
-	outcome  outcome
-	document *document
-	// why says more about nothere, unheld and failed.
-	why string
-}
-
 func (s *said) encode() []byte {
 	b := appendDocument([]byte{byte(s.outcome)}, s.document)
 	return appendBytes(b, s.why)
@@ -224,25 +178,6 @@ func flag(set bool) byte {
 		return 1
 	}
 	return 0
-}
-
-func appendDocument(b []byte, d *document) []byte {
-	if d == nil {
-		return appendBytes(b, "")
-	}
-	return appendBytes(b, d.append(nil))
-}
-
-func (r *reader) optionalDocument() *document {
-	b := r.bytes()
-	if len(b) == 0 {
-		return nil
-	}
-	d, err := decodeHeard(b)
-	if err != nil {
-		r.fail()
-	}
-	return d
 }
 
 // call is one stream, from either end.

@@ -193,7 +193,7 @@ func (c *call) granted() (*granted, error) {
 }
 
 func (h *Homes) sendDeltas(c *call, since Vector) error {
-	deltas, err := h.config.Store.Delta(since.append([]byte{deltaFormat}))
+	deltas, err := h.config.Store.Delta(encodeVector(since))
 	if err != nil {
 		return err
 	}

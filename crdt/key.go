@@ -3,6 +3,8 @@ package crdt
 import (
 	"fmt"
 	"strings"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // Key names an object. Resource is "group/resource", or the bare resource for the core group: "pods",
@@ -54,3 +56,6 @@ func (k Key) check() error {
 	}
 	return nil
 }
+
+// hash places a key among the ranges.
+func (k Key) hash() uint64 { return xxhash.Sum64String(k.encode()) }

@@ -6,8 +6,6 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"strconv"
-	"strings"
 )
 
 // merge is the join of two versions of a key. It is commutative, associative and idempotent, on bytes: that is what
@@ -46,58 +44,6 @@ func merge(s *schemas, a, b *document) (out *document, losses []Loss) {
 		return b, nil
 	}
 	return mergeValues(s, a, b)
-}
-
-// Loss is a register in which a concurrent write lost to another. The empty field is the object: updated on one side,
-// deleted on the other. Values are null where nothing was, and a string that says how long it is instead of a long one.
-type Loss struct {
-	Key        Key
-	Field      string
-	Kept, Lost json.RawMessage
-	KeptBy     Stamp
-	LostBy     Stamp
-}
-
-// overwritten notes that a deletion, or what came after it, beat writes that it did not know of.
-func overwritten(kept, lost *document) []Loss {
-	if lost.dead() {
-		return nil
-	}
-	by := Stamp{}
-	note := func(path string, s Stamp) {
-		if !bookkeeping(path) && kept.clocks.of(s.Writer) < s.HLC {
-			by = laterStamp(by, s)
-		}
-	}
-	note("", lost.stamps.base)
-	for _, m := range []map[string]Stamp{lost.stamps.fields, lost.stamps.lives} {
-		for path, s := range m {
-			note(path, s)
-		}
-	}
-	if by.Zero() {
-		return nil
-	}
-	l := Loss{Key: kept.key, Kept: json.RawMessage("null"), Lost: shorten(lost.value), KeptBy: kept.newest(), LostBy: by}
-	if !kept.dead() {
-		l.Kept = shorten(kept.value)
-	}
-	return []Loss{l}
-}
-
-// bookkeeping tells whether a path is nobody's wish: what is observed there is observed again.
-func bookkeeping(path string) bool {
-	return path == statusPath || strings.HasPrefix(path, managedFieldsPath)
-}
-
-// maxLost bounds a remembered value.
-const maxLost = 1 << 10
-
-func shorten(raw []byte) json.RawMessage {
-	if len(raw) > maxLost {
-		return json.RawMessage(strconv.Quote(strconv.Itoa(len(raw)) + " bytes"))
-	}
-	return raw
 }
 
 func mergeValues(s *schemas, a, b *document) (*document, []Loss) {

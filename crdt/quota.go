@@ -25,27 +25,6 @@ const (
 	clearPercent = 95
 )
 
-// size is about what a document takes in memory: its value, the stamps and numbers around it, and what holds them.
-func (d *document) size() int64 {
-	if d == nil {
-		return 0
-	}
-	n := aroundValue + len(d.key.Resource) + len(d.key.Namespace) + len(d.key.Name) + len(d.value)
-	n += 16 * (len(d.context) + len(d.clocks) + len(d.folded) + len(d.generations))
-	for _, m := range []map[string]Stamp{d.stamps.fields, d.stamps.lives} {
-		for p := range m {
-			n += len(p) + 32
-		}
-	}
-	for p, names := range d.stamps.ordered {
-		n += len(p) + 32
-		for _, name := range names {
-			n += len(name) + 16
-		}
-	}
-	return int64(n)
-}
-
 // quota is a store's. The zero quota is none.
 type quota struct {
 	limit int64
@@ -107,13 +86,6 @@ func (s *Store) creates() error {
 		return s.quota.refuse(held)
 	}
 	return nil
-}
-
-// deleting tells whether an object is being deleted, and only waits for somebody's leave.
-func (d *document) deleting() bool {
-	value, err := decodeValue(d.value)
-	meta, _ := value["metadata"].(map[string]any)
-	return err == nil && meta["deletionTimestamp"] != nil
 }
 
 // held is what the store holds, this group included.

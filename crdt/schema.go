@@ -74,6 +74,15 @@ func (s *schemas) root(value map[string]any) node {
 	return n.shaped(value)
 }
 
+// diff lists the registers in which two values of an object differ.
+func (s *schemas) diff(from, to map[string]any) []edit { return changed(s.root(to), "", from, to, nil) }
+
+// rebase makes the change from one value to another on a third.
+func (s *schemas) rebase(from, to, onto map[string]any) map[string]any {
+	out, _ := graft(s.root(to), "", from, to, onto).(map[string]any)
+	return out
+}
+
 // shaped is the root of a kind without a schema for an object that says how it is merged. Whatever it says, its metadata is
 // as that of any object.
 func (n node) shaped(value map[string]any) node {

@@ -621,7 +621,7 @@ func (b *batch) write(k Key, base *Entry, value map[string]any, own bool) (*Entr
 	switch {
 	case value == nil:
 		died := b.store.clock.tick(b.now, old.doc.newest())
-		doc = &document{key: k, after: old.doc.after, died: died, context: old.doc.context, clocks: old.doc.clocks.with(b.meta.origin, died.HLC)}
+		doc = old.doc.deleted(died)
 	case old.entry == nil:
 		doc, err = b.create(k, old.doc, value)
 	default:
@@ -666,14 +666,8 @@ func (b *batch) create(k Key, dead *document, value map[string]any) (*document, 
 	if err != nil {
 		return nil, err
 	}
-	doc := &document{key: k, value: raw, counted: counted}
-	doc.after = b.old.snapshot.begins(dead)
-	if dead != nil {
-		doc.clocks = dead.clocks
-	}
-	doc.stamps.base = b.store.clock.tick(b.now, doc.after)
-	doc.clocks = doc.clocks.with(b.meta.origin, doc.stamps.base.HLC)
-	return doc, nil
+	after := b.old.snapshot.begins(dead)
+	return newDocument(k, dead, after, raw, counted, b.store.clock.tick(b.now, after)), nil
 }
 
 // edit is the document after a change of what readers see to value; the same document if nothing changes.
@@ -683,17 +677,16 @@ func (b *batch) edit(old *slot, value map[string]any) (*document, error) {
 		return nil, err
 	}
 	generation := stripDerived(value)
-	root := b.store.schemas.root(value)
 	if old.derived != nil {
 		// The write was made from what is derived; only what it changed goes into the document.
 		stored, err := decodeValue(old.doc.value)
 		if err != nil {
 			return nil, err
 		}
-		value, _ = graft(root, "", seen, value, stored).(map[string]any)
+		value = b.store.schemas.rebase(seen, value, stored)
 		seen = stored
 	}
-	edits := changed(root, "", seen, value, nil)
+	edits := b.store.schemas.diff(seen, value)
 	bump := old.doc.counted && generation > old.entry.Generation
 	if len(edits) == 0 && !bump {
 		return old.doc, nil
@@ -703,21 +696,13 @@ func (b *batch) edit(old *slot, value map[string]any) (*document, error) {
 		if seen, err = decodeValue(old.doc.value); err != nil {
 			return nil, err
 		}
-		edits = changed(root, "", seen, value, nil)
+		edits = b.store.schemas.diff(seen, value)
 	}
 	raw, err := canonical(value)
 	if err != nil {
 		return nil, err
 	}
-	doc := *old.doc
-	doc.value = raw
-	at := b.store.clock.tick(b.now, old.doc.newest())
-	doc.stamps = old.doc.stamps.edit(edits, at)
-	doc.clocks = doc.clocks.with(b.meta.origin, at.HLC)
-	if bump {
-		doc.generations = doc.generations.with(b.meta.origin, doc.generations.of(b.meta.origin)+1)
-	}
-	return &doc, nil
+	return old.doc.edited(raw, edits, b.store.clock.tick(b.now, old.doc.newest()), bump), nil
 }
 
 // rederive carries what became of a document over to what was derived from it, until the node derives anew.
