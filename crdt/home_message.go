@@ -137,7 +137,7 @@ func decodeRequest(b []byte) (*request, error) {
 	return q, nil
 }
 
-func (s *said) encode() []byte {
+func encodeSaid(s *said) []byte {
 	b := appendDocument([]byte{byte(s.outcome)}, s.document)
 	return appendBytes(b, s.why)
 }

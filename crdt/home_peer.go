@@ -334,7 +334,7 @@ func (h *Homes) serve(ctx context.Context, c *call) error {
 		if d := h.config.Store.stoodFor(q.write.key, q.version); d != nil {
 			s = said{outcome: known, document: d}
 		}
-		return c.send(s.encode())
+		return c.send(encodeSaid(&s))
 	default:
 		return h.relay(ctx, c, q)
 	}
@@ -345,20 +345,20 @@ func (h *Homes) serveAsk(ctx context.Context, c *call, q *request) error {
 	case h.asks <- struct{}{}:
 		defer func() { <-h.asks }()
 	default:
-		return c.send((&said{outcome: nothere, why: h.config.Node + " has too much to decide"}).encode())
+		return c.send(encodeSaid(&said{outcome: nothere, why: h.config.Node + " has too much to decide"}))
 	}
 	ctx, cancel := context.WithTimeout(ctx, min(q.within, settleWithin))
 	defer cancel()
 	var told *document
 	s := h.decide(ctx, &q.write, func(d *document) {
-		if told == nil && c.send((&said{outcome: decided, document: d}).encode()) == nil {
+		if told == nil && c.send(encodeSaid(&said{outcome: decided, document: d})) == nil {
 			told = d
 		}
 	})
 	if s.document == told {
 		s.document = nil
 	}
-	return c.send(s.encode())
+	return c.send(encodeSaid(&s))
 }
 
 func (h *Homes) serveTenure(ctx context.Context, c *call, q *request) error {
@@ -428,12 +428,12 @@ func (h *Homes) relay(ctx context.Context, c *call, q *request) error {
 	defer cancel()
 	on, err := h.config.Dial(dctx, q.to)
 	if err != nil {
-		return errors.Join(err, c.send((&said{outcome: unknown}).encode()))
+		return errors.Join(err, c.send(encodeSaid(&said{outcome: unknown})))
 	}
 	defer on.Close()
 	defer context.AfterFunc(ctx, func() { _ = on.Close() })()
 	_ = on.SetDeadline(time.Now().Add(exchangeWithin))
-	if err := c.send((&said{outcome: known}).encode()); err != nil {
+	if err := c.send(encodeSaid(&said{outcome: known})); err != nil {
 		return err
 	}
 	back := make(chan struct{})

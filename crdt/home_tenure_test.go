@@ -172,34 +172,34 @@ func TestTenure(t *testing.T) {
 
 // TestFollows: a decision whose hold failed is held again only if nobody but its home has written since.
 func TestFollows(t *testing.T) {
-	decision := &document{context: tallyOf(Vector{1: 5, 2: 3})}
+	decision := &document{context: tally{{1, 5}, {2, 3}}}
 	for name, c := range map[string]struct {
 		now  *document
 		want bool
 	}{
 		"as it was":                          {decision, true},
-		"written since by the home":          {&document{context: tallyOf(Vector{1: 6, 2: 3})}, true},
-		"merged with another's":              {&document{context: tallyOf(Vector{1: 5, 2: 4})}, false},
-		"merged with a third's":              {&document{context: tallyOf(Vector{1: 5, 2: 3, 3: 1})}, false},
+		"written since by the home":          {&document{context: tally{{1, 6}, {2, 3}}}, true},
+		"merged with another's":              {&document{context: tally{{1, 5}, {2, 4}}}, false},
+		"merged with a third's":              {&document{context: tally{{1, 5}, {2, 3}, {3, 1}}}, false},
 		"gone":                               {nil, false},
-		"deleted by the home":                {&document{context: tallyOf(Vector{1: 6, 2: 3}), died: Stamp{9, 1}}, false},
-		"deleted, and made anew by the home": {&document{context: tallyOf(Vector{1: 7}), after: Stamp{9, 2}}, false},
+		"deleted by the home":                {&document{context: tally{{1, 6}, {2, 3}}, died: Stamp{9, 1}}, false},
+		"deleted, and made anew by the home": {&document{context: tally{{1, 7}}, after: Stamp{9, 2}}, false},
 	} {
 		if got := c.now.follows(decision, 1); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}
-	dead := &document{context: tallyOf(Vector{1: 5}), died: Stamp{9, 1}}
+	dead := &document{context: tally{{1, 5}}, died: Stamp{9, 1}}
 	if dead.follows(dead, 1) {
 		t.Error("of a deletion it cannot be told")
 	}
 }
 
 func TestRequestsSurviveTheWire(t *testing.T) {
-	doc := &document{key: cmKey("a"), context: tallyOf(Vector{1: 2}), clocks: tallyOf(Vector{1: 3}), value: []byte(`{}`), generations: tallyOf(Vector{})}
+	doc := &document{key: cmKey("a"), context: tally{{1, 2}}, clocks: tally{{1, 3}}, value: []byte(`{}`), generations: tally{}}
 	for _, q := range []*request{
 		{verb: verbAsk, from: "n1", within: time.Second, write: proposal{key: cmKey("a"), create: true,
-			seen: sight{after: Stamp{1, 2}, died: Stamp{3, 4}, context: tallyOf(Vector{5: 6})}, document: doc}, value: []byte(`{"a":"b"}`)},
+			seen: sight{after: Stamp{1, 2}, died: Stamp{3, 4}, context: tally{{5, 6}}}, document: doc}, value: []byte(`{"a":"b"}`)},
 		{verb: verbTenure, from: "n1", vector: Vector{1: 7}},
 		{verb: verbRenew, from: "n1", tenure: 12},
 		{verb: verbHold, from: "n1", tenure: 12, document: doc},

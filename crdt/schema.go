@@ -57,6 +57,9 @@ var builtin = sync.OnceValue(func() func(apiVersion, kind string) (node, bool) {
 	}
 })
 
+// PrepareSchemas reads the schemas of the kinds that are built in, which takes longer than a first write should. Without it the first merge does.
+func PrepareSchemas() { builtin() }
+
 func (s *schemas) root(value map[string]any) node {
 	apiVersion, _ := value["apiVersion"].(string)
 	kind, _ := value["kind"].(string)

@@ -164,7 +164,7 @@ func Open(c Config) (*Store, error) {
 		graveAge: cmp.Or(c.Graves, graveAge),
 	}
 	s.quota.limit = c.Quota
-	builtin() // here and once: it takes longer than a first write should
+	PrepareSchemas() // here and once: it takes longer than a first write should
 	if err := s.load(c); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}

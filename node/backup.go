@@ -55,8 +55,8 @@ func Restore(cfg Config, file io.Reader, identity string, alone bool) (name stri
 		return "", err
 	}
 	defer held.Close()
-	store := filepath.Join(cfg.DataDir, "store")
-	if exists(member.File(cfg.DataDir)) || exists(store) {
+	dir := filepath.Join(cfg.DataDir, "store")
+	if exists(member.File(cfg.DataDir)) || exists(dir) {
 		return "", fmt.Errorf("%s is the disk of a node already: give another --data-dir, or remove it if nothing in it is needed", cfg.DataDir)
 	}
 	plain, err := secrecy.Open(file, identity)
@@ -81,7 +81,7 @@ func Restore(cfg Config, file io.Reader, identity string, alone bool) (name stri
 	if err != nil {
 		return "", err
 	}
-	if err := crdt.Restore(store, r, v.sealer()); err != nil {
+	if err := crdt.Restore(dir, r, v.sealer()); err != nil {
 		return "", err
 	}
 	// The node that was backed up may be alive: this is another incarnation of it, or another node if it is given a name.
