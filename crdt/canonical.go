@@ -9,10 +9,10 @@ import (
 	"sync"
 )
 
-// canonical encodes a value so that equal values have equal bytes: keys sorted, no insignificant space, and all else as
+// Canonical encodes a value so that equal values have equal bytes: keys sorted, no insignificant space, and all else as
 // encoding/json has it, HTML left alone. It is written out here because each write encodes its object, and each of
 // thousands is as long as what was allocated for it.
-func canonical(value map[string]any) ([]byte, error) {
+func Canonical(value map[string]any) ([]byte, error) {
 	b := scratch.Get().(*[]byte)
 	defer scratch.Put(b)
 	var err error

@@ -41,7 +41,7 @@ func TestCanonicalIsSortedJSON(t *testing.T) {
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		v := rapid.MapOfN(rapid.String(), value(3), 0, 20).Draw(rt, "value")
-		got, err := canonical(v)
+		got, err := Canonical(v)
 		if want := asJSON(rt, v); err != nil || !bytes.Equal(got, want) {
 			rt.Errorf("got  %s, %v\nwant %s", got, err, want)
 		}

@@ -10,72 +10,72 @@ import (
 // ErrCorrupt is returned for bytes that are no document, vector or delta of this format.
 var ErrCorrupt = errors.New("corrupt encoding")
 
-// reader takes apart an encoding. After the first error every read returns zero; err is checked once at the end.
-type reader struct {
-	b   []byte
-	err error
+// Decoder takes apart an encoding. After the first error every read returns zero; err is checked once at the end.
+type Decoder struct {
+	Rest []byte
+	Err  error
 }
 
-func (r *reader) fail() {
-	r.err = ErrCorrupt
-	r.b = nil
+func (r *Decoder) Fail() {
+	r.Err = ErrCorrupt
+	r.Rest = nil
 }
 
-func (r *reader) byte() byte {
-	if len(r.b) < 1 {
-		r.fail()
+func (r *Decoder) Byte() byte {
+	if len(r.Rest) < 1 {
+		r.Fail()
 		return 0
 	}
-	v := r.b[0]
-	r.b = r.b[1:]
+	v := r.Rest[0]
+	r.Rest = r.Rest[1:]
 	return v
 }
 
-func (r *reader) uint64() uint64 {
-	if len(r.b) < 8 {
-		r.fail()
+func (r *Decoder) Uint64() uint64 {
+	if len(r.Rest) < 8 {
+		r.Fail()
 		return 0
 	}
-	v := binary.BigEndian.Uint64(r.b)
-	r.b = r.b[8:]
+	v := binary.BigEndian.Uint64(r.Rest)
+	r.Rest = r.Rest[8:]
 	return v
 }
 
-func (r *reader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.b)
+func (r *Decoder) Uvarint() uint64 {
+	v, n := binary.Uvarint(r.Rest)
 	if n <= 0 {
-		r.fail()
+		r.Fail()
 		return 0
 	}
-	r.b = r.b[n:]
+	r.Rest = r.Rest[n:]
 	return v
 }
 
-// count reads a number of things of at least size bytes each, so that a hostile count allocates nothing.
-func (r *reader) count(size int) int {
-	n := r.uvarint()
-	if n > uint64(len(r.b)/size) {
-		r.fail()
+// Count reads a number of things of at least size bytes each, so that a hostile count allocates nothing.
+func (r *Decoder) Count(size int) int {
+	n := r.Uvarint()
+	if n > uint64(len(r.Rest)/size) {
+		r.Fail()
 		return 0
 	}
 	return int(n)
 }
 
-func (r *reader) bytes() []byte {
-	n := r.count(1)
-	v := r.b[:n:n]
-	r.b = r.b[n:]
+func (r *Decoder) Bytes() []byte {
+	n := r.Count(1)
+	v := r.Rest[:n:n]
+	r.Rest = r.Rest[n:]
 	return v
 }
 
-func (r *reader) stamp() Stamp { return Stamp{HLC: r.uint64(), Writer: Origin(r.uint64())} }
+func (r *Decoder) Stamp() Stamp { return Stamp{HLC: r.Uint64(), Writer: Origin(r.Uint64())} }
 
-func appendBytes[T string | []byte](b []byte, v T) []byte {
+func AppendBytes[T string | []byte](b []byte, v T) []byte {
 	b = binary.AppendUvarint(b, uint64(len(v)))
 	return append(b, v...)
 }
 
-func (s Stamp) append(b []byte) []byte {
+func (s Stamp) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, s.HLC)
 	return binary.BigEndian.AppendUint64(b, uint64(s.Writer))
 }
@@ -83,8 +83,8 @@ func (s Stamp) append(b []byte) []byte {
 // aroundValue is about what a document takes beside its value.
 const aroundValue = 256
 
-// documentFormat is the first byte of an encoded document. A later format keeps reading this one.
-const documentFormat = 1
+// DocumentFormat is the first byte of an encoded document. A later format keeps reading this one.
+const DocumentFormat = 1
 
 const (
 	flagDead = 1 << iota
@@ -92,105 +92,105 @@ const (
 	flagGrave
 )
 
-// append encodes a document. Equal documents have equal encodings.
-func (d *document) append(b []byte) []byte {
-	b = slices.Grow(b, len(d.value)+aroundValue)
-	b = append(b, documentFormat)
+// Append encodes a document. Equal documents have equal encodings.
+func (d *Document) Append(b []byte) []byte {
+	b = slices.Grow(b, len(d.Value)+aroundValue)
+	b = append(b, DocumentFormat)
 	var flags byte
-	if d.dead() {
+	if d.Deleted() {
 		flags |= flagDead
 	}
-	if d.counted {
+	if d.Counted {
 		flags |= flagCounted
 	}
-	if d.grave {
+	if d.Retired {
 		flags |= flagGrave
 	}
 	b = append(b, flags)
-	b = appendBytes(b, d.key.encode())
-	b = d.after.append(b)
-	if d.dead() {
-		b = d.died.append(b)
+	b = AppendBytes(b, d.Key.Encode())
+	b = d.Incarnation.Append(b)
+	if d.Deleted() {
+		b = d.DeletedAt.Append(b)
 	}
-	b = d.context.append(b)
-	b = d.clocks.append(b)
-	if d.dead() {
+	b = d.Context.Append(b)
+	b = d.Clocks.Append(b)
+	if d.Deleted() {
 		return b
 	}
-	b = d.folded.append(b)
-	b = d.stamps.base.append(b)
-	for _, m := range []map[string]Stamp{d.stamps.fields, d.stamps.lives} {
+	b = d.Folded.Append(b)
+	b = d.Stamps.Base.Append(b)
+	for _, m := range []map[string]Stamp{d.Stamps.Fields, d.Stamps.Lives} {
 		b = binary.AppendUvarint(b, uint64(len(m)))
 		for _, p := range slices.Sorted(maps.Keys(m)) {
-			b = appendBytes(b, p)
-			b = m[p].append(b)
+			b = AppendBytes(b, p)
+			b = m[p].Append(b)
 		}
 	}
-	b = binary.AppendUvarint(b, uint64(len(d.stamps.ordered)))
-	for _, p := range slices.Sorted(maps.Keys(d.stamps.ordered)) {
-		b = appendBytes(b, p)
-		b = binary.AppendUvarint(b, uint64(len(d.stamps.ordered[p])))
-		for _, name := range d.stamps.ordered[p] {
-			b = appendBytes(b, name)
+	b = binary.AppendUvarint(b, uint64(len(d.Stamps.Ordered)))
+	for _, p := range slices.Sorted(maps.Keys(d.Stamps.Ordered)) {
+		b = AppendBytes(b, p)
+		b = binary.AppendUvarint(b, uint64(len(d.Stamps.Ordered[p])))
+		for _, name := range d.Stamps.Ordered[p] {
+			b = AppendBytes(b, name)
 		}
 	}
-	b = d.generations.append(b)
-	return appendBytes(b, d.value)
+	b = d.Generations.Append(b)
+	return AppendBytes(b, d.Value)
 }
 
-func (r *reader) document() *document {
-	if r.byte() != documentFormat {
-		r.fail()
+func (r *Decoder) Document() *Document {
+	if r.Byte() != DocumentFormat {
+		r.Fail()
 		return nil
 	}
-	flags := r.byte()
-	d := &document{counted: flags&flagCounted != 0, grave: flags&flagGrave != 0}
-	key, err := decodeKey(string(r.bytes()))
+	flags := r.Byte()
+	d := &Document{Counted: flags&flagCounted != 0, Retired: flags&flagGrave != 0}
+	key, err := DecodeKey(string(r.Bytes()))
 	if err != nil {
-		r.fail()
+		r.Fail()
 		return nil
 	}
-	d.key = key
-	d.after = r.stamp()
+	d.Key = key
+	d.Incarnation = r.Stamp()
 	if flags&flagDead != 0 {
-		d.died = r.stamp()
+		d.DeletedAt = r.Stamp()
 	}
-	d.context = r.tally()
-	d.clocks = r.tally()
+	d.Context = r.Counters()
+	d.Clocks = r.Counters()
 	if flags&flagDead != 0 {
 		return d
 	}
-	d.folded = r.tally()
-	d.stamps.base = r.stamp()
-	for _, m := range []*map[string]Stamp{&d.stamps.fields, &d.stamps.lives} {
-		if n := r.count(17); n > 0 {
+	d.Folded = r.Counters()
+	d.Stamps.Base = r.Stamp()
+	for _, m := range []*map[string]Stamp{&d.Stamps.Fields, &d.Stamps.Lives} {
+		if n := r.Count(17); n > 0 {
 			*m = make(map[string]Stamp, n)
 			for range n {
-				p := string(r.bytes())
-				(*m)[p] = r.stamp()
+				p := string(r.Bytes())
+				(*m)[p] = r.Stamp()
 			}
 		}
 	}
-	if n := r.count(2); n > 0 {
-		d.stamps.ordered = make(map[string][]string, n)
+	if n := r.Count(2); n > 0 {
+		d.Stamps.Ordered = make(map[string][]string, n)
 		for range n {
-			p := string(r.bytes())
-			names := make([]string, r.count(1))
+			p := string(r.Bytes())
+			names := make([]string, r.Count(1))
 			for i := range names {
-				names[i] = string(r.bytes())
+				names[i] = string(r.Bytes())
 			}
-			d.stamps.ordered[p] = names
+			d.Stamps.Ordered[p] = names
 		}
 	}
-	d.generations = r.tally()
-	d.value = slices.Clone(r.bytes())
+	d.Generations = r.Counters()
+	d.Value = slices.Clone(r.Bytes())
 	return d
 }
 
-func decodeDocument(b []byte) (*document, error) {
-	r := &reader{b: b}
-	d := r.document()
-	if r.err != nil || len(r.b) != 0 {
+func DecodeDocument(b []byte) (*Document, error) {
+	r := &Decoder{Rest: b}
+	d := r.Document()
+	if r.Err != nil || len(r.Rest) != 0 {
 		return nil, ErrCorrupt
 	}
 	return d, nil
@@ -198,49 +198,49 @@ func decodeDocument(b []byte) (*document, error) {
 
 // Bounds of numbers. A store would need 30,000 years at 300 commits a second, and a clock 4,000, to come this far.
 const (
-	maxSeq = 1 << 48
-	maxHLC = 1 << 63
+	MaxSeq = 1 << 48
+	MaxHLC = 1 << 63
 )
 
-// decodeHeard reads a document that somebody else wrote.
-func decodeHeard(b []byte) (*document, error) {
-	d, err := decodeDocument(b)
+// DecodeReceived reads a document that somebody else wrote.
+func DecodeReceived(b []byte) (*Document, error) {
+	d, err := DecodeDocument(b)
 	if err != nil {
 		return nil, err
 	}
 	sound := true
-	d.each(func(s Stamp) { sound = sound && s.HLC <= maxHLC })
-	for _, t := range []tally{d.context, d.generations} {
+	d.EachStamp(func(s Stamp) { sound = sound && s.HLC <= MaxHLC })
+	for _, t := range []Counters{d.Context, d.Generations} {
 		for _, c := range t {
-			sound = sound && c.n <= maxSeq
+			sound = sound && c.N <= MaxSeq
 		}
 	}
 	if !sound {
 		return nil, ErrCorrupt
 	}
-	if !d.dead() {
-		if _, err := decodeValue(d.value); err != nil {
+	if !d.Deleted() {
+		if _, err := DecodeValue(d.Value); err != nil {
 			return nil, ErrCorrupt
 		}
 	}
 	return d, nil
 }
 
-func appendDocument(b []byte, d *document) []byte {
+func AppendDocument(b []byte, d *Document) []byte {
 	if d == nil {
-		return appendBytes(b, "")
+		return AppendBytes(b, "")
 	}
-	return appendBytes(b, d.append(nil))
+	return AppendBytes(b, d.Append(nil))
 }
 
-func (r *reader) optionalDocument() *document {
-	b := r.bytes()
+func (r *Decoder) OptionalDocument() *Document {
+	b := r.Bytes()
 	if len(b) == 0 {
 		return nil
 	}
-	d, err := decodeHeard(b)
+	d, err := DecodeReceived(b)
 	if err != nil {
-		r.fail()
+		r.Fail()
 	}
 	return d
 }

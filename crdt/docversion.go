@@ -1,45 +1,45 @@
 package crdt
 
-// follows tells whether a document is another one, or what one origin has made of it since. After a deletion that cannot be told:
+// Follows tells whether a document is another one, or what one origin has made of it since. After a deletion that cannot be told:
 // what others wrote before it leaves no trace, and the next life begins without one.
-func (d *document) follows(o *document, origin Origin) bool {
-	if d == nil || d.dead() || o.dead() || d.after != o.after || !d.context.Covers(o.context) {
+func (d *Document) Follows(o *Document, origin Origin) bool {
+	if d == nil || d.Deleted() || o.Deleted() || d.Incarnation != o.Incarnation || !d.Context.Covers(o.Context) {
 		return false
 	}
-	for _, c := range d.context {
-		if c.origin != origin && o.context.of(c.origin) != c.n {
+	for _, c := range d.Context {
+		if c.Origin != origin && o.Context.Get(c.Origin) != c.N {
 			return false
 		}
 	}
 	return true
 }
 
-// sight is which version of a key somebody has seen: the life, whether it has ended, and the commits in it.
-type sight struct {
-	after, died Stamp
-	context     tally
+// DocVersion is which version of a key somebody has seen: the life, whether it has ended, and the commits in it.
+type DocVersion struct {
+	Incarnation, DeletedAt Stamp
+	Context                Counters
 }
 
-// sight is that of a document; none has been seen of one that is nil.
-func (d *document) sight() sight {
+// DocVersion is that of a document; none has been seen of one that is nil.
+func (d *Document) DocVersion() DocVersion {
 	if d == nil {
-		return sight{}
+		return DocVersion{}
 	}
-	return sight{after: d.after, died: d.died, context: d.context}
+	return DocVersion{Incarnation: d.Incarnation, DeletedAt: d.DeletedAt, Context: d.Context}
 }
 
-// includes tells whether who sees s has nothing to learn from o: merging o would change nothing.
-func (s sight) includes(o sight) bool {
+// Includes tells whether who sees s has nothing to learn from o: merging o would change nothing.
+func (s DocVersion) Includes(o DocVersion) bool {
 	switch {
-	case s.after != o.after:
-		return o.after.less(s.after)
-	case !s.died.Zero() || !o.died.Zero():
-		return !s.died.less(o.died)
+	case s.Incarnation != o.Incarnation:
+		return o.Incarnation.Less(s.Incarnation)
+	case !s.DeletedAt.Zero() || !o.DeletedAt.Zero():
+		return !s.DeletedAt.Less(o.DeletedAt)
 	}
-	return s.context.Covers(o.context)
+	return s.Context.Covers(o.Context)
 }
 
-// same tells whether two documents contain the same.
-func (d *document) same(o *document) bool {
-	return d != nil && o != nil && d.sight().includes(o.sight()) && o.sight().includes(d.sight())
+// Equivalent tells whether two documents contain the same.
+func (d *Document) Equivalent(o *Document) bool {
+	return d != nil && o != nil && d.DocVersion().Includes(o.DocVersion()) && o.DocVersion().Includes(d.DocVersion())
 }

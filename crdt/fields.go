@@ -7,7 +7,7 @@ import (
 )
 
 // changed lists the registers in which two values differ.
-func changed(n node, path string, a, b any, out []edit) []edit {
+func changed(n schemaNode, path string, a, b any, out []edit) []edit {
 	if path == "" && retyped(a, b) {
 		return append(out, edit{path, replaced})
 	}
@@ -63,7 +63,7 @@ func retyped(a, b any) bool {
 }
 
 // empty tells whether a value says nothing: an empty structure of a known type is as good as none.
-func (n node) empty(path string, v any) bool {
+func (n schemaNode) empty(path string, v any) bool {
 	switch v := v.(type) {
 	case nil:
 		return true
@@ -77,7 +77,7 @@ func (n node) empty(path string, v any) bool {
 }
 
 // prune takes out of a value what is empty.
-func prune(n node, path string, v any) any {
+func prune(n schemaNode, path string, v any) any {
 	if n.empty(path, v) {
 		return nil
 	}
@@ -111,7 +111,7 @@ func prune(n node, path string, v any) any {
 
 // graft makes the change from from to to on onto. It looks closer than a merge: onto is what this node makes of from for its own
 // readers, in fields of a status and elements of a list as well, and these have no stamps of their own to be mixed by.
-func graft(n node, path string, from, to, onto any) any {
+func graft(n schemaNode, path string, from, to, onto any) any {
 	switch {
 	case reflect.DeepEqual(from, to):
 		return onto
@@ -137,7 +137,7 @@ func graft(n node, path string, from, to, onto any) any {
 	return to
 }
 
-func graftFields(n node, path string, from, to, onto map[string]any) any {
+func graftFields(n schemaNode, path string, from, to, onto map[string]any) any {
 	out := maps.Clone(onto)
 	if out == nil {
 		out = map[string]any{}
@@ -153,7 +153,7 @@ func graftFields(n node, path string, from, to, onto map[string]any) any {
 }
 
 // graftList takes the elements in to's order, those that only onto has behind them. Elements of lists without keys are what they are.
-func graftList(n node, path string, from, to, onto []any) any {
+func graftList(n schemaNode, path string, from, to, onto []any) any {
 	var keys []string
 	if n.declared(path) == keyed {
 		keys = n.keys(path)

@@ -1,43 +1,43 @@
 package crdt
 
-// folded tells whether there is one stamp.
-func (s stamps) folded() bool { return len(s.fields) == 0 && len(s.lives) == 0 && len(s.ordered) == 0 }
+// Folded tells whether there is one stamp.
+func (s Stamps) Folded() bool { return len(s.Fields) == 0 && len(s.Lives) == 0 && len(s.Ordered) == 0 }
 
-// settle is the document with all its stamps folded.
-func (d *document) settle(s *schemas) *document { return d.fold(s, d.clocks, newestOf(d.clocks)) }
+// Settle is the document with all its stamps folded.
+func (d *Document) Settle(s *Schemas) *Document { return d.fold(s, d.Clocks, newestOf(d.Clocks)) }
 
 // fold is the document with one stamp in place of all that known covers. Two stores that fold at different times hold
 // different stamps of the same history; merge folds both as far as either before it compares them.
-func (d *document) fold(s *schemas, known tally, base Stamp) *document {
-	value, err := decodeValue(d.value)
+func (d *Document) fold(s *Schemas, known Counters, base Stamp) *Document {
+	value, err := DecodeValue(d.Value)
 	if err != nil {
 		return d
 	}
 	root := s.root(value)
 	out := *d
-	out.folded = d.folded.join(known)
+	out.Folded = d.Folded.join(known)
 	f := folder{known: known, base: base}
-	tree := d.stamps.tree()
-	marks := f.fold(root, "", version{value: value, mark: tree, at: tree.at}, Stamp{})
-	out.stamps = marks.stamps()
+	tree := d.Stamps.tree()
+	marks := f.fold(root, "", side{value: value, mark: tree, at: tree.at}, Stamp{})
+	out.Stamps = marks.stamps()
 	return &out
 }
 
 // newestOf is the latest stamp that clocks cover.
-func newestOf(clocks tally) (s Stamp) {
+func newestOf(clocks Counters) (s Stamp) {
 	for _, c := range clocks {
-		s = laterStamp(s, Stamp{HLC: c.n, Writer: c.origin})
+		s = Later(s, Stamp{HLC: c.N, Writer: c.Origin})
 	}
 	return s
 }
 
 // folder replaces stamps that everybody knows.
 type folder struct {
-	known tally
+	known Counters
 	base  Stamp
 }
 
-func (f folder) knows(s Stamp) bool { return !s.Zero() && f.known.of(s.Writer) >= s.HLC }
+func (f folder) knows(s Stamp) bool { return !s.Zero() && f.known.Get(s.Writer) >= s.HLC }
 
 func (f folder) stamp(s Stamp) Stamp {
 	if f.knows(s) {
@@ -47,11 +47,11 @@ func (f folder) stamp(s Stamp) Stamp {
 }
 
 // fold is the mark of a version in a tree where the parent was written at above.
-func (f folder) fold(n node, path string, v version, above Stamp) *mark {
+func (f folder) fold(n schemaNode, path string, v side, above Stamp) *stampNode {
 	if v.mark == nil {
 		return nil // it has its parent's stamp, whatever becomes of that
 	}
-	out := &mark{}
+	out := &stampNode{}
 	if life := v.life(); !f.knows(life) {
 		out.life = life
 	}
@@ -75,7 +75,7 @@ func (f folder) fold(n node, path string, v version, above Stamp) *mark {
 			out.put(name, f.fold(n.element(), path+"/"+name, c, at))
 			continue
 		}
-		order := mark{}
+		order := stampNode{}
 		if !f.knows(c.at) {
 			order.order = c.mark.order
 		}
@@ -87,5 +87,5 @@ func (f folder) fold(n node, path string, v version, above Stamp) *mark {
 	return out
 }
 
-// foldable tells whether there is anything to fold, and nothing that only the stamps tell: see hidden.
-func (d *document) foldable() bool { return !d.dead() && !d.stamps.folded() && !d.hides() }
+// Foldable tells whether there is anything to fold, and nothing that only the stamps tell: see hidden.
+func (d *Document) Foldable() bool { return !d.Deleted() && !d.Stamps.Folded() && !d.HasHidden() }

@@ -24,7 +24,7 @@ func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 // keySeparator sorts below every byte of a name, so that keys sort by resource, namespace, name.
 const keySeparator = "\x00"
 
-func (k Key) less(o Key) bool {
+func (k Key) Less(o Key) bool {
 	if c := strings.Compare(k.Resource, o.Resource); c != 0 {
 		return c < 0
 	}
@@ -34,11 +34,11 @@ func (k Key) less(o Key) bool {
 	return k.Name < o.Name
 }
 
-func (k Key) encode() string {
+func (k Key) Encode() string {
 	return k.Resource + keySeparator + k.Namespace + keySeparator + k.Name
 }
 
-func decodeKey(s string) (Key, error) {
+func DecodeKey(s string) (Key, error) {
 	p := strings.Split(s, keySeparator)
 	if len(p) != 3 {
 		return Key{}, fmt.Errorf("key %q has %d parts, want 3", s, len(p))
@@ -46,8 +46,8 @@ func decodeKey(s string) (Key, error) {
 	return Key{p[0], p[1], p[2]}, nil
 }
 
-// check refuses keys that could not be told apart on disk.
-func (k Key) check() error {
+// Validate refuses keys that could not be told apart on disk.
+func (k Key) Validate() error {
 	if k.Resource == "" || k.Name == "" {
 		return fmt.Errorf("key %q: resource and name are required", k)
 	}
@@ -57,5 +57,5 @@ func (k Key) check() error {
 	return nil
 }
 
-// hash places a key among the ranges.
-func (k Key) hash() uint64 { return xxhash.Sum64String(k.encode()) }
+// Hash places a key among the ranges.
+func (k Key) Hash() uint64 { return xxhash.Sum64String(k.Encode()) }

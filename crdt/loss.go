@@ -17,18 +17,18 @@ type Loss struct {
 }
 
 // overwritten notes that a deletion, or what came after it, beat writes that it did not know of.
-func overwritten(kept, lost *document) []Loss {
-	if lost.dead() {
+func overwritten(kept, lost *Document) []Loss {
+	if lost.Deleted() {
 		return nil
 	}
 	by := Stamp{}
 	note := func(path string, s Stamp) {
-		if !bookkeeping(path) && kept.clocks.of(s.Writer) < s.HLC {
-			by = laterStamp(by, s)
+		if !bookkeeping(path) && kept.Clocks.Get(s.Writer) < s.HLC {
+			by = Later(by, s)
 		}
 	}
-	note("", lost.stamps.base)
-	for _, m := range []map[string]Stamp{lost.stamps.fields, lost.stamps.lives} {
+	note("", lost.Stamps.Base)
+	for _, m := range []map[string]Stamp{lost.Stamps.Fields, lost.Stamps.Lives} {
 		for path, s := range m {
 			note(path, s)
 		}
@@ -36,9 +36,9 @@ func overwritten(kept, lost *document) []Loss {
 	if by.Zero() {
 		return nil
 	}
-	l := Loss{Key: kept.key, Kept: json.RawMessage("null"), Lost: shorten(lost.value), KeptBy: kept.newest(), LostBy: by}
-	if !kept.dead() {
-		l.Kept = shorten(kept.value)
+	l := Loss{Key: kept.Key, Kept: json.RawMessage("null"), Lost: shorten(lost.Value), KeptBy: kept.Newest(), LostBy: by}
+	if !kept.Deleted() {
+		l.Kept = shorten(kept.Value)
 	}
 	return []Loss{l}
 }
@@ -65,8 +65,8 @@ func Secret(resource string) bool { return resource == "secrets" }
 // notShown stands for a value that is secret.
 var notShown = json.RawMessage(`"not shown"`)
 
-// shown is the loss as it is told to people.
-func (l Loss) shown() Loss {
+// Redacted is the loss as it is told to people.
+func (l Loss) Redacted() Loss {
 	if !Secret(l.Key.Resource) {
 		return l
 	}

@@ -8,13 +8,13 @@ import (
 	"slices"
 )
 
-// merge is the join of two versions of a key. It is commutative, associative and idempotent, on bytes: that is what
+// Merge is the join of two versions of a key. It is commutative, associative and idempotent, on bytes: that is what
 // makes stores that heard the same commits equal. losses tells what a concurrent write lost.
 //
 // Every step is a join of its own. A life beats all earlier lives, a death all of its life; in one life each
 // register goes to the later stamp, and a structure is the join of its parts. What wins is never a matter of which
 // version the values came from, only of the stamps; that keeps the order of merges out of the result.
-func merge(s *schemas, a, b *document) (out *document, losses []Loss) {
+func Merge(s *Schemas, a, b *Document) (out *Document, losses []Loss) {
 	if a == nil {
 		return b, nil
 	}
@@ -22,42 +22,42 @@ func merge(s *schemas, a, b *document) (out *document, losses []Loss) {
 		return a, nil
 	}
 	switch {
-	case a.after != b.after:
+	case a.Incarnation != b.Incarnation:
 		// Another life: the one that began after the later deletion. The commits of the other are overwritten, not
 		// contained: nothing of them is left.
-		if a.after.less(b.after) {
+		if a.Incarnation.Less(b.Incarnation) {
 			return b, overwritten(b, a)
 		}
 		return a, overwritten(a, b)
-	case a.dead() || b.dead():
+	case a.Deleted() || b.Deleted():
 		// A deletion is final for its life.
-		if !a.dead() || b.dead() && a.died.less(b.died) {
+		if !a.Deleted() || b.Deleted() && a.DeletedAt.Less(b.DeletedAt) {
 			return b, overwritten(b, a)
 		}
 		return a, overwritten(a, b)
 	}
-	aNewer, bNewer := a.context.Covers(b.context), b.context.Covers(a.context)
+	aNewer, bNewer := a.Context.Covers(b.Context), b.Context.Covers(a.Context)
 	switch {
-	case aNewer && (!bNewer || a.folded.Covers(b.folded)):
+	case aNewer && (!bNewer || a.Folded.Covers(b.Folded)):
 		return a, nil
-	case bNewer && (!aNewer || b.folded.Covers(a.folded)):
+	case bNewer && (!aNewer || b.Folded.Covers(a.Folded)):
 		return b, nil
 	}
 	return mergeValues(s, a, b)
 }
 
-func mergeValues(s *schemas, a, b *document) (*document, []Loss) {
-	out := &document{
-		key: a.key, after: a.after, context: a.context.join(b.context), clocks: a.clocks.join(b.clocks),
-		generations: a.generations.join(b.generations), counted: a.counted || b.counted, folded: a.folded.join(b.folded),
+func mergeValues(s *Schemas, a, b *Document) (*Document, []Loss) {
+	out := &Document{
+		Key: a.Key, Incarnation: a.Incarnation, Context: a.Context.join(b.Context), Clocks: a.Clocks.join(b.Clocks),
+		Generations: a.Generations.join(b.Generations), Counted: a.Counted || b.Counted, Folded: a.Folded.join(b.Folded),
 	}
-	av, aerr := decodeValue(a.value)
-	bv, berr := decodeValue(b.value)
+	av, aerr := DecodeValue(a.Value)
+	bv, berr := DecodeValue(b.Value)
 	// Values of different types, or damaged ones, cannot be mixed. Some order must decide, the same in every merge.
 	c := compareValues(av, aerr, bv, berr)
 	if aerr != nil && berr != nil {
-		if out.value, out.stamps = a.value, a.stamps; bytes.Compare(a.value, b.value) < 0 {
-			out.value, out.stamps = b.value, b.stamps
+		if out.Value, out.Stamps = a.Value, a.Stamps; bytes.Compare(a.Value, b.Value) < 0 {
+			out.Value, out.Stamps = b.Value, b.Stamps
 		}
 		return out, nil
 	}
@@ -70,22 +70,22 @@ func mergeValues(s *schemas, a, b *document) (*document, []Loss) {
 		m.losses = overwritten(a, b)
 		b, bv = a, av
 	}
-	if !a.folded.equal(out.folded) || !b.folded.equal(out.folded) {
+	if !a.Folded.Equal(out.Folded) || !b.Folded.Equal(out.Folded) {
 		// What one side has folded the other may not have yet, and its stamps say the same in other words.
-		base := newestOf(out.folded)
-		a, b = a.fold(s, out.folded, base), b.fold(s, out.folded, base)
+		base := newestOf(out.Folded)
+		a, b = a.fold(s, out.Folded, base), b.fold(s, out.Folded, base)
 	}
 	m.a, m.b = a, b
 	root := s.root(av)
-	am, bm := a.stamps.tree(), b.stamps.tree()
-	value, marks := m.walk(root, "", version{value: prune(root, "", av), mark: am, at: am.at}, version{value: prune(root, "", bv), mark: bm, at: bm.at}, Stamp{})
+	am, bm := a.Stamps.tree(), b.Stamps.tree()
+	value, marks := m.walk(root, "", side{value: prune(root, "", av), mark: am, at: am.at}, side{value: prune(root, "", bv), mark: bm, at: bm.at}, Stamp{})
 	tree, _ := value.(map[string]any)
-	raw, err := canonical(tree)
+	raw, err := Canonical(tree)
 	if err != nil {
 		panic("crdt: a value that was decoded does not encode: " + err.Error())
 	}
-	out.value, out.stamps = raw, marks.stamps()
-	return out, append(m.losses, out.hid(a, b)...)
+	out.Value, out.Stamps = raw, marks.stamps()
+	return out, append(m.losses, out.newlyHidden(a, b)...)
 }
 
 // compareValues orders values that cannot be mixed: a damaged one is less than any that is not.
@@ -101,16 +101,16 @@ func compareValues(a map[string]any, aerr error, b map[string]any, berr error) i
 	return compareTypes(a, b)
 }
 
-// version is what one side says of a path.
-type version struct {
+// side is what one side says of a path.
+type side struct {
 	value any
-	mark  *mark
+	mark  *stampNode
 	// at is the stamp of the path or of its nearest ancestor, above that of the parent.
 	at, above Stamp
 }
 
-func (v version) child(segment string, value any) version {
-	c := version{value: value, mark: v.mark.child(segment), above: v.at}
+func (v side) child(segment string, value any) side {
+	c := side{value: value, mark: v.mark.child(segment), above: v.at}
 	if c.at = inherit(c.life(), v.at); c.mark != nil && !c.mark.at.Zero() {
 		c.at = c.mark.at
 	}
@@ -125,7 +125,7 @@ func inherit(life, above Stamp) Stamp {
 	return life
 }
 
-func (v version) life() Stamp {
+func (v side) life() Stamp {
 	if v.mark == nil {
 		return Stamp{}
 	}
@@ -133,26 +133,26 @@ func (v version) life() Stamp {
 }
 
 // never tells whether nothing was ever here in this life.
-func (v version) never() bool { return v.value == nil && (v.mark == nil || v.mark.at.Zero()) }
+func (v side) never() bool { return v.value == nil && (v.mark == nil || v.mark.at.Zero()) }
 
-func (v version) structured(n node, path string) bool {
+func (v side) structured(n schemaNode, path string) bool {
 	return n.structured(path, v.value) || v.mark != nil && len(v.mark.below) > 0
 }
 
 // parts is the same side for the walk into a structure: a plain value gives way to one.
-func (v version) parts(n node, path string) version {
+func (v side) parts(n schemaNode, path string) side {
 	if v.structured(n, path) {
 		if !n.structured(path, v.value) {
 			v.value = nil
 		}
 		return v
 	}
-	return version{at: inherit(v.life(), v.above), above: v.above}
+	return side{at: inherit(v.life(), v.above), above: v.above}
 }
 
 // whole is the mark of this side in a tree where the parent was written at above.
-func (v version) whole(above Stamp) *mark {
-	var out mark
+func (v side) whole(above Stamp) *stampNode {
+	var out stampNode
 	if v.mark != nil {
 		out = *v.mark
 	}
@@ -163,12 +163,12 @@ func (v version) whole(above Stamp) *mark {
 }
 
 // taken is whole for a path that may be a structure: only its parts have stamps, lest what it once was leaves a trace.
-func (v version) taken(n node, path string, above Stamp) *mark {
+func (v side) taken(n schemaNode, path string, above Stamp) *stampNode {
 	m, ok := v.value.(map[string]any)
 	if !ok || !n.structured(path, v.value) {
 		return v.whole(above)
 	}
-	out := &mark{life: v.life()}
+	out := &stampNode{life: v.life()}
 	for _, name := range union(segments(m), below(v.mark)) {
 		k := unescape(name)
 		out.put(name, v.child(name, m[k]).taken(n.field(k), path+"/"+name, above))
@@ -178,11 +178,11 @@ func (v version) taken(n node, path string, above Stamp) *mark {
 
 // merger walks two versions of a value and builds the third.
 type merger struct {
-	a, b   *document
+	a, b   *Document
 	losses []Loss
 }
 
-func (m *merger) walk(n node, path string, a, b version, above Stamp) (any, *mark) {
+func (m *merger) walk(n schemaNode, path string, a, b side, above Stamp) (any, *stampNode) {
 	if kept, outlived := m.outlived(path, a, b); outlived {
 		return kept.value, kept.taken(n, path, above)
 	}
@@ -190,11 +190,11 @@ func (m *merger) walk(n node, path string, a, b version, above Stamp) (any, *mar
 }
 
 // outlived is the side of the later life.
-func (m *merger) outlived(path string, a, b version) (kept version, outlived bool) {
+func (m *merger) outlived(path string, a, b side) (kept side, outlived bool) {
 	switch {
 	case a.life() == b.life():
 		return a, false
-	case a.life().less(b.life()):
+	case a.life().Less(b.life()):
 		m.lose(path, b, a, m.b)
 		return b, true
 	}
@@ -203,14 +203,14 @@ func (m *merger) outlived(path string, a, b version) (kept version, outlived boo
 }
 
 // join merges two sides of one life.
-func (m *merger) join(n node, path string, a, b version, above Stamp) (any, *mark) {
+func (m *merger) join(n schemaNode, path string, a, b side, above Stamp) (any, *stampNode) {
 	if !a.structured(n, path) && !b.structured(n, path) {
 		return m.leaf(path, a, b, above)
 	}
 	life := a.life()
 	a, b = a.parts(n, path), b.parts(n, path)
-	out := &mark{life: life}
-	at := laterStamp(a.at, b.at)
+	out := &stampNode{life: life}
+	at := Later(a.at, b.at)
 	out.stampAt(at, above)
 	if s := n.shape(path); s == keyed || s == set {
 		return m.list(n, path, a, b, at, out), out
@@ -219,16 +219,16 @@ func (m *merger) join(n node, path string, a, b version, above Stamp) (any, *mar
 }
 
 // leaf decides a register.
-func (m *merger) leaf(path string, a, b version, above Stamp) (any, *mark) {
+func (m *merger) leaf(path string, a, b side, above Stamp) (any, *stampNode) {
 	switch {
 	case a.never():
 		return b.value, b.whole(above)
 	case b.never():
 		return a.value, a.whole(above)
-	case a.at.less(b.at):
+	case a.at.Less(b.at):
 		m.lose(path, b, a, m.b)
 		return b.value, b.whole(above)
-	case b.at.less(a.at):
+	case b.at.Less(a.at):
 		m.lose(path, a, b, m.a)
 	case !reflect.DeepEqual(a.value, b.value) && bytes.Compare(encoded(a.value), encoded(b.value)) < 0:
 		// One write, two values: no store does that, but a broken one must not set the others at odds.
@@ -245,7 +245,7 @@ func encoded(v any) []byte {
 	return b
 }
 
-func (m *merger) fields(n node, path string, a, b version, at Stamp, out *mark) any {
+func (m *merger) fields(n schemaNode, path string, a, b side, at Stamp, out *stampNode) any {
 	am, _ := a.value.(map[string]any)
 	bm, _ := b.value.(map[string]any)
 	value := map[string]any{}
@@ -271,14 +271,14 @@ func segments(m map[string]any) []string {
 	return out
 }
 
-func below(m *mark) []string {
+func below(m *stampNode) []string {
 	if m == nil {
 		return nil
 	}
 	return slices.Collect(maps.Keys(m.below))
 }
 
-func (m *merger) list(n node, path string, a, b version, at Stamp, out *mark) any {
+func (m *merger) list(n schemaNode, path string, a, b side, at Stamp, out *stampNode) any {
 	al, _ := a.value.([]any)
 	bl, _ := b.value.([]any)
 	an, bn := n.index(path, al), n.index(path, bl)
@@ -316,7 +316,7 @@ func elements(names []string, list []any) map[string]any {
 }
 
 // element decides a list element. One that only one side has in its life is an addition: a removal would be another life.
-func (m *merger) element(n node, path string, a, b version, above Stamp) (any, *mark) {
+func (m *merger) element(n schemaNode, path string, a, b side, above Stamp) (any, *stampNode) {
 	if kept, outlived := m.outlived(path, a, b); outlived {
 		return kept.value, kept.whole(above)
 	}
@@ -336,7 +336,7 @@ type order struct {
 	never bool
 }
 
-func ordering(list version, names []string) order {
+func ordering(list side, names []string) order {
 	v := list.child(orderName, nil)
 	if v.mark != nil && v.mark.order != nil {
 		names = v.mark.order
@@ -350,7 +350,7 @@ func latestOrder(a, b order) order {
 		return b
 	case b.never:
 		return a
-	case a.at.less(b.at), a.at == b.at && slices.Compare(a.names, b.names) < 0:
+	case a.at.Less(b.at), a.at == b.at && slices.Compare(a.names, b.names) < 0:
 		return b
 	}
 	return a
@@ -374,11 +374,11 @@ func (o order) layout(merged map[string]any) []string {
 	return names
 }
 
-func (o order) mark(above Stamp, names []string) *mark {
+func (o order) mark(above Stamp, names []string) *stampNode {
 	if o.never {
 		return nil
 	}
-	out := &mark{}
+	out := &stampNode{}
 	// Without elements nothing but the stamp says that there is an order.
 	if o.at != above || len(names) == 0 {
 		out.at = o.at
@@ -390,14 +390,14 @@ func (o order) mark(above Stamp, names []string) *mark {
 }
 
 // lose notes what the loser wrote that the winner did not know of.
-func (m *merger) lose(path string, kept, lost version, winner *document) {
+func (m *merger) lose(path string, kept, lost side, winner *Document) {
 	if bookkeeping(path) || reflect.DeepEqual(kept.value, lost.value) {
 		return
 	}
 	var by Stamp
 	note := func(s Stamp) {
-		if winner.clocks.of(s.Writer) < s.HLC {
-			by = laterStamp(by, s)
+		if winner.Clocks.Get(s.Writer) < s.HLC {
+			by = Later(by, s)
 		}
 	}
 	note(lost.at)
@@ -405,6 +405,6 @@ func (m *merger) lose(path string, kept, lost version, winner *document) {
 	if by.Zero() {
 		return
 	}
-	keptBy := laterStamp(kept.at, kept.life())
-	m.losses = append(m.losses, Loss{Key: winner.key, Field: path, Kept: shorten(encoded(kept.value)), Lost: shorten(encoded(lost.value)), KeptBy: keptBy, LostBy: by})
+	keptBy := Later(kept.at, kept.life())
+	m.losses = append(m.losses, Loss{Key: winner.Key, Field: path, Kept: shorten(encoded(kept.value)), Lost: shorten(encoded(lost.value)), KeptBy: keptBy, LostBy: by})
 }

@@ -5,12 +5,12 @@ import (
 	"strconv"
 )
 
-// epochBits are the low bits of an origin that differ between the epochs of one store: it draws them anew when its disk may have
+// EpochBits are the low bits of an origin that differ between the epochs of one store: it draws them anew when its disk may have
 // lost something. The others it keeps, so that it is forgotten under all of them at once.
-const epochBits = 24
+const EpochBits = 24
 
-// family is what all epochs of one store have in common.
-func (o Origin) family() Origin { return o >> epochBits }
+// Family is what all epochs of one store have in common.
+func (o Origin) Family() Origin { return o >> EpochBits }
 
 // ParseOrigin reads an origin as String writes it.
 func ParseOrigin(s string) (Origin, error) {

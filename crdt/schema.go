@@ -27,31 +27,31 @@ const (
 	set
 )
 
-// node is a place in a schema. One without a schema, the zero node, merges maps by key and takes all else whole, but for
+// schemaNode is a place in a schema. One without a schema, the zero node, merges maps by key and takes all else whole, but for
 // what the object itself has noted of the place.
-type node struct {
-	noted  *noted
+type schemaNode struct {
+	noted  *shapeNode
 	schema *schema.Schema
 	ref    schema.TypeRef
 	atom   schema.Atom
 	known  bool
 	// metadata is the place of the object's, at the top of one without a schema.
-	metadata *node
+	metadata *schemaNode
 }
 
-// schemas finds the schema of a kind. Kinds that are not built in have the zero node.
-type schemas struct {
+// Schemas finds the schema of a kind. Kinds that are not built in have the zero node.
+type Schemas struct {
 	mu    sync.Mutex
-	roots map[string]node
+	roots map[string]schemaNode
 }
 
-var builtin = sync.OnceValue(func() func(apiVersion, kind string) (node, bool) {
+var builtin = sync.OnceValue(func() func(apiVersion, kind string) (schemaNode, bool) {
 	converter := applyconfigurations.NewTypeConverter(scheme.Scheme)
-	return func(apiVersion, kind string) (node, bool) {
+	return func(apiVersion, kind string) (schemaNode, bool) {
 		u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": apiVersion, "kind": kind}}
 		tv, err := converter.ObjectToTyped(u)
 		if err != nil {
-			return node{}, false
+			return schemaNode{}, false
 		}
 		return resolve(tv.Schema(), tv.TypeRef()), true
 	}
@@ -60,7 +60,7 @@ var builtin = sync.OnceValue(func() func(apiVersion, kind string) (node, bool) {
 // PrepareSchemas reads the schemas of the kinds that are built in, which takes longer than a first write should. Without it the first merge does.
 func PrepareSchemas() { builtin() }
 
-func (s *schemas) root(value map[string]any) node {
+func (s *Schemas) root(value map[string]any) schemaNode {
 	apiVersion, _ := value["apiVersion"].(string)
 	kind, _ := value["kind"].(string)
 	id := apiVersion + "/" + kind
@@ -71,24 +71,24 @@ func (s *schemas) root(value map[string]any) node {
 	}
 	n, _ := builtin()(apiVersion, kind)
 	if s.roots == nil {
-		s.roots = map[string]node{}
+		s.roots = map[string]schemaNode{}
 	}
 	s.roots[id] = n
 	return n.shaped(value)
 }
 
-// diff lists the registers in which two values of an object differ.
-func (s *schemas) diff(from, to map[string]any) []edit { return changed(s.root(to), "", from, to, nil) }
+// Diff lists the registers in which two values of an object differ.
+func (s *Schemas) Diff(from, to map[string]any) []edit { return changed(s.root(to), "", from, to, nil) }
 
-// rebase makes the change from one value to another on a third.
-func (s *schemas) rebase(from, to, onto map[string]any) map[string]any {
+// Rebase makes the change from one value to another on a third.
+func (s *Schemas) Rebase(from, to, onto map[string]any) map[string]any {
 	out, _ := graft(s.root(to), "", from, to, onto).(map[string]any)
 	return out
 }
 
 // shaped is the root of a kind without a schema for an object that says how it is merged. Whatever it says, its metadata is
 // as that of any object.
-func (n node) shaped(value map[string]any) node {
+func (n schemaNode) shaped(value map[string]any) schemaNode {
 	if n.known {
 		return n
 	}
@@ -102,12 +102,12 @@ func (n node) shaped(value map[string]any) node {
 	return n
 }
 
-func resolve(s *schema.Schema, ref schema.TypeRef) node {
+func resolve(s *schema.Schema, ref schema.TypeRef) schemaNode {
 	atom, ok := s.Resolve(ref)
 	if !ok {
-		return node{}
+		return schemaNode{}
 	}
-	return node{schema: s, ref: ref, atom: atom, known: true}
+	return schemaNode{schema: s, ref: ref, atom: atom, known: true}
 }
 
 // whole lists the types that must never be mixed from two writers, because only some combinations of their fields
@@ -162,7 +162,7 @@ const (
 var managedFieldsKeys = []string{"manager", "operation", "apiVersion", "subresource"}
 
 // shape says how what is at a path is replicated, whatever is there.
-func (n node) shape(path string) shape {
+func (n schemaNode) shape(path string) shape {
 	if path == statusPath || n.ref.NamedType != nil && whole[*n.ref.NamedType] {
 		return register
 	}
@@ -171,7 +171,7 @@ func (n node) shape(path string) shape {
 
 // structured tells whether a value at a path is taken apart. A value that does not fit its type, and an empty one, is a
 // register.
-func (n node) structured(path string, v any) bool {
+func (n schemaNode) structured(path string, v any) bool {
 	switch v := v.(type) {
 	case map[string]any:
 		return len(v) > 0 && n.shape(path) == fields
@@ -182,7 +182,7 @@ func (n node) structured(path string, v any) bool {
 	return false
 }
 
-func (n node) declared(path string) shape {
+func (n schemaNode) declared(path string) shape {
 	if path == managedFieldsPath {
 		return keyed
 	}
@@ -201,15 +201,15 @@ func (n node) declared(path string) shape {
 	return register
 }
 
-func (n node) field(name string) node {
+func (n schemaNode) field(name string) schemaNode {
 	if n.metadata != nil && name == "metadata" {
 		return *n.metadata
 	}
 	if below := n.noted.under(name); below != nil {
-		return node{noted: below}
+		return schemaNode{noted: below}
 	}
 	if !n.known || n.atom.Map == nil {
-		return node{}
+		return schemaNode{}
 	}
 	if f, ok := n.atom.Map.FindField(name); ok {
 		next := resolve(n.schema, f.Type)
@@ -221,18 +221,18 @@ func (n node) field(name string) node {
 	return resolve(n.schema, n.atom.Map.ElementType)
 }
 
-func (n node) element() node {
+func (n schemaNode) element() schemaNode {
 	if below := n.noted.under("*"); below != nil {
-		return node{noted: below}
+		return schemaNode{noted: below}
 	}
 	if !n.known || n.atom.List == nil {
-		return node{}
+		return schemaNode{}
 	}
 	return resolve(n.schema, n.atom.List.ElementType)
 }
 
 // index names the elements of a keyed list or set in order.
-func (n node) index(path string, list []any) []string { return index(n.keys(path), list) }
+func (n schemaNode) index(path string, list []any) []string { return index(n.keys(path), list) }
 
 // index names the elements of a list by their keys; without any, by all they are. The second of two with the same keys is told
 // from the first by its number, so that every list has its elements by name.
@@ -263,7 +263,7 @@ func elementName(keys []string, e any) string {
 }
 
 // keys are those of a keyed list.
-func (n node) keys(path string) []string {
+func (n schemaNode) keys(path string) []string {
 	switch {
 	case path == managedFieldsPath:
 		return managedFieldsKeys

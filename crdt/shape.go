@@ -87,24 +87,24 @@ func (s Shape) Same(o Shape) bool {
 		slices.Equal(slices.Sorted(slices.Values(s.Atomic)), slices.Sorted(slices.Values(o.Atomic)))
 }
 
-// noted is a shape by path: what an object says of a place, and below it.
-type noted struct {
+// shapeNode is a shape by path: what an object says of a place, and below it.
+type shapeNode struct {
 	shape shape
 	keys  []string
-	below map[string]*noted
+	below map[string]*shapeNode
 }
 
-func (s Shape) noted() *noted {
-	root := &noted{shape: fields}
-	at := func(path string) *noted {
+func (s Shape) noted() *shapeNode {
+	root := &shapeNode{shape: fields}
+	at := func(path string) *shapeNode {
 		n := root
 		for segment := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
 			segment = unescape(segment)
 			next := n.below[segment]
 			if next == nil {
-				next = &noted{shape: fields}
+				next = &shapeNode{shape: fields}
 				if n.below == nil {
-					n.below = map[string]*noted{}
+					n.below = map[string]*shapeNode{}
 				}
 				n.below[segment] = next
 			}
@@ -128,7 +128,7 @@ func (s Shape) noted() *noted {
 }
 
 // under is what is said of a field or element.
-func (n *noted) under(name string) *noted {
+func (n *shapeNode) under(name string) *shapeNode {
 	if n == nil {
 		return nil
 	}

@@ -23,15 +23,15 @@ func (s Stamp) String() string {
 	return strconv.FormatUint(s.HLC>>16, 10) + "." + strconv.FormatUint(s.HLC&0xffff, 10) + "@" + s.Writer.String()
 }
 
-func (s Stamp) less(o Stamp) bool {
+func (s Stamp) Less(o Stamp) bool {
 	if s.HLC != o.HLC {
 		return s.HLC < o.HLC
 	}
 	return s.Writer < o.Writer
 }
 
-func laterStamp(a, b Stamp) Stamp {
-	if a.less(b) {
+func Later(a, b Stamp) Stamp {
+	if a.Less(b) {
 		return b
 	}
 	return a

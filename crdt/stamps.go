@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// stamps say who wrote what of a value, and when: one base for all, and the exceptions by path.
+// Stamps say who wrote what of a value, and when: one base for all, and the exceptions by path.
 //
 // A register that is there was written with the stamp of its path or else of its nearest ancestor, so that an element added
 // whole needs one. A register that is not there was removed with the stamp of its path; without one, it never was.
@@ -14,13 +14,13 @@ import (
 // What comes and goes as a whole - an element of a list, a structure replaced by a plain value - has lives. The stamp
 // of a life is that of the write that began it, or ended it if nothing is there; what the object was made with has none. All that
 // belongs to an earlier life is gone with it, and what has no stamp of its own was written when its life began.
-type stamps struct {
-	base   Stamp
-	fields map[string]Stamp
-	lives  map[string]Stamp
-	// ordered is the order last written of a list that is laid out otherwise: elements are gone from it, and
+type Stamps struct {
+	Base   Stamp
+	Fields map[string]Stamp
+	Lives  map[string]Stamp
+	// Ordered is the order last written of a list that is laid out otherwise: elements are gone from it, and
 	// those added by a writer that did not know it follow, sorted by name. Absent: the order is that of the list.
-	ordered map[string][]string
+	Ordered map[string][]string
 }
 
 // orderName is the name of a list's order register among its elements.
@@ -47,60 +47,60 @@ const (
 )
 
 // edit is the stamps after a local write.
-func (s stamps) edit(edits []edit, at Stamp) stamps {
-	out := stamps{base: s.base, fields: maps.Clone(s.fields), lives: maps.Clone(s.lives), ordered: maps.Clone(s.ordered)}
-	if out.fields == nil {
-		out.fields = map[string]Stamp{}
+func (s Stamps) edit(edits []edit, at Stamp) Stamps {
+	out := Stamps{Base: s.Base, Fields: maps.Clone(s.Fields), Lives: maps.Clone(s.Lives), Ordered: maps.Clone(s.Ordered)}
+	if out.Fields == nil {
+		out.Fields = map[string]Stamp{}
 	}
-	if out.lives == nil {
-		out.lives = map[string]Stamp{}
+	if out.Lives == nil {
+		out.Lives = map[string]Stamp{}
 	}
 	for _, e := range edits {
 		if e.path == "" {
 			// Another version or shape: what was known of the parts is of something else.
-			return stamps{base: at}
+			return Stamps{Base: at}
 		}
 		if e.how == opened {
-			delete(out.fields, e.path)
+			delete(out.Fields, e.path)
 			continue
 		}
-		life := out.lives[e.path]
+		life := out.Lives[e.path]
 		// A plain value where there was a structure begins a life too: what remembers the structure would outlast it.
 		hadParts := out.clear(e.path)
 		if list, ok := strings.CutSuffix(e.path, "/"+orderName); ok {
-			delete(out.ordered, list)
+			delete(out.Ordered, list)
 		}
 		switch {
 		case e.how == added, e.how == removed, e.how == replaced, e.how == written && hadParts:
-			out.lives[e.path] = at
+			out.Lives[e.path] = at
 		case !life.Zero():
-			out.lives[e.path] = life
+			out.Lives[e.path] = life
 		}
 		if e.how == written && !hadParts {
-			out.fields[e.path] = at
+			out.Fields[e.path] = at
 		}
 	}
 	return out.lean()
 }
 
 // lean is the same without maps that are empty: there are many objects, and few have any.
-func (s stamps) lean() stamps {
-	if len(s.fields) == 0 {
-		s.fields = nil
+func (s Stamps) lean() Stamps {
+	if len(s.Fields) == 0 {
+		s.Fields = nil
 	}
-	if len(s.lives) == 0 {
-		s.lives = nil
+	if len(s.Lives) == 0 {
+		s.Lives = nil
 	}
-	if len(s.ordered) == 0 {
-		s.ordered = nil
+	if len(s.Ordered) == 0 {
+		s.Ordered = nil
 	}
 	return s
 }
 
 // clear forgets what is known at and below a path, and tells whether there was anything below.
-func (s *stamps) clear(path string) (hadParts bool) {
+func (s *Stamps) clear(path string) (hadParts bool) {
 	below := path + "/"
-	for _, m := range []map[string]Stamp{s.fields, s.lives} {
+	for _, m := range []map[string]Stamp{s.Fields, s.Lives} {
 		delete(m, path)
 		for p := range m {
 			if strings.HasPrefix(p, below) {
@@ -109,52 +109,52 @@ func (s *stamps) clear(path string) (hadParts bool) {
 			}
 		}
 	}
-	for p := range s.ordered {
+	for p := range s.Ordered {
 		if p == path || strings.HasPrefix(p, below) {
-			delete(s.ordered, p)
+			delete(s.Ordered, p)
 		}
 	}
 	return hadParts
 }
 
-// mark is the stamps of one path, and of what is below it. Marks are not changed once they are part of a tree.
-type mark struct {
+// stampNode is the stamps of one path, and of what is below it. Marks are not changed once they are part of a tree.
+type stampNode struct {
 	// at is zero if the parent's holds.
 	at    Stamp
 	life  Stamp
 	order []string
-	below map[string]*mark
+	below map[string]*stampNode
 }
 
 // stampAt gives the mark its stamp, unless it has it from its life or from above.
-func (m *mark) stampAt(at, above Stamp) {
+func (m *stampNode) stampAt(at, above Stamp) {
 	if m.at = at; at == inherit(m.life, above) {
 		m.at = Stamp{}
 	}
 }
 
 // tree is the stamps by path segment. The root's at is the base.
-func (s stamps) tree() *mark {
-	root := &mark{at: s.base}
-	for p, at := range s.fields {
+func (s Stamps) tree() *stampNode {
+	root := &stampNode{at: s.Base}
+	for p, at := range s.Fields {
 		root.down(p).at = at
 	}
-	for p, life := range s.lives {
+	for p, life := range s.Lives {
 		root.down(p).life = life
 	}
-	for p, names := range s.ordered {
+	for p, names := range s.Ordered {
 		root.down(p + "/" + orderName).order = names
 	}
 	return root
 }
 
-func (m *mark) down(path string) *mark {
+func (m *stampNode) down(path string) *stampNode {
 	for segment := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
 		next := m.below[segment]
 		if next == nil {
-			next = &mark{}
+			next = &stampNode{}
 			if m.below == nil {
-				m.below = map[string]*mark{}
+				m.below = map[string]*stampNode{}
 			}
 			m.below[segment] = next
 		}
@@ -164,20 +164,20 @@ func (m *mark) down(path string) *mark {
 }
 
 // stamps is the tree by path.
-func (m *mark) stamps() stamps {
-	out := stamps{base: m.at, fields: map[string]Stamp{}, lives: map[string]Stamp{}, ordered: map[string][]string{}}
-	var visit func(path string, m *mark)
-	visit = func(path string, m *mark) {
+func (m *stampNode) stamps() Stamps {
+	out := Stamps{Base: m.at, Fields: map[string]Stamp{}, Lives: map[string]Stamp{}, Ordered: map[string][]string{}}
+	var visit func(path string, m *stampNode)
+	visit = func(path string, m *stampNode) {
 		for segment, c := range m.below {
 			p := path + "/" + segment
 			if !c.at.Zero() {
-				out.fields[p] = c.at
+				out.Fields[p] = c.at
 			}
 			if !c.life.Zero() {
-				out.lives[p] = c.life
+				out.Lives[p] = c.life
 			}
 			if c.order != nil {
-				out.ordered[path] = c.order
+				out.Ordered[path] = c.order
 			}
 			visit(p, c)
 		}
@@ -186,7 +186,7 @@ func (m *mark) stamps() stamps {
 	return out.lean()
 }
 
-func (m *mark) child(segment string) *mark {
+func (m *stampNode) child(segment string) *stampNode {
 	if m == nil {
 		return nil
 	}
@@ -194,18 +194,18 @@ func (m *mark) child(segment string) *mark {
 }
 
 // put hangs a mark below, unless it says nothing.
-func (m *mark) put(segment string, c *mark) {
+func (m *stampNode) put(segment string, c *stampNode) {
 	if c == nil || c.at.Zero() && c.life.Zero() && c.order == nil && len(c.below) == 0 {
 		return
 	}
 	if m.below == nil {
-		m.below = map[string]*mark{}
+		m.below = map[string]*stampNode{}
 	}
 	m.below[segment] = c
 }
 
 // each calls f with every stamp of the tree below and at a mark.
-func (m *mark) each(f func(Stamp)) {
+func (m *stampNode) each(f func(Stamp)) {
 	if m == nil {
 		return
 	}

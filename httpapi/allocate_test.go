@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // TestAllocation: what Services draw depends on their names alone, stays clear of the reserved, and is never drawn twice.
@@ -49,15 +50,15 @@ func TestAllocation(t *testing.T) {
 	wg.Wait()
 }
 
-// slowHome decides at once, but for the claims of one Service, which wait.
-type slowHome struct {
-	store *crdt.Store
+// slowPrimary decides at once, but for the claims of one Service, which wait.
+type slowPrimary struct {
+	store *store.Store
 	of    string
 	asked chan struct{}
 	until chan struct{}
 }
 
-func (h *slowHome) Commit(ctx context.Context, w crdt.Write) (*crdt.Entry, error) {
+func (h *slowPrimary) Commit(ctx context.Context, w store.Write) (*store.Entry, error) {
 	if o, ok := w.Object.(*networkingv1.IPAddress); ok && o.Spec.ParentRef.Name == h.of {
 		h.asked <- struct{}{}
 		select {
@@ -69,15 +70,15 @@ func (h *slowHome) Commit(ctx context.Context, w crdt.Write) (*crdt.Entry, error
 	return h.store.Commit(ctx, w)
 }
 
-func (h *slowHome) StoodFor(context.Context, crdt.Key, crdt.Version) (crdt.Version, bool) {
+func (h *slowPrimary) TranslateVersion(context.Context, crdt.Key, store.Version) (store.Version, bool) {
 	return 0, false
 }
 
 // TestClaimsWaitForNobody: while the claim of one Service's address waits for another node, other Services are made; and the one that
 // waits gets an address of its own.
 func TestClaimsWaitForNobody(t *testing.T) {
-	h := &slowHome{of: "slow", asked: make(chan struct{}, 10), until: make(chan struct{})}
-	n := newNode(t, func(c *Config) { h.store, c.Homes = c.Store, h })
+	h := &slowPrimary{of: "slow", asked: make(chan struct{}, 10), until: make(chan struct{})}
+	n := newNode(t, func(c *Config) { h.store, c.Primary = c.Store, h })
 	c, ctx := n.typed(), context.Background()
 	service := func(name, ip string) *corev1.Service {
 		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, ClusterIP: ip, Ports: []corev1.ServicePort{{Port: 80}}}}

@@ -14,6 +14,7 @@ import (
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/custom"
 	"murmur/httpapi/storage"
 )
@@ -76,10 +77,10 @@ func (s *Server) deriveAPIServices(ctx context.Context, shown map[string]*apireg
 	snap := s.cfg.Store.Snapshot()
 	// What every node serves is there since the cluster is.
 	var begun metav1.Time
-	if system, ok := crdt.Get[corev1.Namespace](snap, crdt.Key{Resource: "namespaces", Name: metav1.NamespaceSystem}); ok {
+	if system, ok := store.Get[corev1.Namespace](snap, crdt.Key{Resource: "namespaces", Name: metav1.NamespaceSystem}); ok {
 		begun = system.CreationTimestamp
 	}
-	want := servedVersions(s.registry.Versions(), begun, crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, ""))
+	want := servedVersions(s.registry.Versions(), begun, store.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, ""))
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if equality.Semantic.DeepEqual(shown[name], want[name]) {
 			continue

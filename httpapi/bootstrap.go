@@ -21,6 +21,7 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/fairness"
 	"murmur/httpapi/storage"
 )
@@ -128,22 +129,22 @@ func (s *Server) ensure(ctx context.Context, c *Client, resource string, obj run
 
 // completed is the object with what upstream's reconciliation adds to it: missing rules and subjects. Nil if there
 // is nothing to add, or the object says that it is not to be touched.
-func completed(e *crdt.Entry, want runtime.Object) runtime.Object {
+func completed(e *store.Entry, want runtime.Object) runtime.Object {
 	switch want := want.(type) {
 	case *flowcontrolv1.FlowSchema:
-		if have, err := crdt.As[flowcontrolv1.FlowSchema](e); err == nil {
+		if have, err := store.As[flowcontrolv1.FlowSchema](e); err == nil {
 			if out := fairness.FlowSchema(have, want); out != nil {
 				return out
 			}
 		}
 	case *flowcontrolv1.PriorityLevelConfiguration:
-		if have, err := crdt.As[flowcontrolv1.PriorityLevelConfiguration](e); err == nil {
+		if have, err := store.As[flowcontrolv1.PriorityLevelConfiguration](e); err == nil {
 			if out := fairness.PriorityLevel(have, want); out != nil {
 				return out
 			}
 		}
 	case *rbacv1.ClusterRole:
-		if have, err := crdt.As[rbacv1.ClusterRole](e); err == nil && have.AggregationRule == nil {
+		if have, err := store.As[rbacv1.ClusterRole](e); err == nil && have.AggregationRule == nil {
 			if missing := missingRules(have.ObjectMeta, have.Rules, want.Rules); missing != nil {
 				out := have.DeepCopy()
 				out.Rules = append(out.Rules, missing...)
@@ -151,7 +152,7 @@ func completed(e *crdt.Entry, want runtime.Object) runtime.Object {
 			}
 		}
 	case *rbacv1.Role:
-		if have, err := crdt.As[rbacv1.Role](e); err == nil {
+		if have, err := store.As[rbacv1.Role](e); err == nil {
 			if missing := missingRules(have.ObjectMeta, have.Rules, want.Rules); missing != nil {
 				out := have.DeepCopy()
 				out.Rules = append(out.Rules, missing...)
@@ -159,7 +160,7 @@ func completed(e *crdt.Entry, want runtime.Object) runtime.Object {
 			}
 		}
 	case *rbacv1.ClusterRoleBinding:
-		if have, err := crdt.As[rbacv1.ClusterRoleBinding](e); err == nil && have.RoleRef == want.RoleRef {
+		if have, err := store.As[rbacv1.ClusterRoleBinding](e); err == nil && have.RoleRef == want.RoleRef {
 			if missing := missingSubjects(have.ObjectMeta, have.Subjects, want.Subjects); missing != nil {
 				out := have.DeepCopy()
 				out.Subjects = append(out.Subjects, missing...)
@@ -167,7 +168,7 @@ func completed(e *crdt.Entry, want runtime.Object) runtime.Object {
 			}
 		}
 	case *rbacv1.RoleBinding:
-		if have, err := crdt.As[rbacv1.RoleBinding](e); err == nil && have.RoleRef == want.RoleRef {
+		if have, err := store.As[rbacv1.RoleBinding](e); err == nil && have.RoleRef == want.RoleRef {
 			if missing := missingSubjects(have.ObjectMeta, have.Subjects, want.Subjects); missing != nil {
 				out := have.DeepCopy()
 				out.Subjects = append(out.Subjects, missing...)
@@ -216,11 +217,11 @@ func (s *Server) expireEvents(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			for e := range s.cfg.Store.Snapshot().Range("events", "", "") {
-				event, err := crdt.As[corev1.Event](e)
+				event, err := store.As[corev1.Event](e)
 				if err != nil || now.Sub(lastSeen(event)) < eventLife {
 					continue
 				}
-				if _, err := s.cfg.Store.Commit(ctx, crdt.Write{Key: e.Key, Base: e}); err != nil {
+				if _, err := s.cfg.Store.Commit(ctx, store.Write{Key: e.Key, Base: e}); err != nil {
 					s.cfg.Log.Debug("expire event", "event", e.Key, "err", err)
 				}
 			}

@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const mergePatch = "application/merge-patch+json"
@@ -58,7 +59,7 @@ func TestDefaultClasses(t *testing.T) {
 	check(t, e.Into(elder))
 	elder.TypeMeta = metav1.TypeMeta{APIVersion: "storage.k8s.io/v1", Kind: "StorageClass"}
 	elder.CreationTimestamp = metav1.NewTime(elder.CreationTimestamp.Add(-time.Hour))
-	_, err := n.store.Commit(context.Background(), crdt.Write{Key: key, Object: elder, Base: e})
+	_, err := n.store.Commit(context.Background(), store.Write{Key: key, Object: elder, Base: e})
 	check(t, err)
 	class("zzz", "")
 	if got := n.expect(http.StatusCreated, "POST", claimsPath, "", claim("b", "")); at(got, "spec", "storageClassName") != "zzz" {

@@ -21,7 +21,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
-	"murmur/crdt"
+	"murmur/crdt/primary"
+	"murmur/crdt/store"
 )
 
 // together is the view of a node for which all are alive.
@@ -73,16 +74,16 @@ func newNodes(t *testing.T, n int, gossip bool, change ...func(*Config)) []*node
 		listeners[name] = &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
 	}
 	var nodes []*node
-	var all []*crdt.Homes
+	var all []*primary.Coordinator
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	for _, name := range names {
-		var homes *crdt.Homes
+		var coordinator *primary.Coordinator
 		nodes = append(nodes, newNode(t, func(c *Config) {
 			var err error
-			homes, err = crdt.NewHomes(crdt.HomeConfig{
+			coordinator, err = primary.New(primary.Config{
 				Store: c.Store, Node: name, View: together{names}, Listener: listeners[name],
-				Owner: func(v crdt.Version) string {
+				Owner: func(v store.Version) string {
 					for i, o := range nodes {
 						if v.Of(o.store.Origin()) {
 							return names[i]
@@ -103,12 +104,12 @@ func newNodes(t *testing.T, n int, gossip bool, change ...func(*Config)) []*node
 				},
 			})
 			check(t, err)
-			c.Node, c.Homes = name, homes
+			c.Node, c.Primary = name, coordinator
 			for _, f := range change {
 				f(c)
 			}
 		}))
-		all = append(all, homes)
+		all = append(all, coordinator)
 	}
 	for _, h := range all {
 		wg.Go(func() { _ = h.Run(ctx) })
@@ -152,7 +153,7 @@ func TestTwoNodesOneWinner(t *testing.T) {
 
 	for i := range 20 {
 		name := fmt.Sprint("race-", i)
-		// The same name at once on all nodes, which hear of each other by nothing but the homes.
+		// The same name at once on all nodes, which hear of each other by nothing but the primary.
 		wins, refusals := race(3, func(n int) error {
 			_, err := clients[n].CoreV1().ConfigMaps("default").Create(ctx, cm(name, fmt.Sprint(n)), metav1.CreateOptions{})
 			return err
@@ -275,7 +276,7 @@ func TestLeasesHaveOneHolder(t *testing.T) {
 	}
 }
 
-// TestNumbersHaveOneService: nodes that hear of each other by nothing but the homes allocate from small ranges, by draw and by name.
+// TestNumbersHaveOneService: nodes that hear of each other by nothing but the primary allocate from small ranges, by draw and by name.
 func TestNumbersHaveOneService(t *testing.T) {
 	nodes := newNodes(t, 2, false, func(c *Config) {
 		c.ServiceCIDR, c.NodePorts = netip.MustParsePrefix("10.9.0.0/26"), utilnet.PortRange{Base: 30000, Size: 40}
@@ -327,7 +328,7 @@ func TestNumbersHaveOneService(t *testing.T) {
 	// What a Service had is free when it is gone, and the claims say so.
 	check(t, clients[0].CoreV1().Services("default").Delete(ctx, "s-0-0", metav1.DeleteOptions{}))
 	for e := range nodes[0].store.Snapshot().Range("networking.k8s.io/ipaddresses", "", "") {
-		if a, err := crdt.As[networkingv1.IPAddress](e); err != nil || a.Spec.ParentRef.Name == "s-0-0" {
+		if a, err := store.As[networkingv1.IPAddress](e); err != nil || a.Spec.ParentRef.Name == "s-0-0" {
 			t.Errorf("%s is still claimed for a Service that is deleted", e.Key.Name)
 		}
 	}

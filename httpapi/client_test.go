@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // TestInProcess: the in-process client sees what an HTTP client would, errors too.
@@ -65,7 +66,7 @@ func TestFinalize(t *testing.T) {
 	check(t, err)
 	key := crdt.Key{Resource: "namespaces", Name: "going"}
 	check(t, admin.Delete(ctx, key, metav1.DeleteOptions{}))
-	ns, ok := crdt.Get[corev1.Namespace](n.store.Snapshot(), key)
+	ns, ok := store.Get[corev1.Namespace](n.store.Snapshot(), key)
 	if !ok || ns.Status.Phase != corev1.NamespaceTerminating {
 		t.Fatalf("after deletion: %+v", ns)
 	}

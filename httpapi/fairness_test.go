@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/storage"
 )
 
@@ -98,7 +99,7 @@ func TestFairness(t *testing.T) {
 	}
 	check(t, n.Bootstrap(ctx))
 	for name, want := range map[string]int32{"workload-high": 40, "workload-low": 77} {
-		level, ok := crdt.Get[flowcontrolv1.PriorityLevelConfiguration](n.store.Snapshot(), crdt.Key{Resource: storage.PriorityLevels, Name: name})
+		level, ok := store.Get[flowcontrolv1.PriorityLevelConfiguration](n.store.Snapshot(), crdt.Key{Resource: storage.PriorityLevels, Name: name})
 		if !ok || *level.Spec.Limited.NominalConcurrencyShares != want {
 			t.Errorf("%s: %v, want %d shares", name, level, want)
 		}

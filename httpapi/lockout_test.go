@@ -22,6 +22,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // everything matches what can be written, subresources too.
@@ -114,7 +115,7 @@ func TestNobodyIsLockedOut(t *testing.T) {
 				if !ok {
 					t.Fatalf("no %s", k)
 				}
-				_, err := n.store.Commit(ctx, crdt.Write{Key: k, Base: e})
+				_, err := n.store.Commit(ctx, store.Write{Key: k, Base: e})
 				check(t, err)
 			}
 			if err := n.Bootstrap(ctx); err != nil {

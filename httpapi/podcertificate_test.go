@@ -23,6 +23,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const podCertificates = "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests"
@@ -33,7 +34,7 @@ func TestPodCertificateRequests(t *testing.T) {
 	n := newNode(t, nil)
 	ctx := context.Background()
 	admin := n.As("admin", "system:masters")
-	account, ok := crdt.Get[corev1.ServiceAccount](n.store.Snapshot(), crdt.Key{Resource: "serviceaccounts", Namespace: "default", Name: "default"})
+	account, ok := store.Get[corev1.ServiceAccount](n.store.Snapshot(), crdt.Key{Resource: "serviceaccounts", Namespace: "default", Name: "default"})
 	if !ok {
 		t.Fatal("no ServiceAccount")
 	}

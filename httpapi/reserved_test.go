@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/storage"
 )
 
@@ -113,7 +114,7 @@ func TestReservedAnnotations(t *testing.T) {
 	check(t, e.Into(pod))
 	pod.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
 	pod.Annotations["placement.murmur.io/arbiter"] = "n2/3" // as a node would
-	_, err = n.store.Commit(ctx, crdt.Write{Key: e.Key, Object: pod, Base: e})
+	_, err = n.store.Commit(ctx, store.Write{Key: e.Key, Object: pod, Base: e})
 	check(t, err)
 	if code, out, _ := n.send("PUT", podsPath+"/p", "", string(raw)); code != http.StatusConflict {
 		t.Errorf("a PUT of an old version: %d %v", code, out)
@@ -173,7 +174,7 @@ func TestReservedGroup(t *testing.T) {
 	check(t, err)
 	u := map[string]any{}
 	check(t, json.Unmarshal([]byte(strings.ReplaceAll(string(text), "notmurmur.io", "murmur.io")), &u))
-	_, err = n.store.Commit(context.Background(), crdt.Write{Key: crdt.Key{Resource: storage.Definitions, Name: "forgotten.murmur.io"}, Object: &unstructured.Unstructured{Object: u}})
+	_, err = n.store.Commit(context.Background(), store.Write{Key: crdt.Key{Resource: storage.Definitions, Name: "forgotten.murmur.io"}, Object: &unstructured.Unstructured{Object: u}})
 	check(t, err)
 	for _, c := range []struct{ method, path, body string }{
 		{"GET", "/apis/murmur.io/v1/forgotten", "null"},
@@ -184,7 +185,7 @@ func TestReservedGroup(t *testing.T) {
 			t.Errorf("%s %s: %d %v", c.method, c.path, code, out)
 		}
 	}
-	for e := range n.store.Snapshot().Range(crdt.ForgottenResource, "", "") {
+	for e := range n.store.Snapshot().Range(store.ForgottenResource, "", "") {
 		t.Errorf("%s was made", e.Key)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // TestRollout: with the ReplicaSets that a controller would have made, kubectl tells the history of a Deployment and
@@ -46,7 +47,7 @@ func TestRollout(t *testing.T) {
 		if out := n.must(bin, "", "get", "deploy", "web", "-o", "jsonpath={.spec.template.spec.containers[0].image}"); out != "nginx:1" {
 			t.Errorf("after undo: %s", out)
 		}
-		now, ok := crdt.Get[appsv1.Deployment](n.store.Snapshot(), crdt.Key{Resource: "apps/deployments", Namespace: "default", Name: "web"})
+		now, ok := store.Get[appsv1.Deployment](n.store.Snapshot(), crdt.Key{Resource: "apps/deployments", Namespace: "default", Name: "web"})
 		if !ok {
 			t.Fatal("the deployment is gone")
 		}

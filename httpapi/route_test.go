@@ -24,7 +24,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/caller"
 	"murmur/httpapi/route"
 )
@@ -65,7 +65,7 @@ func (r *recorded) EvaluateConditions(context.Context, authorizer.ConditionsAwar
 
 func newRecorded(t testing.TB) *recorded {
 	t.Helper()
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	store, err := store.Open(store.Config{Cluster: "test"})
 	check(t, err)
 	t.Cleanup(func() { store.Close() })
 	s, err := New(Config{Store: store, Node: "n1"})

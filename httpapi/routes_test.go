@@ -15,14 +15,14 @@ import (
 
 	"k8s.io/apiserver/pkg/authentication/user"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/caller"
 	"murmur/httpapi/filter"
 )
 
 // TestStop: a server that stops ends its watches and leaves nothing behind.
 func TestStop(t *testing.T) {
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	store, err := store.Open(store.Config{Cluster: "test"})
 	check(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	stored := make(chan error, 1)
@@ -59,7 +59,7 @@ func TestStop(t *testing.T) {
 // TestPipeline: a timeout answers while its handler still runs, a panic is
 // one request's, and the join endpoint is open.
 func TestPipeline(t *testing.T) {
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	store, err := store.Open(store.Config{Cluster: "test"})
 	check(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	stored := make(chan error, 1)

@@ -31,7 +31,7 @@ import (
 	"k8s.io/kubernetes/pkg/capabilities"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/accepted"
 	"murmur/httpapi/allocator"
 	"murmur/httpapi/audit"
@@ -57,9 +57,9 @@ import (
 
 // Config is what the API of one node is made of. Store and Node are required.
 type Config struct {
-	Store *crdt.Store
-	// Homes makes the writes that must not happen on two nodes at once. Nil: the store does.
-	Homes storage.Homes
+	Store *store.Store
+	// Primary makes the writes that must not happen on two nodes at once. Nil: the store does.
+	Primary storage.Primary
 	// Node is this node's name: pods bound to it are answered here, all others are relayed.
 	Node string
 
@@ -210,7 +210,7 @@ func New(cfg Config) (*Server, error) {
 	capabilities.Setup(true, 0)
 	registry.AddToScheme()
 	s := &Server{cfg: cfg.withDefaults(), stopping: make(chan struct{})}
-	s.backend = storage.New(s.cfg.Store, s.cfg.Homes)
+	s.backend = storage.New(s.cfg.Store, s.cfg.Primary)
 	s.numbers = allocator.New(allocator.Config{
 		Store: s.cfg.Store, Commit: s.backend.Commit, Addresses: s.cfg.ServiceCIDR, Ports: s.cfg.NodePorts, Log: s.cfg.Log,
 	})
@@ -395,6 +395,6 @@ func (s *Server) Resources() []string {
 }
 
 // QuotaUsage counts what the objects of a snapshot use of a quota.
-func (s *Server) QuotaUsage(snap *crdt.Snapshot, q *corev1.ResourceQuota) (corev1.ResourceList, error) {
+func (s *Server) QuotaUsage(snap *store.Snapshot, q *corev1.ResourceQuota) (corev1.ResourceList, error) {
 	return s.quotas.Usage(snap, q)
 }

@@ -26,7 +26,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // authority is a cluster CA for a test.
@@ -83,7 +83,7 @@ func check(t testing.TB, err error) {
 type node struct {
 	*Server
 	t     testing.TB
-	store *crdt.Store
+	store *store.Store
 	ca    *authority
 	url   string
 	admin string       // kubeconfig
@@ -93,7 +93,7 @@ type node struct {
 func newNode(t testing.TB, change func(*Config)) *node {
 	t.Helper()
 	dir := t.TempDir()
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	store, err := store.Open(store.Config{Cluster: "test"})
 	check(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	stored := make(chan error, 1)

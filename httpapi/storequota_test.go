@@ -7,12 +7,12 @@ import (
 	"strings"
 	"testing"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // TestAFullStoreSaysSo: what makes a full store grow gets a Status of its own that says what to do, and deletions make room.
 func TestAFullStoreSaysSo(t *testing.T) {
-	store, err := crdt.Open(crdt.Config{Cluster: "test", Quota: 2 << 20})
+	store, err := store.Open(store.Config{Cluster: "test", Quota: 2 << 20})
 	check(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

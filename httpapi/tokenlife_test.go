@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // TestTokensOfAnEarlierAccountAreRefused: also if the account that took its place had the same UID.
@@ -46,7 +47,7 @@ func TestTokensOfAnEarlierAccountAreRefused(t *testing.T) {
 	check(t, e.Into(sa))
 	sa.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}
 	sa.CreationTimestamp = metav1.NewTime(time.Now().Add(time.Hour))
-	_, err := n.store.Commit(context.Background(), crdt.Write{Key: k, Object: sa, Base: e})
+	_, err := n.store.Commit(context.Background(), store.Write{Key: k, Object: sa, Base: e})
 	check(t, err)
 	if review() {
 		t.Error("a token that is older than its account is believed")

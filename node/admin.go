@@ -17,7 +17,7 @@ import (
 	"sync"
 	"time"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/audit"
 	"murmur/node/member"
 )
@@ -69,7 +69,7 @@ type StoreStatus struct {
 	Tombstones int   `json:"tombstones"`
 	DiskBytes  int64 `json:"diskBytes"`
 	// Quota is how much of the objects' bytes the store may hold.
-	Quota crdt.Quota `json:"quota"`
+	Quota store.Quota `json:"quota"`
 	// Held lists writes that are held aside because they were stamped too far in the future.
 	Held map[string]time.Time `json:"held,omitempty"`
 	// Failed lists objects that could not be merged, with the reasons.

@@ -12,7 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/node/member"
 	"murmur/node/secrecy"
 )
@@ -81,7 +81,7 @@ func Restore(cfg Config, file io.Reader, identity string, alone bool) (name stri
 	if err != nil {
 		return "", err
 	}
-	if err := crdt.Restore(dir, r, v.sealer()); err != nil {
+	if err := store.Restore(dir, r, v.sealer()); err != nil {
 		return "", err
 	}
 	// The node that was backed up may be alive: this is another incarnation of it, or another node if it is given a name.
@@ -99,8 +99,8 @@ func Restore(cfg Config, file io.Reader, identity string, alone bool) (name stri
 }
 
 // neighbours are the nodes that a store which is behind knows: one of them can tell what has happened since.
-func neighbours(s *crdt.Snapshot, self string) (out []member.Inviter) {
-	for _, o := range crdt.List[corev1.Node](s, "nodes", "") {
+func neighbours(s *store.Snapshot, self string) (out []member.Inviter) {
+	for _, o := range store.List[corev1.Node](s, "nodes", "") {
 		at, err := netip.ParseAddrPort(o.Annotations[annotationSerf])
 		if err == nil && o.Name != self && len(out) < maxInviters {
 			out = append(out, member.Inviter{NodeName: o.Name, Serf: at})

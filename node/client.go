@@ -12,7 +12,7 @@ import (
 	"net/url"
 	"strings"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/node/member"
 	"murmur/node/secrecy"
 )
@@ -238,13 +238,13 @@ func (a *Admin) vector(ctx context.Context) ([]byte, error) {
 }
 
 // report asks a member what it has and what it has let go of.
-func (a *Admin) report(ctx context.Context) (out crdt.Report, err error) {
+func (a *Admin) report(ctx context.Context) (out store.Report, err error) {
 	err = a.call(ctx, "/v1/report", nil, &out)
 	return out, err
 }
 
 // settle tells a member what is certain.
-func (a *Admin) settle(ctx context.Context, c crdt.Certainty) error {
+func (a *Admin) settle(ctx context.Context, c store.Certainty) error {
 	return a.call(ctx, "/v1/settle", c, nil)
 }
 

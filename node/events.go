@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 var _ record.EventSink = eventSink{}
@@ -20,17 +21,17 @@ var _ record.EventSink = eventSink{}
 // events and limits their rate.
 type eventSink struct {
 	ctx   context.Context
-	store *crdt.Store
+	store *store.Store
 }
 
 func eventKey(e *corev1.Event) crdt.Key {
 	return crdt.Key{Resource: "events", Namespace: e.Namespace, Name: e.Name}
 }
 
-func (s eventSink) write(e *corev1.Event, base *crdt.Entry) (*corev1.Event, error) {
+func (s eventSink) write(e *corev1.Event, base *store.Entry) (*corev1.Event, error) {
 	e = e.DeepCopy()
 	e.APIVersion, e.Kind = "v1", "Event"
-	entry, err := s.store.Commit(s.ctx, crdt.Write{Key: eventKey(e), Object: e, Base: base})
+	entry, err := s.store.Commit(s.ctx, store.Write{Key: eventKey(e), Object: e, Base: base})
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // A node that was forgotten and comes back holds state that the others may have let go of. They take nothing of it. It hears
@@ -13,7 +13,7 @@ import (
 // giveUp moves this node to the beginning once it hears that it was forgotten. It also sees to it that what this node heard
 // of other forgotten ones before they were is heard by all.
 func (n *Node) giveUp(ctx context.Context) error {
-	wake := n.store.Subscribe(crdt.ForgottenResource)
+	wake := n.store.Subscribe(store.ForgottenResource)
 	defer wake.Close()
 	for {
 		origins, this := n.store.Forgotten()

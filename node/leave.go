@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/gossip"
 	"murmur/node/member"
 )
@@ -66,9 +67,9 @@ func (n *Node) unregister(ctx context.Context, name string) error {
 			return nil
 		}
 		recorded, end := n.written(ctx, "delete", e.Key, e.UID)
-		_, err := n.store.Commit(recorded, crdt.Write{Key: e.Key, Base: e})
+		_, err := n.store.Commit(recorded, store.Write{Key: e.Key, Base: e})
 		end(err)
-		if !errors.Is(err, crdt.ErrConflict) && !errors.Is(err, crdt.ErrNotFound) {
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
 	}
@@ -107,7 +108,7 @@ func (n *Node) forget(ctx context.Context, name string) error {
 	if name == n.id.NodeName {
 		return fmt.Errorf("%s is this node: take it out with `murmur leave`", name)
 	}
-	stored, known := crdt.Get[corev1.Node](n.store.Snapshot(), nodeKey(name))
+	stored, known := store.Get[corev1.Node](n.store.Snapshot(), nodeKey(name))
 	var failed []string
 	for _, m := range n.agent.Members() {
 		switch {

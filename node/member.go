@@ -24,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/durable"
 	"murmur/gossip"
 	"murmur/httpapi"
@@ -82,9 +83,9 @@ func (n *Node) tokenKeys() httpapi.TokenKeys {
 }
 
 // registeredIDs lists the IDs of the registered nodes, and names which node has which.
-func registeredIDs(snap *crdt.Snapshot) (ids []string, names map[string]string) {
+func registeredIDs(snap *store.Snapshot) (ids []string, names map[string]string) {
 	names = map[string]string{}
-	for _, o := range crdt.List[corev1.Node](snap, "nodes", "") {
+	for _, o := range store.List[corev1.Node](snap, "nodes", "") {
 		id := o.Annotations[annotationID]
 		if id == "" {
 			id = o.Name
@@ -377,7 +378,7 @@ func (n *Node) shutOut(ctx context.Context, name string) ([]member.Rotated, erro
 	}
 	snap := n.store.Snapshot()
 	named := n.self.Named(snap, name)
-	stored, known := crdt.Get[corev1.Node](snap, nodeKey(name))
+	stored, known := store.Get[corev1.Node](snap, nodeKey(name))
 	// What a node says where nobody vouches for it is heard only if it says nothing else: one of a version in which all are
 	// issuers. It must not name another's ID, nor this node's.
 	if trust := n.self.Trust(); !slices.ContainsFunc(slices.Collect(maps.Keys(named)), func(id string) bool { return !trust.Denied(id) }) {
@@ -408,7 +409,7 @@ func (n *Node) shutOut(ctx context.Context, name string) ([]member.Rotated, erro
 		return done, err
 	}
 	// What was open when the disk was copied admits whoever has the copy.
-	for _, s := range crdt.List[corev1.Secret](n.store.Snapshot(), "secrets", metav1.NamespaceSystem) {
+	for _, s := range store.List[corev1.Secret](n.store.Snapshot(), "secrets", metav1.NamespaceSystem) {
 		if s.Type != corev1.SecretTypeBootstrapToken {
 			continue
 		}

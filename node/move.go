@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/gossip"
 	"murmur/node/member"
 )
@@ -133,7 +134,7 @@ func (n *Node) blank() error {
 
 // users finds an object that a user made or changed, in the store of a cluster with one node. Whatever the daemon writes
 // of itself is managed by system:something; the rest of what is not a user's is written out here.
-func users(snap *crdt.Snapshot, resources []string, self string) (crdt.Key, bool) {
+func users(snap *store.Snapshot, resources []string, self string) (crdt.Key, bool) {
 	for _, resource := range resources {
 		for e := range snap.Range(resource, "", "") {
 			if stored, ok := snap.Stored(e.Key); ok && !systems(stored, self) {
@@ -144,7 +145,7 @@ func users(snap *crdt.Snapshot, resources []string, self string) (crdt.Key, bool
 	return crdt.Key{}, false
 }
 
-func systems(e *crdt.Entry, self string) bool {
+func systems(e *store.Entry, self string) bool {
 	k := e.Key
 	switch k.Resource {
 	case "pods", "secrets", "persistentvolumes", "persistentvolumeclaims":

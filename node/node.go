@@ -27,6 +27,8 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"murmur/crdt"
+	"murmur/crdt/primary"
+	"murmur/crdt/store"
 	"murmur/gossip"
 	"murmur/httpapi"
 	"murmur/httpapi/audit"
@@ -45,9 +47,9 @@ import (
 
 // The services on the streams between members: requests to the API that are relayed, placement, and writes that one node decides.
 const (
-	serviceAPI   = "api"
-	serviceSched = sched.Service
-	serviceHomes = "homes"
+	serviceAPI     = "api"
+	serviceSched   = sched.Service
+	servicePrimary = "homes" // as it is on the wire
 )
 
 // Node is one daemon.
@@ -66,11 +68,11 @@ type Node struct {
 	signed  atomic.Pointer[ecdsa.PrivateKey]
 	sides   sides
 
-	store    *crdt.Store
+	store    *store.Store
 	vault    *vault // nil: nothing is encrypted
 	agent    *gossip.Agent
 	view     *view
-	homes    *crdt.Homes
+	primary  *primary.Coordinator
 	events   record.EventBroadcaster
 	api      *httpapi.Server
 	runtime  *containerd.Driver
@@ -219,7 +221,7 @@ func (n *Node) assemble() error {
 	if n.vault, err = openVault(cfg); err != nil {
 		return err
 	}
-	if n.store, err = crdt.Open(crdt.Config{
+	if n.store, err = store.Open(store.Config{
 		Dir: filepath.Join(cfg.DataDir, "store"), Cluster: cluster.ID, Speaks: n.speaks, Sealer: n.vault.sealer(), Quota: *cfg.StoreQuota,
 		Log: n.log.With("part", "crdt"),
 	}); err != nil {
@@ -259,10 +261,12 @@ func (n *Node) parts(cfg Config, settings Settings) error {
 	n.view = &view{self: name, store: n.store, agent: n.agent}
 	n.events = record.NewBroadcaster()
 
-	if n.homes, err = crdt.NewHomes(crdt.HomeConfig{
+	if n.primary, err = primary.New(primary.Config{
 		Store: n.store, Node: name, View: n.view, Registry: []string{"nodes"}, Owner: n.view.Owner,
-		Dial:     func(ctx context.Context, node string) (net.Conn, error) { return n.agent.Dial(ctx, node, serviceHomes) },
-		Listener: n.agent.Listen(serviceHomes), Log: n.log.With("part", "homes"),
+		Dial: func(ctx context.Context, node string) (net.Conn, error) {
+			return n.agent.Dial(ctx, node, servicePrimary)
+		},
+		Listener: n.agent.Listen(servicePrimary), Log: n.log.With("part", "primary"),
 	}); err != nil {
 		return err
 	}
@@ -325,7 +329,7 @@ func (n *Node) parts(cfg Config, settings Settings) error {
 	n.basics = newBootstrap(n.ensureBasics, n.log.With("part", "bootstrap"))
 	told := n.recorder("apiserver")
 	if n.api, err = httpapi.New(httpapi.Config{
-		Store: n.store, Homes: n.homes, Node: name, Address: net.JoinHostPort("", strconv.Itoa(int(cfg.HTTPSPort))),
+		Store: n.store, Primary: n.primary, Node: name, Address: net.JoinHostPort("", strconv.Itoa(int(cfg.HTTPSPort))),
 		TLS: &tls.Config{
 			MinVersion:     tls.VersionTLS12,
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return n.self.Certificate(), nil },
@@ -410,7 +414,7 @@ const maxInviters = 16
 // others lists live members that a joiner can turn to if this node is gone.
 func (n *Node) others(joiner string) []member.Inviter {
 	var out []member.Inviter
-	for _, o := range crdt.List[corev1.Node](n.store.Snapshot(), "nodes", "") {
+	for _, o := range store.List[corev1.Node](n.store.Snapshot(), "nodes", "") {
 		at, err := netip.ParseAddrPort(o.Annotations[annotationSerf])
 		if err == nil && o.Name != n.id.NodeName && o.Name != joiner && n.agent.Reachable(o.Name) && len(out) < maxInviters {
 			out = append(out, member.Inviter{NodeName: o.Name, Serf: at})
@@ -426,7 +430,7 @@ func (n *Node) admit(p *corev1.Pod) (reason, message string) {
 		return "", ""
 	}
 	snap := n.store.Snapshot()
-	self, ok := crdt.Get[corev1.Node](snap, nodeKey(name))
+	self, ok := store.Get[corev1.Node](snap, nodeKey(name))
 	if !ok {
 		return "", ""
 	}
@@ -439,7 +443,7 @@ func (n *Node) admit(p *corev1.Pod) (reason, message string) {
 // resize decides on a pod that runs here and asks for more than it has.
 func (n *Node) resize(p *corev1.Pod, granted map[types.UID]*corev1.Pod) (reason, message string) {
 	snap := n.store.Snapshot()
-	self, ok := crdt.Get[corev1.Node](snap, nodeKey(n.id.NodeName))
+	self, ok := store.Get[corev1.Node](snap, nodeKey(n.id.NodeName))
 	if !ok {
 		return corev1.PodReasonDeferred, "this node is not registered"
 	}
@@ -450,10 +454,10 @@ func (n *Node) resize(p *corev1.Pod, granted map[types.UID]*corev1.Pod) (reason,
 }
 
 // admitted are the pods that this node has promised room, but for one: as large as it made them, or as it has granted since.
-func (n *Node) admitted(snap *crdt.Snapshot, but types.UID, granted map[types.UID]*corev1.Pod) []*corev1.Pod {
+func (n *Node) admitted(snap *store.Snapshot, but types.UID, granted map[types.UID]*corev1.Pod) []*corev1.Pod {
 	name := n.id.NodeName
 	var admitted []*corev1.Pod
-	for _, o := range crdt.List[corev1.Pod](snap, "pods", "") {
+	for _, o := range store.List[corev1.Pod](snap, "pods", "") {
 		ended := o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed
 		_, claimed := sched.ClaimOf(o, name)
 		if o.UID != but && !ended && sched.Holds(o, name) && (claimed || o.Status.StartTime != nil) {
@@ -585,7 +589,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	serving := newStage(ctx)
 	defer serving.stop()
 	acting.run("view", n.view.Run, failed)
-	acting.run("homes", n.homes.Run, failed)
+	acting.run("primary", n.primary.Run, failed)
 	acting.run("registration", n.register.Run, failed)
 	acting.run("settling", n.settle, failed)
 	acting.run("store quota", n.watchQuota, failed)

@@ -19,14 +19,15 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/gossip"
 	"murmur/node/member"
 )
 
 // newStore is a store in memory that runs until the test ends.
-func newStore(t *testing.T, cluster string) *crdt.Store {
+func newStore(t *testing.T, cluster string) *store.Store {
 	t.Helper()
-	s, err := crdt.Open(crdt.Config{Cluster: cluster})
+	s, err := store.Open(store.Config{Cluster: cluster})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,11 +43,11 @@ func newStore(t *testing.T, cluster string) *crdt.Store {
 	return s
 }
 
-func commit(t *testing.T, s *crdt.Store, resource string, obj runtime.Object) crdt.Key {
+func commit(t *testing.T, s *store.Store, resource string, obj runtime.Object) crdt.Key {
 	t.Helper()
 	m := obj.(metav1.Object)
 	k := crdt.Key{Resource: resource, Namespace: m.GetNamespace(), Name: m.GetName()}
-	if _, err := s.Commit(context.Background(), crdt.Write{Key: k, Object: obj}); err != nil {
+	if _, err := s.Commit(context.Background(), store.Write{Key: k, Object: obj}); err != nil {
 		t.Fatal(err)
 	}
 	return k
@@ -182,7 +183,7 @@ func TestUsersObjects(t *testing.T) {
 		return metav1.TypeMeta{APIVersion: apiVersion, Kind: kind}
 	}
 	resources := []string{"namespaces", "nodes", "configmaps", "serviceaccounts", "secrets", "pods", "events", "rbac.authorization.k8s.io/clusterroles", "flowcontrol.apiserver.k8s.io/flowschemas"}
-	fresh := func(t *testing.T) *crdt.Store {
+	fresh := func(t *testing.T) *store.Store {
 		s := newStore(t, "c")
 		commit(t, s, "namespaces", &corev1.Namespace{TypeMeta: kind("v1", "Namespace"), ObjectMeta: meta("", "default", "system:apiserver")})
 		commit(t, s, "nodes", &corev1.Node{TypeMeta: kind("v1", "Node"), ObjectMeta: meta("", "n1")})
@@ -231,15 +232,15 @@ func TestViewLetsDeletedNodesGo(t *testing.T) {
 	}
 	v := &view{self: "n1", store: s, agent: a}
 	n2 := &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: "n2"}}
-	e, err := s.Commit(t.Context(), crdt.Write{Key: nodeKey("n2"), Object: n2})
+	e, err := s.Commit(t.Context(), store.Write{Key: nodeKey("n2"), Object: n2})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Commit(t.Context(), crdt.Write{Key: nodeKey("n2"), Base: e}); err != nil {
+	if _, err := s.Commit(t.Context(), store.Write{Key: nodeKey("n2"), Base: e}); err != nil {
 		t.Fatal(err)
 	}
 	// Derived after the deletion, from a look before it.
-	if err := s.Derive(t.Context(), nodeKey("n2"), e, n2); !errors.Is(err, crdt.ErrConflict) {
+	if err := s.Derive(t.Context(), nodeKey("n2"), e, n2); !errors.Is(err, store.ErrConflict) {
 		t.Fatal(err)
 	}
 	if err := v.derive(t.Context(), nil, nil, false); err != nil {
@@ -336,7 +337,7 @@ func TestRegistrationTakesTheTaintOfAdmissionAway(t *testing.T) {
 	made := &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: "n1"},
 		Spec:   corev1.NodeSpec{Taints: []corev1.Taint{kept, {Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule}}},
 		Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionFalse}}}}
-	e, err := s.Commit(t.Context(), crdt.Write{Key: nodeKey("n1"), Object: made})
+	e, err := s.Commit(t.Context(), store.Write{Key: nodeKey("n1"), Object: made})
 	if err != nil {
 		t.Fatal(err)
 	}

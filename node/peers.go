@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/gossip"
 	"murmur/sched"
 )
@@ -40,7 +41,7 @@ func (n *Node) servePeers(ctx context.Context) error {
 	mux.HandleFunc("GET /v1/vector", answered(func(*http.Request) (any, error) { return n.store.Vector(), learns() }))
 	mux.HandleFunc("GET /v1/report", answered(func(*http.Request) (any, error) { return n.store.Report(), nil }))
 	mux.HandleFunc("POST /v1/settle", answered(func(r *http.Request) (any, error) {
-		var c crdt.Certainty
+		var c store.Certainty
 		if err := json.NewDecoder(io.LimitReader(r.Body, maxQuestion)).Decode(&c); err != nil {
 			return nil, err
 		}

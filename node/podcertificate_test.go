@@ -26,7 +26,7 @@ import (
 	"k8s.io/kubernetes/test/utils/hermeticpodcertificatesigner"
 	"k8s.io/utils/clock"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi"
 	"murmur/node/member"
 	"murmur/node/pod/podtest"
@@ -129,7 +129,7 @@ func TestPodCertificates(t *testing.T) {
 		t.Errorf("certificate of %v for %v", pair.Leaf.URIs, pair.Leaf.NotAfter.Sub(pair.Leaf.NotBefore))
 	}
 	requests := func(signer string) (out []*certificatesv1.PodCertificateRequest) {
-		for _, r := range crdt.List[certificatesv1.PodCertificateRequest](w.Store.Snapshot(), "certificates.k8s.io/podcertificaterequests", "default") {
+		for _, r := range store.List[certificatesv1.PodCertificateRequest](w.Store.Snapshot(), "certificates.k8s.io/podcertificaterequests", "default") {
 			if r.Spec.SignerName == signer {
 				out = append(out, r)
 			}

@@ -9,7 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/record"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // Bounds of --store-quota.
@@ -42,7 +42,7 @@ const quotaEvery = 5 * time.Second
 type quotaAlarm struct{ rings bool }
 
 // turn is the event of what has changed; no reason is no event.
-func (a *quotaAlarm) turn(q crdt.Quota) (kind, reason, message string) {
+func (a *quotaAlarm) turn(q store.Quota) (kind, reason, message string) {
 	if q.Full == a.rings {
 		return "", "", ""
 	}

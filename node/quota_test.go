@@ -3,7 +3,7 @@ package node
 import (
 	"testing"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 func TestTheAlarmOfTheStoreRingsOnceAndEndsOnce(t *testing.T) {
@@ -12,7 +12,7 @@ func TestTheAlarmOfTheStoreRingsOnceAndEndsOnce(t *testing.T) {
 		full bool
 		want string
 	}{{false, ""}, {true, "StoreQuotaExceeded"}, {true, ""}, {false, "StoreQuotaCleared"}, {false, ""}} {
-		if _, reason, _ := a.turn(crdt.Quota{Held: 1 << 20, Limit: 2 << 20, Full: c.full}); reason != c.want {
+		if _, reason, _ := a.turn(store.Quota{Held: 1 << 20, Limit: 2 << 20, Full: c.full}); reason != c.want {
 			t.Errorf("look %d: %q, want %q", i, reason, c.want)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/node/network"
 	"murmur/sched"
 )
@@ -28,7 +28,7 @@ const (
 // registration keeps this node's Node object: that it is there, says what this node was told to be, and owns a block of
 // pod addresses that no older node owns.
 type registration struct {
-	store    *crdt.Store
+	store    *store.Store
 	id       string
 	serf     netip.AddrPort
 	ports    string // what sched.AnnotationPorts says
@@ -86,11 +86,11 @@ func (r *registration) ensure(ctx context.Context) error {
 		base, ok := snap.Get(key)
 		if ok {
 			var err error
-			if stored, err = crdt.As[corev1.Node](base); err != nil {
+			if stored, err = store.As[corev1.Node](base); err != nil {
 				return err
 			}
 		}
-		n, err := r.wanted(stored, crdt.List[corev1.Node](snap, "nodes", ""))
+		n, err := r.wanted(stored, store.List[corev1.Node](snap, "nodes", ""))
 		if err != nil {
 			return err
 		}
@@ -100,11 +100,11 @@ func (r *registration) ensure(ctx context.Context) error {
 				return err
 			}
 		}
-		_, err = r.store.Commit(ctx, crdt.Write{Key: key, Object: n, Base: base})
+		_, err = r.store.Commit(ctx, store.Write{Key: key, Object: n, Base: base})
 		if err == nil && stored != nil && stored.Spec.PodCIDR != n.Spec.PodCIDR {
 			r.log.Warn("another node owns this node's block of pod addresses; took another", "old", stored.Spec.PodCIDR, "new", n.Spec.PodCIDR)
 		}
-		if !errors.Is(err, crdt.ErrConflict) && !errors.Is(err, crdt.ErrExists) && !errors.Is(err, crdt.ErrNotFound) {
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrExists) && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
 	}
@@ -112,8 +112,8 @@ func (r *registration) ensure(ctx context.Context) error {
 
 // untainted is the taints of a node without the one that admission gives to a Node that is made through the API. Upstream's node
 // controller takes it away when the node is ready; here whether a node is ready is derived, so this taint is not to be stored.
-func untainted(stored *crdt.Entry, shown []corev1.Taint) ([]corev1.Taint, error) {
-	n, err := crdt.As[corev1.Node](stored)
+func untainted(stored *store.Entry, shown []corev1.Taint) ([]corev1.Taint, error) {
+	n, err := store.As[corev1.Node](stored)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func (r *registration) unready(ctx context.Context) error {
 				c.LastTransitionTime = metav1.Now()
 			}
 		}
-		if _, err := r.store.Commit(ctx, crdt.Write{Key: base.Key, Object: n, Base: base}); !errors.Is(err, crdt.ErrConflict) {
+		if _, err := r.store.Commit(ctx, store.Write{Key: base.Key, Object: n, Base: base}); !errors.Is(err, store.ErrConflict) {
 			return err
 		}
 	}
@@ -174,9 +174,9 @@ func (r *registration) Run(ctx context.Context) error {
 }
 
 // origins maps the origin of each registered node's commits to its name.
-func origins(snap *crdt.Snapshot) map[string]string {
+func origins(snap *store.Snapshot) map[string]string {
 	out := map[string]string{}
-	for _, n := range crdt.List[corev1.Node](snap, "nodes", "") {
+	for _, n := range store.List[corev1.Node](snap, "nodes", "") {
 		if o := n.Annotations[annotationOrigin]; o != "" {
 			out[o] = n.Name
 		}
@@ -185,9 +185,9 @@ func origins(snap *crdt.Snapshot) map[string]string {
 }
 
 // registered lists where the members of the cluster are to be found, from the Node objects.
-func registered(snap *crdt.Snapshot) []netip.AddrPort {
+func registered(snap *store.Snapshot) []netip.AddrPort {
 	var out []netip.AddrPort
-	for _, n := range crdt.List[corev1.Node](snap, "nodes", "") {
+	for _, n := range store.List[corev1.Node](snap, "nodes", "") {
 		if ap, err := netip.ParseAddrPort(n.Annotations[annotationSerf]); err == nil {
 			out = append(out, ap)
 		}

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/gossip"
 )
 
@@ -124,7 +124,7 @@ func voters(self string, registered []string, members []gossip.Member) (must []s
 func (n *Node) settleRound(ctx context.Context, must []string) (waits []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, settleEvery/2)
 	defer cancel()
-	reports := make([]crdt.Report, len(must)+1)
+	reports := make([]store.Report, len(must)+1)
 	errs := n.each(must, func(i int, name string) (err error) {
 		reports[i], err = n.peer(name).report(ctx)
 		return err
@@ -138,7 +138,7 @@ func (n *Node) settleRound(ctx context.Context, must []string) (waits []string, 
 		return waits, errors.Join(errs...)
 	}
 	reports[len(must)] = n.store.Report()
-	certain := crdt.Conclude(reports)
+	certain := store.Conclude(reports)
 	if certain.Settled.Covers(certain.Made) && n.store.Status().Tombstones == 0 {
 		return nil, nil // nothing has happened since the last round
 	}
@@ -152,7 +152,7 @@ func settles(self, peer string, members []gossip.Member) bool {
 }
 
 // told settles this node's store with what a peer has found out, if it is the peer's turn, and as far as it can be true.
-func (n *Node) told(ctx context.Context, peer string, c crdt.Certainty) error {
+func (n *Node) told(ctx context.Context, peer string, c store.Certainty) error {
 	if !settles(n.id.NodeName, peer, n.agent.Members()) {
 		return fmt.Errorf("it is not for %s to say what is certain, as %s sees it", peer, n.id.NodeName)
 	}
@@ -164,7 +164,7 @@ func (n *Node) told(ctx context.Context, peer string, c crdt.Certainty) error {
 }
 
 // letGo settles this node's store.
-func (n *Node) letGo(ctx context.Context, c crdt.Certainty) error {
+func (n *Node) letGo(ctx context.Context, c store.Certainty) error {
 	if err := n.store.Settle(ctx, c); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/gossip"
 )
 
@@ -15,7 +16,7 @@ func (n *Node) speaks(peer string, o crdt.Origin) bool {
 	if n.joining.Load() != nil || n.store.Behind() {
 		return true
 	}
-	return bestWord(peer, crdt.List[corev1.Node](n.store.Snapshot(), "nodes", ""), o, n.agent.Peers())
+	return bestWord(peer, store.List[corev1.Node](n.store.Snapshot(), "nodes", ""), o, n.agent.Peers())
 }
 
 // bestWord is speaks. Whoever says that an origin is its own does not silence another that says so too.

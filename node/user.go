@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/util/certificate/csr"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // UserRequest asks for a client certificate. The key stays with who asks.
@@ -75,7 +76,7 @@ func (n *Node) createUser(ctx context.Context, req UserRequest) (UserReply, erro
 		return UserReply{}, fmt.Errorf("approve the certificate: %w", err)
 	}
 	for {
-		r, ok := crdt.Get[certificatesv1.CertificateSigningRequest](n.store.Snapshot(), crdt.Key{Resource: requestsResource, Name: asked.Name})
+		r, ok := store.Get[certificatesv1.CertificateSigningRequest](n.store.Snapshot(), crdt.Key{Resource: requestsResource, Name: asked.Name})
 		if !ok {
 			return UserReply{}, fmt.Errorf("the request %s was deleted", asked.Name)
 		}

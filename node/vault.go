@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/encryption"
 	"murmur/node/secrecy"
 )
@@ -85,7 +86,7 @@ func (v *vault) take() error {
 }
 
 // sealer is the vault for a store.
-func (v *vault) sealer() crdt.Sealer {
+func (v *vault) sealer() store.Sealer {
 	if v == nil {
 		return nil
 	}
@@ -125,7 +126,7 @@ func (v *vault) opened(dataDir string) error {
 
 // unlocked says what may be done about a store that cannot be decrypted.
 func unlocked(err error) error {
-	if errors.Is(err, crdt.ErrSealed) {
+	if errors.Is(err, store.ErrSealed) {
 		return fmt.Errorf("%w; start with the --encryption-provider-config, or the --secrets-encryption and key, that it was encrypted with", err)
 	}
 	return err

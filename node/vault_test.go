@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/node/secrecy"
 )
 
@@ -32,7 +33,7 @@ func openSafe(t *testing.T, cfg Config) (*safe, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, err := crdt.Open(crdt.Config{Dir: filepath.Join(cfg.DataDir, "store"), Cluster: "test", Sealer: v.sealer()})
+	store, err := store.Open(store.Config{Dir: filepath.Join(cfg.DataDir, "store"), Cluster: "test", Sealer: v.sealer()})
 	if err != nil {
 		return nil, unlocked(err)
 	}
@@ -63,7 +64,7 @@ func (s *safe) put(name, value string) {
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
 		Data: map[string][]byte{"k": []byte(value)},
 	}
-	w := crdt.Write{Key: k, Base: base, Object: o}
+	w := store.Write{Key: k, Base: base, Object: o}
 	if value == "" {
 		w.Object = nil
 	}
@@ -73,7 +74,7 @@ func (s *safe) put(name, value string) {
 }
 
 func (s *safe) get(name string) string {
-	o, _ := crdt.Get[corev1.Secret](s.store.Snapshot(), crdt.Key{Resource: "secrets", Namespace: "default", Name: name})
+	o, _ := store.Get[corev1.Secret](s.store.Snapshot(), crdt.Key{Resource: "secrets", Namespace: "default", Name: name})
 	if o == nil {
 		return ""
 	}
@@ -241,7 +242,7 @@ func TestADiskIsEncryptedAsAFileSays(t *testing.T) {
 	} {
 		c := cfg
 		change(&c)
-		if _, err := openSafe(t, c); !errors.Is(err, crdt.ErrSealed) || !strings.Contains(err.Error(), "--encryption-provider-config") {
+		if _, err := openSafe(t, c); !errors.Is(err, store.ErrSealed) || !strings.Contains(err.Error(), "--encryption-provider-config") {
 			t.Errorf("with %s: %v", what, err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/gossip"
 )
 
@@ -97,7 +98,7 @@ func nodeLease(n *corev1.Node, now time.Time) *coordinationv1.Lease {
 // view makes the store show the nodes as this node sees them, and answers who is reachable.
 type view struct {
 	self  string
-	store *crdt.Store
+	store *store.Store
 	agent *gossip.Agent
 }
 
@@ -142,7 +143,7 @@ func (v *view) Unheard() bool {
 }
 
 // Owner names the node whose store makes versions like one; "" if none is registered, or more than one.
-func (v *view) Owner(version crdt.Version) (node string) {
+func (v *view) Owner(version store.Version) (node string) {
 	for origin, name := range origins(v.store.Snapshot()) {
 		o, err := crdt.ParseOrigin(origin)
 		if err != nil || !version.Of(o) {
@@ -199,9 +200,9 @@ func (v *view) derive(ctx context.Context, firstSeen map[types.UID]time.Time, le
 	snap := v.store.Snapshot()
 	sights := v.sights()
 	now := time.Now()
-	put := func(k crdt.Key, from *crdt.Entry, obj runtime.Object) error {
+	put := func(k crdt.Key, from *store.Entry, obj runtime.Object) error {
 		err := v.store.Derive(ctx, k, from, obj)
-		if ctx.Err() != nil || errors.Is(err, crdt.ErrConflict) {
+		if ctx.Err() != nil || errors.Is(err, store.ErrConflict) {
 			return nil // it is gone, or another; that wakes us
 		}
 		return err
@@ -212,7 +213,7 @@ func (v *view) derive(ctx context.Context, firstSeen map[types.UID]time.Time, le
 		if !ok {
 			continue
 		}
-		n, err := crdt.As[corev1.Node](stored)
+		n, err := store.As[corev1.Node](stored)
 		if err != nil {
 			continue
 		}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // cluster is nodes in one process: a store and a scheduler each, pipes between them, and deltas exchanged all the time.
@@ -36,7 +37,7 @@ type member struct {
 	c         *cluster
 	name      string
 	dir       string
-	store     *crdt.Store
+	store     *store.Store
 	sched     *Scheduler
 	events    *record.FakeRecorder
 	listener  *pipeListener
@@ -101,16 +102,16 @@ func newCluster(t testing.TB, n int) *cluster {
 		name := fmt.Sprintf("n%d", i+1)
 		m := &member{c: c, name: name, dir: t.TempDir()}
 		c.nodes[name] = m
-		store, err := crdt.Open(crdt.Config{Cluster: "test"})
+		replica, err := store.Open(store.Config{Cluster: "test"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.store = store
+		m.store = replica
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
-		go func() { defer close(done); _ = store.Run(ctx) }()
-		m.stopStore = func() { cancel(); <-done; _ = store.Close() }
-		if _, err := store.Commit(t.Context(), crdt.Write{Key: crdt.Key{Resource: "nodes", Name: name}, Object: testNode(name, "4", "8Gi")}); err != nil {
+		go func() { defer close(done); _ = replica.Run(ctx) }()
+		m.stopStore = func() { cancel(); <-done; _ = replica.Close() }
+		if _, err := replica.Commit(t.Context(), store.Write{Key: crdt.Key{Resource: "nodes", Name: name}, Object: testNode(name, "4", "8Gi")}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -232,9 +233,9 @@ func (m *member) end(name string) {
 		if !ok {
 			m.c.t.Fatalf("no pod %s", name)
 		}
-		if _, err := m.store.Commit(m.c.t.Context(), crdt.Write{Key: e.Key, Base: e}); err == nil {
+		if _, err := m.store.Commit(m.c.t.Context(), store.Write{Key: e.Key, Base: e}); err == nil {
 			return
-		} else if !errors.Is(err, crdt.ErrConflict) {
+		} else if !errors.Is(err, store.ErrConflict) {
 			m.c.t.Fatal(err)
 		}
 	}
@@ -299,15 +300,15 @@ func (m *member) create(pod *corev1.Pod) {
 	if m.sched != nil && pod.Annotations == nil {
 		pod.Annotations = m.sched.ArbiterAnnotations()
 	}
-	if _, err := m.store.Commit(m.c.t.Context(), crdt.Write{Key: podKey(pod.Namespace, pod.Name), Object: pod}); err != nil {
+	if _, err := m.store.Commit(m.c.t.Context(), store.Write{Key: podKey(pod.Namespace, pod.Name), Object: pod}); err != nil {
 		m.c.t.Fatal(err)
 	}
 }
 
-func (m *member) pods() []*corev1.Pod { return crdt.List[corev1.Pod](m.store.Snapshot(), "pods", "") }
+func (m *member) pods() []*corev1.Pod { return store.List[corev1.Pod](m.store.Snapshot(), "pods", "") }
 
 func (m *member) pod(name string) *corev1.Pod {
-	p, _ := crdt.Get[corev1.Pod](m.store.Snapshot(), podKey("default", name))
+	p, _ := store.Get[corev1.Pod](m.store.Snapshot(), podKey("default", name))
 	return p
 }
 
@@ -627,7 +628,7 @@ func TestRoomThatBecomesFreeIsTakenSoon(t *testing.T) {
 	eventually(t, "b pending", func() bool { return scheduled(n1.pod("b")) != nil })
 	time.Sleep(2500 * time.Millisecond) // two more failures: the back-off is 4 s now
 	e, _ := n1.store.Snapshot().Get(podKey("default", "a"))
-	if _, err := n1.store.Commit(t.Context(), crdt.Write{Key: podKey("default", "a"), Base: e}); err != nil {
+	if _, err := n1.store.Commit(t.Context(), store.Write{Key: podKey("default", "a"), Base: e}); err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now()
@@ -653,7 +654,7 @@ func BenchmarkBind(b *testing.B) {
 					<-wake.C
 				}
 				for e, _ := n1.store.Snapshot().Get(podKey("default", name)); ; e, _ = n1.store.Snapshot().Get(podKey("default", name)) {
-					if _, err := n1.store.Commit(b.Context(), crdt.Write{Key: podKey("default", name), Base: e}); err == nil {
+					if _, err := n1.store.Commit(b.Context(), store.Write{Key: podKey("default", name), Base: e}); err == nil {
 						break
 					}
 				}

@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // View is who is there, as this node sees it.
@@ -36,7 +37,7 @@ const Service = "sched"
 // Config is what a scheduler is made with. Store, Node and View are required; Dial and Listener too unless the node is
 // always alone.
 type Config struct {
-	Store *crdt.Store
+	Store *store.Store
 	// Node is this node's name.
 	Node string
 	// Dir keeps the incarnation and the promises. Empty: no memory, for tests.
@@ -246,20 +247,20 @@ func (s *Scheduler) look(ctx context.Context, wg *sync.WaitGroup, now time.Time)
 func (s *Scheduler) world() *World {
 	snap := s.config.Store.Snapshot()
 	w := &World{
-		Nodes: crdt.List[corev1.Node](snap, "nodes", ""),
+		Nodes: store.List[corev1.Node](snap, "nodes", ""),
 		Alive: s.config.View.Alive(),
 		RTT:   s.config.View.RTT,
 		Budgets: func() []*policyv1.PodDisruptionBudget {
-			return crdt.List[policyv1.PodDisruptionBudget](snap, "policy/poddisruptionbudgets", "")
+			return store.List[policyv1.PodDisruptionBudget](snap, "policy/poddisruptionbudgets", "")
 		},
 		Ready: s.config.Ready,
 		Pod: func(namespace, name string) *corev1.Pod {
-			pod, _ := crdt.Get[corev1.Pod](snap, podKey(namespace, name))
+			pod, _ := store.Get[corev1.Pod](snap, podKey(namespace, name))
 			return pod
 		},
 		All: func(yield func(*corev1.Pod) bool) {
 			for e := range snap.Range("pods", "", "") {
-				if pod, err := crdt.As[corev1.Pod](e); err == nil && !yield(pod) {
+				if pod, err := store.As[corev1.Pod](e); err == nil && !yield(pod) {
 					return
 				}
 			}

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 func podKey(namespace, name string) crdt.Key {
@@ -25,13 +26,13 @@ func edit[T any, P interface {
 	DeepCopy() P
 	metav1.Object
 	runtime.Object
-}](ctx context.Context, store *crdt.Store, key crdt.Key, change func(P) error) error {
+}](ctx context.Context, replica *store.Store, key crdt.Key, change func(P) error) error {
 	for {
-		e, ok := store.Snapshot().Get(key)
+		e, ok := replica.Snapshot().Get(key)
 		if !ok {
-			return fmt.Errorf("%s: %w", key, crdt.ErrNotFound)
+			return fmt.Errorf("%s: %w", key, store.ErrNotFound)
 		}
-		have, err := crdt.As[T](e)
+		have, err := store.As[T](e)
 		if err != nil {
 			return err
 		}
@@ -41,18 +42,18 @@ func edit[T any, P interface {
 		} else if err != nil {
 			return err
 		}
-		_, err = store.Commit(ctx, crdt.Write{Key: key, Object: obj, Base: e})
-		if !errors.Is(err, crdt.ErrConflict) {
+		_, err = replica.Commit(ctx, store.Write{Key: key, Object: obj, Base: e})
+		if !errors.Is(err, store.ErrConflict) {
 			return err
 		}
 	}
 }
 
-func editPod(ctx context.Context, store *crdt.Store, p Placement, change func(*corev1.Pod) error) (*corev1.Pod, error) {
+func editPod(ctx context.Context, replica *store.Store, p Placement, change func(*corev1.Pod) error) (*corev1.Pod, error) {
 	var out *corev1.Pod
-	err := edit(ctx, store, podKey(p.Namespace, p.Name), func(pod *corev1.Pod) error {
+	err := edit(ctx, replica, podKey(p.Namespace, p.Name), func(pod *corev1.Pod) error {
 		if pod.UID != p.UID {
-			return fmt.Errorf("pod %s/%s: %w: another has its name now", p.Namespace, p.Name, crdt.ErrNotFound)
+			return fmt.Errorf("pod %s/%s: %w: another has its name now", p.Namespace, p.Name, store.ErrNotFound)
 		}
 		pod.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
 		out = pod
@@ -67,7 +68,7 @@ func (s *Scheduler) claim(ctx context.Context, w ClaimWrite) (*corev1.Pod, error
 		if err := applyClaim(pod, w, s.config.Node, s.alive); err != nil {
 			return err
 		}
-		if node, ok := crdt.Get[corev1.Node](s.config.Store.Snapshot(), crdt.Key{Resource: "nodes", Name: pod.Spec.NodeName}); ok {
+		if node, ok := store.Get[corev1.Node](s.config.Store.Snapshot(), crdt.Key{Resource: "nodes", Name: pod.Spec.NodeName}); ok {
 			locate(pod, node)
 		}
 		if w.First {
@@ -166,7 +167,7 @@ func (s *Scheduler) verdict(ctx context.Context, v Verdict) {
 		return nil
 	})
 	if err != nil {
-		if ctx.Err() == nil && !errors.Is(err, crdt.ErrNotFound) {
+		if ctx.Err() == nil && !errors.Is(err, store.ErrNotFound) {
 			s.config.Log.Warn("write why a pod is pending", "pod", v.Namespace+"/"+v.Name, "err", err)
 		}
 	} else if told {
@@ -197,7 +198,7 @@ func (s *Scheduler) condition(pod *corev1.Pod, want corev1.PodCondition) bool {
 
 // evict tells the victims why they go, and deletes them, if the pod for which they go still waits.
 func (s *Scheduler) evict(ctx context.Context, e Eviction) error {
-	by, ok := crdt.Get[corev1.Pod](s.config.Store.Snapshot(), podKey(e.Namespace, e.Name))
+	by, ok := store.Get[corev1.Pod](s.config.Store.Snapshot(), podKey(e.Namespace, e.Name))
 	if !ok || by.UID != e.UID || !wanted(by) {
 		return errors.New("the pod is not to be placed any more")
 	}
@@ -223,7 +224,7 @@ func (s *Scheduler) evictOne(ctx context.Context, victim, by *corev1.Pod) error 
 		}
 		return nil
 	})
-	if errors.Is(err, crdt.ErrNotFound) || err == nil && !goes {
+	if errors.Is(err, store.ErrNotFound) || err == nil && !goes {
 		return nil
 	}
 	if err != nil {

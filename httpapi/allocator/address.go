@@ -10,7 +10,7 @@ import (
 	core "k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/registry/core/service/ipallocator"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // reservedAddresses at the beginning of the range are for those who name them: .1 is the API, .10 is DNS.
@@ -18,7 +18,7 @@ const reservedAddresses = 16
 
 // addresses is upstream's cluster address allocator over the Services in the store.
 type addresses struct {
-	store  *crdt.Store
+	store  *store.Store
 	claims *claims
 	cidr   netip.Prefix
 	reserved[netip.Addr]
@@ -27,13 +27,13 @@ type addresses struct {
 
 var _ ipallocator.Interface = (*addresses)(nil)
 
-func newAddresses(store *crdt.Store, c *claims, cidr netip.Prefix) *addresses {
+func newAddresses(store *store.Store, c *claims, cidr netip.Prefix) *addresses {
 	return &addresses{store: store, claims: c, cidr: cidr.Masked()}
 }
 
 func (a *addresses) used() map[netip.Addr]bool {
 	out := map[netip.Addr]bool{}
-	for _, svc := range crdt.List[corev1.Service](a.store.Snapshot(), "services", "") {
+	for _, svc := range store.List[corev1.Service](a.store.Snapshot(), "services", "") {
 		for _, ip := range svc.Spec.ClusterIPs {
 			if addr, err := netip.ParseAddr(ip); err == nil {
 				out[addr] = true

@@ -18,6 +18,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/service/ipallocator"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const (
@@ -49,7 +50,7 @@ func uses(svc *corev1.Service, k crdt.Key) bool {
 }
 
 // claimant is the "namespace/name" of the Service that a claim is for, and when it was made.
-func claimant(e *crdt.Entry) (owner string, made time.Time) {
+func claimant(e *store.Entry) (owner string, made time.Time) {
 	value, err := e.Map()
 	if err != nil {
 		return "", made
@@ -104,7 +105,7 @@ type claims struct {
 	// and the claims to be dropped, of numbers that Services no longer use.
 	notes    sync.Mutex
 	lost     map[crdt.Key]int
-	released []*crdt.Entry
+	released []*store.Entry
 }
 
 // free tells whether a number may be claimed for the Service that draws, as far as is known here.
@@ -124,19 +125,19 @@ func (c *claims) draw(k crdt.Key) bool {
 	return true
 }
 
-func (c *claims) owns(owner string, e *crdt.Entry) bool {
+func (c *claims) owns(owner string, e *store.Entry) bool {
 	of, _ := claimant(e)
 	return of == owner
 }
 
 // void tells whether a claim is older than any Service that it could be for, and no Service uses its number.
-func (c *claims) void(snap *crdt.Snapshot, e *crdt.Entry) bool {
+func (c *claims) void(snap *store.Snapshot, e *store.Entry) bool {
 	owner, made := claimant(e)
 	if time.Since(made) < claimLife {
 		return false
 	}
 	namespace, name, _ := strings.Cut(owner, "/")
-	svc, ok := crdt.Get[corev1.Service](snap, crdt.Key{Resource: "services", Namespace: namespace, Name: name})
+	svc, ok := store.Get[corev1.Service](snap, crdt.Key{Resource: "services", Namespace: namespace, Name: name})
 	return !ok || !uses(svc, e.Key)
 }
 
@@ -151,7 +152,7 @@ func (c *claims) take(ctx context.Context, owner string, k crdt.Key) error {
 	namespace, name, _ := strings.Cut(owner, "/")
 	for range claimAttempts {
 		snap := c.cfg.Store.Snapshot()
-		w := crdt.Write{Key: k, Object: newClaim(k, namespace, name)}
+		w := store.Write{Key: k, Object: newClaim(k, namespace, name)}
 		if e, ok := snap.Get(k); ok {
 			if c.owns(owner, e) {
 				return nil
@@ -159,13 +160,13 @@ func (c *claims) take(ctx context.Context, owner string, k crdt.Key) error {
 			if !c.void(snap, e) {
 				return errClaimed
 			}
-			w = crdt.Write{Key: k, Base: e}
+			w = store.Write{Key: k, Base: e}
 		}
 		_, err := c.cfg.Commit(ctx, w)
 		switch {
 		case err == nil && w.Base == nil:
 			return nil
-		case err == nil, errors.Is(err, crdt.ErrExists), errors.Is(err, crdt.ErrConflict), errors.Is(err, crdt.ErrNotFound):
+		case err == nil, errors.Is(err, store.ErrExists), errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrNotFound):
 			continue // as it is now, it is looked at again
 		}
 		return fmt.Errorf("claim %s: %w", k.Name, err)
@@ -233,14 +234,14 @@ func (c *claims) settle() {
 }
 
 // drop takes a claim away if it is what it was, and no Service uses its number.
-func (c *claims) drop(e *crdt.Entry) {
-	for _, svc := range crdt.List[corev1.Service](c.cfg.Store.Snapshot(), "services", "") {
+func (c *claims) drop(e *store.Entry) {
+	for _, svc := range store.List[corev1.Service](c.cfg.Store.Snapshot(), "services", "") {
 		if uses(svc, e.Key) {
 			return
 		}
 	}
 	// If it cannot be dropped now it is void after a while.
-	if _, err := c.cfg.Store.Commit(context.Background(), crdt.Write{Key: e.Key, Base: e}); err != nil {
+	if _, err := c.cfg.Store.Commit(context.Background(), store.Write{Key: e.Key, Base: e}); err != nil {
 		c.cfg.Log.Debug("drop a claim", "of", e.Key, "err", err)
 	}
 }

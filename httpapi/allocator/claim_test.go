@@ -12,6 +12,7 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 func check(t testing.TB, err error) {
@@ -22,9 +23,9 @@ func check(t testing.TB, err error) {
 }
 
 // newServices allocates over a store in memory.
-func newServices(t *testing.T) (*Services, *crdt.Store) {
+func newServices(t *testing.T) (*Services, *store.Store) {
 	t.Helper()
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	store, err := store.Open(store.Config{Cluster: "test"})
 	check(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -35,12 +36,12 @@ func newServices(t *testing.T) (*Services, *crdt.Store) {
 }
 
 // service puts a Service with an address and its claim into the store.
-func service(t *testing.T, s *Services, store *crdt.Store, name string, addr netip.Addr) {
+func service(t *testing.T, s *Services, replica *store.Store, name string, addr netip.Addr) {
 	t.Helper()
 	svc := &corev1.Service{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Service"}, ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
 		Spec: corev1.ServiceSpec{ClusterIP: addr.String(), ClusterIPs: []string{addr.String()}}}
 	check(t, s.claims.take(t.Context(), "default/"+name, addressClaim(addr)))
-	_, err := store.Commit(t.Context(), crdt.Write{Key: crdt.Key{Resource: "services", Namespace: "default", Name: name}, Object: svc})
+	_, err := replica.Commit(t.Context(), store.Write{Key: crdt.Key{Resource: "services", Namespace: "default", Name: name}, Object: svc})
 	check(t, err)
 }
 

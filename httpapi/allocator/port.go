@@ -8,12 +8,12 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/kubernetes/pkg/registry/core/service/portallocator"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // ports is upstream's node port allocator over the Services in the store.
 type ports struct {
-	store  *crdt.Store
+	store  *store.Store
 	claims *claims
 	span   utilnet.PortRange
 	reserved[int]
@@ -21,13 +21,13 @@ type ports struct {
 
 var _ portallocator.Interface = (*ports)(nil)
 
-func newPorts(store *crdt.Store, c *claims, span utilnet.PortRange) *ports {
+func newPorts(store *store.Store, c *claims, span utilnet.PortRange) *ports {
 	return &ports{store: store, claims: c, span: span}
 }
 
 func (p *ports) used() map[int]bool {
 	out := map[int]bool{}
-	for _, svc := range crdt.List[corev1.Service](p.store.Snapshot(), "services", "") {
+	for _, svc := range store.List[corev1.Service](p.store.Snapshot(), "services", "") {
 		for _, port := range svc.Spec.Ports {
 			if port.NodePort != 0 {
 				out[int(port.NodePort)] = true

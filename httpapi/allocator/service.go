@@ -22,14 +22,15 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/service/portallocator"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/storage"
 )
 
 // Config is what allocation takes.
 type Config struct {
-	Store *crdt.Store
+	Store *store.Store
 	// Commit makes a write as the request in its context asks for: at one node for all, if it came from outside.
-	Commit func(ctx context.Context, w crdt.Write) (*crdt.Entry, error)
+	Commit func(ctx context.Context, w store.Write) (*store.Entry, error)
 	// Addresses and Ports are the ranges.
 	Addresses netip.Prefix
 	Ports     utilnet.PortRange
@@ -160,7 +161,7 @@ func invalidNumber(svc *core.Service, err error) error {
 func (s *Services) Claim(ctx context.Context, svc *corev1.Service, numbers []crdt.Key) error {
 	ctx = storage.WithRequest(ctx, storage.Request{Outside: true})
 	for _, k := range numbers {
-		w := crdt.Write{Key: k, Object: newClaim(k, svc.Namespace, svc.Name)}
+		w := store.Write{Key: k, Object: newClaim(k, svc.Namespace, svc.Name)}
 		if e, ok := s.cfg.Store.Snapshot().Get(k); ok {
 			_, made := claimant(e)
 			w.Base = e
@@ -192,7 +193,7 @@ func (s *Services) Renumber(ctx context.Context, svc *corev1.Service, numbers []
 			return fmt.Errorf("another number than %s for service %s/%s: %w", k.Name, svc.Namespace, svc.Name, err)
 		}
 	}
-	_, err := s.cfg.Store.Commit(ctx, crdt.Write{Key: base.Key, Object: next, Base: base})
+	_, err := s.cfg.Store.Commit(ctx, store.Write{Key: base.Key, Object: next, Base: base})
 	return err
 }
 

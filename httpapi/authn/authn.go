@@ -22,6 +22,7 @@ import (
 	"k8s.io/kubernetes/pkg/serviceaccount"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/caller"
 	"murmur/httpapi/issuers"
 	"murmur/httpapi/storage"
@@ -29,7 +30,7 @@ import (
 
 // Config is what proves who asks.
 type Config struct {
-	Store *crdt.Store
+	Store *store.Store
 	// Node is this node's name.
 	Node string
 	// Issuer is the tokens' issuer and default audience.
@@ -108,10 +109,10 @@ func (a *Authenticator) nobody(r *http.Request) (*authenticator.Response, bool, 
 }
 
 // tokenSubjects finds what a ServiceAccount token is bound to, so that a token dies with it.
-type tokenSubjects struct{ store *crdt.Store }
+type tokenSubjects struct{ store *store.Store }
 
 func subject[T any](t tokenSubjects, resource, namespace, name string) (*T, error) {
-	obj, ok := crdt.Get[T](t.store.Snapshot(), crdt.Key{Resource: resource, Namespace: namespace, Name: name})
+	obj, ok := store.Get[T](t.store.Snapshot(), crdt.Key{Resource: resource, Namespace: namespace, Name: name})
 	if !ok {
 		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: resource}, name)
 	}

@@ -28,6 +28,7 @@ import (
 	"k8s.io/kubernetes/pkg/serviceaccount"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/standing"
 )
 
@@ -260,7 +261,7 @@ func (p *publicKeys) GetPublicKeys(ctx context.Context, name string) []serviceac
 // believed is upstream's authenticator with one more question: whether the node that signed a token may speak for whom it names.
 type believed struct {
 	authenticator.Token
-	store *crdt.Store
+	store *store.Store
 }
 
 var errKeyGone = errors.New("the key that signed its token is not believed any more")
@@ -301,8 +302,8 @@ func (b *believed) AuthenticateToken(ctx context.Context, token string) (*authen
 }
 
 // runs tells whether a pod of an account is on a node.
-func runs(store *crdt.Store, node, namespace, account, name, uid string) bool {
-	p, ok := crdt.Get[corev1.Pod](store.Snapshot(), crdt.Key{Resource: "pods", Namespace: namespace, Name: name})
+func runs(replica *store.Store, node, namespace, account, name, uid string) bool {
+	p, ok := store.Get[corev1.Pod](replica.Snapshot(), crdt.Key{Resource: "pods", Namespace: namespace, Name: name})
 	return ok && uid != "" && string(p.UID) == uid && p.Spec.NodeName == node && node != "" &&
 		cmp.Or(p.Spec.ServiceAccountName, "default") == account
 }
@@ -333,7 +334,7 @@ func (t *tokens) Create(ctx context.Context, name string, obj runtime.Object, va
 		namespace, _ := request.NamespaceFrom(ctx)
 		if req, ok := obj.(*authentication.TokenRequest); ok {
 			if ref := req.Spec.BoundObjectRef; ref != nil && ref.Kind == "Pod" {
-				pod, ok := crdt.Get[corev1.Pod](g.store.Snapshot(), crdt.Key{Resource: "pods", Namespace: namespace, Name: ref.Name})
+				pod, ok := store.Get[corev1.Pod](g.store.Snapshot(), crdt.Key{Resource: "pods", Namespace: namespace, Name: ref.Name})
 				if ok && runs(g.store, g.node, namespace, name, ref.Name, string(pod.UID)) {
 					return nil
 				}
@@ -347,7 +348,7 @@ func (t *tokens) Create(ctx context.Context, name string, obj runtime.Object, va
 type generator struct {
 	keys         TokenKeys
 	issuer, node string
-	store        *crdt.Store
+	store        *store.Store
 }
 
 func (g *generator) GenerateToken(ctx context.Context, claims *jwt.Claims, private any) (string, error) {

@@ -21,6 +21,7 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/admit"
 )
 
@@ -33,7 +34,7 @@ type Authorizer struct {
 }
 
 // New decides by what is in a store. Nodes may also do what rules say, beside upstream's for them.
-func New(store *crdt.Store, nodes []rbacv1.PolicyRule) (*Authorizer, error) {
+func New(store *store.Store, nodes []rbacv1.PolicyRule) (*Authorizer, error) {
 	roles := roles{store}
 	byRole := rbac.New(roles, roles, roles, roles)
 	all, err := union.New(
@@ -48,10 +49,10 @@ func New(store *crdt.Store, nodes []rbacv1.PolicyRule) (*Authorizer, error) {
 }
 
 // roles reads RBAC objects from the newest snapshot.
-type roles struct{ store *crdt.Store }
+type roles struct{ store *store.Store }
 
 func (r roles) GetRole(_ context.Context, namespace, name string) (*rbacv1.Role, error) {
-	role, ok := crdt.Get[rbacv1.Role](r.store.Snapshot(), crdt.Key{Resource: "rbac.authorization.k8s.io/roles", Namespace: namespace, Name: name})
+	role, ok := store.Get[rbacv1.Role](r.store.Snapshot(), crdt.Key{Resource: "rbac.authorization.k8s.io/roles", Namespace: namespace, Name: name})
 	if !ok {
 		return nil, apierrors.NewNotFound(rbacv1.Resource("roles"), name)
 	}
@@ -59,25 +60,25 @@ func (r roles) GetRole(_ context.Context, namespace, name string) (*rbacv1.Role,
 }
 
 func (r roles) ListRoleBindings(_ context.Context, namespace string) ([]*rbacv1.RoleBinding, error) {
-	return crdt.List[rbacv1.RoleBinding](r.store.Snapshot(), "rbac.authorization.k8s.io/rolebindings", namespace), nil
+	return store.List[rbacv1.RoleBinding](r.store.Snapshot(), "rbac.authorization.k8s.io/rolebindings", namespace), nil
 }
 
 func (r roles) ListClusterRoleBindings(context.Context) ([]*rbacv1.ClusterRoleBinding, error) {
-	return crdt.List[rbacv1.ClusterRoleBinding](r.store.Snapshot(), "rbac.authorization.k8s.io/clusterrolebindings", ""), nil
+	return store.List[rbacv1.ClusterRoleBinding](r.store.Snapshot(), "rbac.authorization.k8s.io/clusterrolebindings", ""), nil
 }
 
 // GetClusterRole gives a role its aggregated rules as they are at this moment, so that no controller has to have
 // run first.
 func (r roles) GetClusterRole(_ context.Context, name string) (*rbacv1.ClusterRole, error) {
 	snap := r.store.Snapshot()
-	role, ok := crdt.Get[rbacv1.ClusterRole](snap, crdt.Key{Resource: "rbac.authorization.k8s.io/clusterroles", Name: name})
+	role, ok := store.Get[rbacv1.ClusterRole](snap, crdt.Key{Resource: "rbac.authorization.k8s.io/clusterroles", Name: name})
 	if !ok {
 		return nil, apierrors.NewNotFound(rbacv1.Resource("clusterroles"), name)
 	}
 	if role.AggregationRule == nil {
 		return role, nil
 	}
-	return aggregate(role, crdt.List[rbacv1.ClusterRole](snap, "rbac.authorization.k8s.io/clusterroles", ""), map[string]bool{}), nil
+	return aggregate(role, store.List[rbacv1.ClusterRole](snap, "rbac.authorization.k8s.io/clusterroles", ""), map[string]bool{}), nil
 }
 
 // aggregate is the role with the rules of all roles that its selectors choose, and of those that these choose.
@@ -108,7 +109,7 @@ func aggregate(role *rbacv1.ClusterRole, all []*rbacv1.ClusterRole, seen map[str
 // requests for pods' certificates and pods no more than has to do with the pods bound to it. Upstream keeps a graph of what has to do with what; here the node's
 // part of it is drawn from the newest snapshot when a node asks, which is seldom.
 type nodeAuthorizer struct {
-	store *crdt.Store
+	store *store.Store
 	rules []rbacv1.PolicyRule
 }
 
@@ -125,25 +126,25 @@ func (n nodeAuthorizer) graph(name, resource string) *nodeauthorizer.Graph {
 	g, snap := nodeauthorizer.NewGraph(), n.store.Snapshot()
 	switch resource {
 	case "volumeattachments":
-		for _, va := range crdt.List[storagev1.VolumeAttachment](snap, "storage.k8s.io/volumeattachments", "") {
+		for _, va := range store.List[storagev1.VolumeAttachment](snap, "storage.k8s.io/volumeattachments", "") {
 			if va.Spec.NodeName == name {
 				g.AddVolumeAttachment(va.Name, name)
 			}
 		}
 	case "podcertificaterequests":
-		for _, pcr := range crdt.List[certificatesv1.PodCertificateRequest](snap, "certificates.k8s.io/podcertificaterequests", "") {
+		for _, pcr := range store.List[certificatesv1.PodCertificateRequest](snap, "certificates.k8s.io/podcertificaterequests", "") {
 			if string(pcr.Spec.NodeName) == name {
 				g.AddPodCertificateRequest(pcr)
 			}
 		}
 	case "secrets", "configmaps", "persistentvolumeclaims", "persistentvolumes", "serviceaccounts", "pods":
-		for _, pod := range crdt.List[corev1.Pod](snap, "pods", "") {
+		for _, pod := range store.List[corev1.Pod](snap, "pods", "") {
 			if pod.Spec.NodeName == name {
 				g.AddPod(pod)
 			}
 		}
 		if resource == "secrets" || resource == "persistentvolumes" {
-			for _, pv := range crdt.List[corev1.PersistentVolume](snap, "persistentvolumes", "") {
+			for _, pv := range store.List[corev1.PersistentVolume](snap, "persistentvolumes", "") {
 				g.AddPV(pv)
 			}
 		}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/versioning"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // form is the form of a defined kind in one of its versions. In the store objects are JSON of the storage version; the
@@ -27,7 +28,7 @@ type form struct {
 }
 
 // Internal converts, prunes and defaults.
-func (f form) Internal(e *crdt.Entry, into runtime.Object) error {
+func (f form) Internal(e *store.Entry, into runtime.Object) error {
 	u := &unstructured.Unstructured{}
 	if err := e.Into(u); err != nil {
 		return err
@@ -61,7 +62,7 @@ func (f form) Internal(e *crdt.Entry, into runtime.Object) error {
 }
 
 // Stored converts, and notes how the object is merged.
-func (f form) Stored(obj runtime.Object, base *crdt.Entry) (runtime.Object, error) {
+func (f form) Stored(obj runtime.Object, base *store.Entry) (runtime.Object, error) {
 	c := f.served
 	out, err := c.convert.ConvertToVersion(obj, c.kind.Version)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/admit"
 	"murmur/httpapi/storage"
 	"murmur/httpapi/turn"
@@ -39,7 +40,7 @@ func (cs *Kinds) Run(ctx context.Context) {
 func (cs *Kinds) sweep(ctx context.Context, seen map[string]*apiextensionsv1.CustomResourceDefinition) {
 	snap := cs.cfg.Store.Snapshot()
 	present := map[string]bool{}
-	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "") {
+	for _, crd := range store.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "") {
 		present[crd.Name], seen[crd.Name] = true, crd
 	}
 	for name, crd := range seen {
@@ -143,7 +144,7 @@ func (cs *Kinds) cleanUp(ctx context.Context, crd *apiextensionsv1.CustomResourc
 }
 
 // remove deletes one custom object, or marks it if it has finalizers and its kind is served.
-func (cs *Kinds) remove(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, kind *storage.Kind, e *crdt.Entry) (err error) {
+func (cs *Kinds) remove(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, kind *storage.Kind, e *store.Entry) (err error) {
 	ctx, end := cs.cfg.Record(ctx, kind, e)
 	defer func() { end(err) }()
 	if crd == nil || !Established(crd) {
@@ -167,8 +168,8 @@ func (cs *Kinds) Discard(ctx context.Context, k crdt.Key) error {
 	if !ok {
 		return nil
 	}
-	_, err := cs.cfg.Store.Commit(ctx, crdt.Write{Key: k, Base: e})
-	if errors.Is(err, crdt.ErrNotFound) || errors.Is(err, crdt.ErrConflict) {
+	_, err := cs.cfg.Store.Commit(ctx, store.Write{Key: k, Base: e})
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) {
 		return nil // gone, or to be looked at again
 	}
 	return err

@@ -16,7 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/admit"
 	"murmur/httpapi/storage"
 )
@@ -35,11 +35,11 @@ func Terminating(crd *apiextensionsv1.CustomResourceDefinition) bool {
 // and the conditions. So a kind is there with the answer to the request that made its definition.
 type DefinitionForm struct {
 	storage.Native
-	Store *crdt.Store
+	Store *store.Store
 }
 
 // Stored settles what is written.
-func (f DefinitionForm) Stored(obj runtime.Object, base *crdt.Entry) (runtime.Object, error) {
+func (f DefinitionForm) Stored(obj runtime.Object, base *store.Entry) (runtime.Object, error) {
 	out, err := f.Native.Stored(obj, base)
 	if crd, ok := out.(*apiextensionsv1.CustomResourceDefinition); ok && err == nil {
 		settle(crd, Definitions(f.Store.Snapshot()), metav1.Now())
@@ -48,8 +48,8 @@ func (f DefinitionForm) Stored(obj runtime.Object, base *crdt.Entry) (runtime.Ob
 }
 
 // Definitions lists those that there are.
-func Definitions(snap *crdt.Snapshot) []*apiextensionsv1.CustomResourceDefinition {
-	return crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "")
+func Definitions(snap *store.Snapshot) []*apiextensionsv1.CustomResourceDefinition {
+	return store.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "")
 }
 
 // settle puts into a definition's status what follows from it and from the others, and says whether that is news.
@@ -217,7 +217,7 @@ func nonStructural(crd *apiextensionsv1.CustomResourceDefinition) *apiextensions
 }
 
 // State is a number that differs when the definitions do.
-func State(snap *crdt.Snapshot) uint64 {
+func State(snap *store.Snapshot) uint64 {
 	h := fnv.New64a()
 	var b [8]byte
 	for e := range snap.Range(storage.Definitions, "", "") {

@@ -36,13 +36,14 @@ import (
 	smd "sigs.k8s.io/structured-merge-diff/v6/typed"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/admit"
 	"murmur/httpapi/storage"
 )
 
 // Config is what defined kinds take.
 type Config struct {
-	Store *crdt.Store
+	Store *store.Store
 	// Backend is where their objects are.
 	Backend *storage.Backend
 	// Node is this node's name.
@@ -63,7 +64,7 @@ type Config struct {
 		UpdateStatus(ctx context.Context, obj runtime.Object) (runtime.Object, error)
 	}
 	// Record is told of each object that is deleted because its definition is, and what it returns of the outcome.
-	Record func(ctx context.Context, k *storage.Kind, e *crdt.Entry) (context.Context, func(error))
+	Record func(ctx context.Context, k *storage.Kind, e *store.Entry) (context.Context, func(error))
 	Log    *slog.Logger
 }
 
@@ -123,11 +124,11 @@ func New(cfg Config) (*Kinds, error) {
 }
 
 // Definition finds what defines a resource. Of the store's own documents nothing does, whatever an older node let in.
-func Definition(snap *crdt.Snapshot, resource schema.GroupResource) *apiextensionsv1.CustomResourceDefinition {
+func Definition(snap *store.Snapshot, resource schema.GroupResource) *apiextensionsv1.CustomResourceDefinition {
 	if admit.Reserved(resource.Group) {
 		return nil
 	}
-	crd, _ := crdt.Get[apiextensionsv1.CustomResourceDefinition](snap, crdt.Key{Resource: storage.Definitions, Name: resource.String()})
+	crd, _ := store.Get[apiextensionsv1.CustomResourceDefinition](snap, crdt.Key{Resource: storage.Definitions, Name: resource.String()})
 	return crd
 }
 
@@ -141,7 +142,7 @@ func KindOf(crd *apiextensionsv1.CustomResourceDefinition) (*storage.Kind, error
 		Resource:   schema.GroupResource{Group: crd.Spec.Group, Resource: crd.Spec.Names.Plural},
 		Version:    schema.GroupVersion{Group: crd.Spec.Group, Version: stored},
 		Namespaced: crd.Spec.Scope == apiextensionsv1.NamespaceScoped,
-		Decode: func(e *crdt.Entry) (runtime.Object, error) {
+		Decode: func(e *store.Entry) (runtime.Object, error) {
 			u := &unstructured.Unstructured{}
 			return u, e.Into(u)
 		},
@@ -177,11 +178,11 @@ func (m *making) of(crd *apiextensionsv1.CustomResourceDefinition) bool {
 }
 
 // prune lets go of what the snapshot no longer defines.
-func (cs *Kinds) prune(snap *crdt.Snapshot) {
+func (cs *Kinds) prune(snap *store.Snapshot) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	for name, m := range cs.made {
-		crd, ok := crdt.Get[apiextensionsv1.CustomResourceDefinition](snap, crdt.Key{Resource: storage.Definitions, Name: name})
+		crd, ok := store.Get[apiextensionsv1.CustomResourceDefinition](snap, crdt.Key{Resource: storage.Definitions, Name: name})
 		if !ok || !Established(crd) || !m.of(crd) {
 			m.end()
 			delete(cs.made, name)

@@ -5,6 +5,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // shapeOf is how objects of a schema are merged when two nodes have written to one: as server-side apply takes them apart. A
@@ -51,7 +52,7 @@ func shapeBelow(s *structuralschema.Structural, path string, out *crdt.Shape) {
 }
 
 // note writes into an object that is stored how it is merged.
-func (c *served) note(u *unstructured.Unstructured, base *crdt.Entry) error {
+func (c *served) note(u *unstructured.Unstructured, base *store.Entry) error {
 	shape := c.shape
 	if base != nil {
 		have, err := base.Map()

@@ -16,7 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/custom"
 	"murmur/httpapi/storage"
 )
@@ -35,7 +35,7 @@ func (d *State) At(path string) http.Handler { return d.paths[strings.TrimSuffix
 
 // Discovery keeps the newest state. It is made when it is asked for and the definitions have changed.
 type Discovery struct {
-	store *crdt.Store
+	store *store.Store
 	// table are the groups of the table, in its order.
 	table []Group
 
@@ -44,7 +44,7 @@ type Discovery struct {
 }
 
 // New describes the groups of the table, in its order, and what a store defines.
-func New(store *crdt.Store, table []Group) *Discovery { return &Discovery{store: store, table: table} }
+func New(store *store.Store, table []Group) *Discovery { return &Discovery{store: store, table: table} }
 
 // Group is a group of the table, with the resources of each version.
 type Group struct {
@@ -59,7 +59,7 @@ func (d *Discovery) Now() *State {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.now == nil || d.now.state != now {
-		d.now = discover(d.table, crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, ""))
+		d.now = discover(d.table, store.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, ""))
 		d.now.state = now
 	}
 	return d.now

@@ -18,12 +18,13 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/storage"
 )
 
 // WriteClass notes what a request says about the class of its writes (httpapi/storage). kind finds how the objects of a
 // resource are stored, and here makes of another node's version of one this node's.
-func WriteClass(kind func(schema.GroupResource) *storage.Kind, here func(context.Context, crdt.Key, crdt.Version) crdt.Version, maxBody int64) func(http.Handler) http.Handler {
+func WriteClass(kind func(schema.GroupResource) *storage.Kind, here func(context.Context, crdt.Key, store.Version) store.Version, maxBody int64) func(http.Handler) http.Handler {
 	return func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			info, ok := request.RequestInfoFrom(r.Context())
@@ -128,7 +129,7 @@ func states(metadata any) bool {
 // deletedVersion is the body of a deletion with the version in its preconditions as this node's: upstream's registry compares
 // it before it asks the store. It is the same body if there is nothing to change, else JSON.
 func deletedVersion(ctx context.Context, info *request.RequestInfo, body []byte, kind func(schema.GroupResource) *storage.Kind,
-	here func(context.Context, crdt.Key, crdt.Version) crdt.Version) []byte {
+	here func(context.Context, crdt.Key, store.Version) store.Version) []byte {
 	k := kind(schema.GroupResource{Group: info.APIGroup, Resource: info.Resource})
 	version := metav1.SchemeGroupVersion.WithKind("DeleteOptions")
 	obj, _, err := legacyscheme.Codecs.UniversalDeserializer().Decode(body, &version, &metav1.DeleteOptions{})
@@ -136,7 +137,7 @@ func deletedVersion(ctx context.Context, info *request.RequestInfo, body []byte,
 	if k == nil || err != nil || !ok || opts.Preconditions == nil || opts.Preconditions.ResourceVersion == nil {
 		return body
 	}
-	v, err := crdt.ParseVersion(*opts.Preconditions.ResourceVersion)
+	v, err := store.ParseVersion(*opts.Preconditions.ResourceVersion)
 	if err != nil {
 		return body
 	}

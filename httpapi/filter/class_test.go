@@ -14,6 +14,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/storage"
 )
 
@@ -62,9 +63,9 @@ func TestConditional(t *testing.T) {
 // TestDeletedVersion: the version in a deletion's preconditions becomes this node's, in whatever form it comes, and nothing else
 // that looks like it.
 func TestDeletedVersion(t *testing.T) {
-	const theirs, ours = crdt.Version(1000000000000000007), crdt.Version(2000000000000000009)
+	const theirs, ours = store.Version(1000000000000000007), store.Version(2000000000000000009)
 	kind := func(r schema.GroupResource) *storage.Kind { return &storage.Kind{Resource: r, Namespaced: true} }
-	here := func(_ context.Context, k crdt.Key, v crdt.Version) crdt.Version {
+	here := func(_ context.Context, k crdt.Key, v store.Version) store.Version {
 		if k != (crdt.Key{Resource: "configmaps", Namespace: "n", Name: "m"}) || v != theirs {
 			t.Errorf("asked for %s of %s", v, k)
 		}
@@ -95,7 +96,7 @@ func TestDeletedVersion(t *testing.T) {
 			t.Errorf("%s became %s", form, out)
 		}
 	}
-	same := func(context.Context, crdt.Key, crdt.Version) crdt.Version { return theirs }
+	same := func(context.Context, crdt.Key, store.Version) store.Version { return theirs }
 	for what, body := range map[string][]byte{"no preconditions": []byte(`{"kind":"DeleteOptions","apiVersion":"v1"}`), "no options": []byte("what"), "ours already": plain} {
 		if out := deletedVersion(t.Context(), info, body, kind, same); !bytes.Equal(out, body) {
 			t.Errorf("%s became %s", what, out)

@@ -34,6 +34,7 @@ import (
 	schedulinghelpers "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/storage"
 )
 
@@ -42,7 +43,7 @@ import (
 // panics at start and does not answer wrongly later.
 type Factory struct {
 	informers.SharedInformerFactory
-	Store *crdt.Store
+	Store *store.Store
 	// Followers get those that want to be told of changes.
 	Followers *Followers
 	// Forgiving shows each webhook as one that may fail.
@@ -214,7 +215,7 @@ type follower struct {
 }
 
 // Run tells of changes until ctx ends, of what is there already first.
-func (f *Followers) Run(ctx context.Context, store *crdt.Store) {
+func (f *Followers) Run(ctx context.Context, store *store.Store) {
 	for ctx.Err() == nil {
 		all, changed := f.now()
 		var resources []string
@@ -228,7 +229,7 @@ func (f *Followers) Run(ctx context.Context, store *crdt.Store) {
 }
 
 // tell tells all of them until there are others.
-func tell(ctx context.Context, all []*follower, wake *crdt.Wake, changed <-chan struct{}) {
+func tell(ctx context.Context, all []*follower, wake *store.Wake, changed <-chan struct{}) {
 	for {
 		for _, one := range all {
 			one.tell()
@@ -271,7 +272,7 @@ func (f *follower) tell() {
 // change what they are given.
 type rows[T any] struct {
 	cache.Indexer
-	store    *crdt.Store
+	store    *store.Store
 	resource string
 	// builtin are there also before they are written.
 	builtin []*T
@@ -281,7 +282,7 @@ type rows[T any] struct {
 
 func (r rows[T]) in(namespace string) []any {
 	var out []any
-	for _, obj := range crdt.List[T](r.store.Snapshot(), r.resource, namespace) {
+	for _, obj := range store.List[T](r.store.Snapshot(), r.resource, namespace) {
 		if r.as != nil {
 			obj = r.as(obj)
 		}
@@ -306,7 +307,7 @@ func (r rows[T]) GetByKey(key string) (any, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	if obj, ok := crdt.Get[T](r.store.Snapshot(), crdt.Key{Resource: r.resource, Namespace: namespace, Name: name}); ok {
+	if obj, ok := store.Get[T](r.store.Snapshot(), crdt.Key{Resource: r.resource, Namespace: namespace, Name: name}); ok {
 		if r.as != nil {
 			obj = r.as(obj)
 		}
@@ -321,7 +322,7 @@ func (r rows[T]) GetByKey(key string) (any, bool, error) {
 }
 
 // EndpointSlices finds the endpoints of Services.
-func EndpointSlices(store *crdt.Store) proxy.EndpointSliceGetter {
+func EndpointSlices(store *store.Store) proxy.EndpointSliceGetter {
 	return sliceGetter{listersdiscoveryv1.NewEndpointSliceLister(rows[discoveryv1.EndpointSlice]{store: store, resource: "discovery.k8s.io/endpointslices"})}
 }
 

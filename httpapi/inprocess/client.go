@@ -28,6 +28,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/admit"
 	"murmur/httpapi/audit"
 	"murmur/httpapi/caller"
@@ -38,7 +39,7 @@ import (
 
 // Config is what clients in this process write through.
 type Config struct {
-	Store *crdt.Store
+	Store *store.Store
 	// Registry serves the kinds that are built in, Custom those that are defined, and Kind finds either.
 	Registry *registry.Registry
 	Custom   *custom.Kinds

@@ -13,6 +13,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/audit"
 	"murmur/httpapi/storage"
 )
@@ -63,16 +64,16 @@ func (a *API) Record(ctx context.Context, by user.Info, verb string, key crdt.Ke
 // told is the API's error for the store's, where somebody else was first: that is no fault of this daemon.
 func told(of schema.GroupResource, name string, err error) error {
 	switch {
-	case errors.Is(err, crdt.ErrConflict):
+	case errors.Is(err, store.ErrConflict):
 		return apierrors.NewConflict(of, name, err)
-	case errors.Is(err, crdt.ErrNotFound):
+	case errors.Is(err, store.ErrNotFound):
 		return apierrors.NewNotFound(of, name)
 	}
 	return err
 }
 
 // Deletion records that the API deletes an object itself. The function that it returns is called with the outcome.
-func (a *API) Deletion(ctx context.Context, k *storage.Kind, e *crdt.Entry) (context.Context, func(error)) {
+func (a *API) Deletion(ctx context.Context, k *storage.Kind, e *store.Entry) (context.Context, func(error)) {
 	ctx, end := a.begin(ctx, &call{kind: k, namespace: e.Key.Namespace, name: e.Key.Name, user: itself}, "delete", e.UID)
 	return ctx, func(err error) { end(nil, err) }
 }

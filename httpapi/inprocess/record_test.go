@@ -9,16 +9,16 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // TestALostRaceIsNoFault: it has the code that a request for the same would have had.
 func TestALostRaceIsNoFault(t *testing.T) {
 	pods, other := schema.GroupResource{Resource: "pods"}, errors.New("no room")
-	if err := told(pods, "p", fmt.Errorf("delete: %w", crdt.ErrConflict)); !apierrors.IsConflict(err) {
+	if err := told(pods, "p", fmt.Errorf("delete: %w", store.ErrConflict)); !apierrors.IsConflict(err) {
 		t.Errorf("a conflict: %v", err)
 	}
-	if err := told(pods, "p", fmt.Errorf("delete: %w", crdt.ErrNotFound)); !apierrors.IsNotFound(err) {
+	if err := told(pods, "p", fmt.Errorf("delete: %w", store.ErrNotFound)); !apierrors.IsNotFound(err) {
 		t.Errorf("what is gone: %v", err)
 	}
 	if err := told(pods, "p", other); err != other {

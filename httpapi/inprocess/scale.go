@@ -23,7 +23,7 @@ import (
 	"k8s.io/metrics/pkg/apis/metrics"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/custom"
 	"murmur/httpapi/storage"
 )
@@ -96,7 +96,7 @@ func (a *API) scalable(of autoscalingv2.CrossVersionObjectReference) (schema.Gro
 			return k.Version.WithResource(k.Resource.Resource), nil
 		}
 	}
-	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](a.cfg.Store.Snapshot(), storage.Definitions, "") {
+	for _, crd := range store.List[apiextensionsv1.CustomResourceDefinition](a.cfg.Store.Snapshot(), storage.Definitions, "") {
 		if crd.Spec.Group != gv.Group || crd.Status.AcceptedNames.Kind != of.Kind || !custom.Established(crd) {
 			continue
 		}

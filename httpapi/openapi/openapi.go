@@ -30,7 +30,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/generated/openapi"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/custom"
 	"murmur/httpapi/storage"
 )
@@ -58,7 +58,7 @@ const (
 
 // Install serves /openapi/v3 and /openapi/v2. Clients keep documents by their hash; it names the program and the routes,
 // or the definitions, which is what a document is a function of, so that the index can be answered without building any.
-func Install(e *echo.Echo, release string, store *crdt.Store, services []*Service) {
+func Install(e *echo.Echo, release string, store *store.Store, services []*Service) {
 	o := &documents{store: store, release: release, table: map[string]*document{}, custom: map[string]*document{}}
 	for _, d := range services {
 		name := strings.TrimPrefix(d.root, "/")
@@ -105,7 +105,7 @@ func v3Document(name, hash string, build func() (*spec3.OpenAPI, error)) *docume
 
 // documents are those of the table, and of what is defined.
 type documents struct {
-	store    *crdt.Store
+	store    *store.Store
 	release  string
 	services []*Service
 	table    map[string]*document
@@ -123,7 +123,7 @@ func (o *documents) refresh() {
 	snap := o.store.Snapshot()
 	if now := custom.State(snap); o.whole == nil || now != o.state {
 		o.state = now
-		crds := crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "")
+		crds := store.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "")
 		crds = slices.DeleteFunc(crds, func(crd *apiextensionsv1.CustomResourceDefinition) bool { return !custom.Established(crd) })
 		have := o.custom
 		o.custom = customDocuments(o.release, crds)

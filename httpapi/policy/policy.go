@@ -20,14 +20,14 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/kubernetes/pkg/kubeapiserver/admission/exclusion"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/informers"
 	"murmur/httpapi/storage"
 )
 
 // Config is what policies take.
 type Config struct {
-	Store *crdt.Store
+	Store *store.Store
 	// Node is this node's name.
 	Node string
 	// Client and ClientConfig are for what policies ask of the API, in this process.

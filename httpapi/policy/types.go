@@ -13,7 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/restmapper"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/storage"
 	"murmur/httpapi/turn"
 )
@@ -32,7 +32,7 @@ func (p *Policies) check(ctx context.Context) {
 // checkTypes does what is due, and says when the next is.
 func (p *Policies) checkTypes(ctx context.Context, due *turn.Turns, now time.Time) (next time.Time) {
 	present := map[string]bool{}
-	for _, policy := range crdt.List[admissionregistrationv1.ValidatingAdmissionPolicy](p.cfg.Store.Snapshot(), storage.ValidatingPolicies, "") {
+	for _, policy := range store.List[admissionregistrationv1.ValidatingAdmissionPolicy](p.cfg.Store.Snapshot(), storage.ValidatingPolicies, "") {
 		if policy.Generation <= policy.Status.ObservedGeneration {
 			continue
 		}

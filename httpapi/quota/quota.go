@@ -21,13 +21,14 @@ import (
 	"k8s.io/utils/clock"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/custom"
 	"murmur/httpapi/storage"
 )
 
 // Config is what quotas take.
 type Config struct {
-	Store *crdt.Store
+	Store *store.Store
 	// Stored are the built-in kinds that are stored; Kind finds one, or one that is defined.
 	Stored []storage.Kind
 	Kind   func(schema.GroupResource) *storage.Kind
@@ -119,7 +120,7 @@ attempts:
 // of are the quotas of a namespace, copies.
 func (q *Quotas) of(namespace string) []corev1.ResourceQuota {
 	var out []corev1.ResourceQuota
-	for _, have := range crdt.List[corev1.ResourceQuota](q.cfg.Store.Snapshot(), "resourcequotas", namespace) {
+	for _, have := range store.List[corev1.ResourceQuota](q.cfg.Store.Snapshot(), "resourcequotas", namespace) {
 		out = append(out, *have.DeepCopy())
 	}
 	return out
@@ -149,9 +150,9 @@ func evaluators(stored []storage.Kind, list quotav1.ListerForResourceFunc) []quo
 }
 
 // customEvaluators count the objects of defined kinds.
-func customEvaluators(snap *crdt.Snapshot, list quotav1.ListerForResourceFunc) []quotav1.Evaluator {
+func customEvaluators(snap *store.Snapshot, list quotav1.ListerForResourceFunc) []quotav1.Evaluator {
 	var out []quotav1.Evaluator
-	for _, crd := range crdt.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "") {
+	for _, crd := range store.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "") {
 		if k, err := custom.KindOf(crd); err == nil && k.Namespaced {
 			out = append(out, generic.NewObjectCountEvaluator(k.Resource, generic.ListResourceUsingListerFunc(list, k.Resource.WithVersion(k.Version.Version)), ""))
 		}
@@ -160,7 +161,7 @@ func customEvaluators(snap *crdt.Snapshot, list quotav1.ListerForResourceFunc) [
 }
 
 // Usage counts what the objects of a snapshot use of a quota.
-func (q *Quotas) Usage(snap *crdt.Snapshot, of *corev1.ResourceQuota) (corev1.ResourceList, error) {
+func (q *Quotas) Usage(snap *store.Snapshot, of *corev1.ResourceQuota) (corev1.ResourceList, error) {
 	list := func(resource schema.GroupVersionResource) (cache.GenericLister, error) {
 		k := q.cfg.Kind(resource.GroupResource())
 		if k == nil {
@@ -175,7 +176,7 @@ func (q *Quotas) Usage(snap *crdt.Snapshot, of *corev1.ResourceQuota) (corev1.Re
 type counted struct {
 	cache.GenericLister
 	cache.GenericNamespaceLister
-	snap      *crdt.Snapshot
+	snap      *store.Snapshot
 	kind      *storage.Kind
 	namespace string
 }

@@ -50,6 +50,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/storage/install"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/allocator"
 	"murmur/httpapi/storage"
 	"murmur/httpapi/stream"
@@ -65,7 +66,7 @@ var AddToScheme = sync.OnceFunc(func() {
 
 // Config is what the registries of the table take.
 type Config struct {
-	Store   *crdt.Store
+	Store   *store.Store
 	Backend *storage.Backend
 	// Client asks the API in this process.
 	Client     kubernetes.Interface
@@ -172,9 +173,9 @@ func (r *Registry) Storage(k *storage.Kind, path string) rest.Storage {
 }
 
 // read reads objects of a kind for upstream's registries.
-func read[T any](store *crdt.Store, resource string) func(context.Context, string) (*T, error) {
+func read[T any](replica *store.Store, resource string) func(context.Context, string) (*T, error) {
 	return func(_ context.Context, name string) (*T, error) {
-		obj, ok := crdt.Get[T](store.Snapshot(), crdt.Key{Resource: resource, Name: name})
+		obj, ok := store.Get[T](replica.Snapshot(), crdt.Key{Resource: resource, Name: name})
 		if !ok {
 			return nil, apierrors.NewNotFound(schema.ParseGroupResource(resource), name)
 		}

@@ -12,26 +12,29 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
-// Homes makes the writes that must not happen twice: crdt.Homes.
-type Homes interface {
-	Commit(ctx context.Context, w crdt.Write) (*crdt.Entry, error)
-	// StoodFor makes of a version of another node this node's version of the same state of the object. It is false if
+// Primary makes the writes that must not happen twice: primary.Coordinator.
+type Primary interface {
+	Commit(ctx context.Context, w store.Write) (*store.Entry, error)
+	// TranslateVersion makes of a version of another node this node's version of the same state of the object. It is false if
 	// that is not the present state here.
-	StoodFor(ctx context.Context, k crdt.Key, v crdt.Version) (crdt.Version, bool)
+	TranslateVersion(ctx context.Context, k crdt.Key, v store.Version) (store.Version, bool)
 }
 
 // Backend is what the storages of all kinds share.
 type Backend struct {
-	store *crdt.Store
-	// homes may be nil: the store makes all writes then.
-	homes Homes
-	pages pages
+	store *store.Store
+	// primary may be nil: the store makes all writes then.
+	primary Primary
+	pages   pages
 }
 
 // New is the backend of a store. It starts nothing.
-func New(store *crdt.Store, homes Homes) *Backend { return &Backend{store: store, homes: homes} }
+func New(store *store.Store, primary Primary) *Backend {
+	return &Backend{store: store, primary: primary}
+}
 
 // Options are what upstream's registry of a kind asks for. Watches end with life: the kind is no longer what it was.
 func (b *Backend) Options(life context.Context, k *Kind, form Form, codec runtime.Codec) generic.RESTOptions {
@@ -51,15 +54,15 @@ func (b *Backend) Options(life context.Context, k *Kind, form Form, codec runtim
 }
 
 // commit makes a write of either class.
-func (b *Backend) commit(ctx context.Context, serialised bool, w crdt.Write) (*crdt.Entry, error) {
-	if serialised && b.homes != nil {
-		return b.homes.Commit(ctx, w)
+func (b *Backend) commit(ctx context.Context, serialised bool, w store.Write) (*store.Entry, error) {
+	if serialised && b.primary != nil {
+		return b.primary.Commit(ctx, w)
 	}
 	return b.store.Commit(ctx, w)
 }
 
 // Commit makes a write that is of the same class as a creation by the request in ctx.
-func (b *Backend) Commit(ctx context.Context, w crdt.Write) (*crdt.Entry, error) {
+func (b *Backend) Commit(ctx context.Context, w store.Write) (*store.Entry, error) {
 	return b.commit(ctx, RequestOf(ctx).Outside, w)
 }
 
@@ -68,13 +71,13 @@ const stoodWithin = 2 * time.Second
 
 // Here makes of a version of another node this node's version of the same state of the object. If there is none it stays
 // as it is, and differs from what is compared with it.
-func (b *Backend) Here(ctx context.Context, k crdt.Key, v crdt.Version) crdt.Version {
-	if v == 0 || b.homes == nil || v.Of(b.store.Origin()) {
+func (b *Backend) Here(ctx context.Context, k crdt.Key, v store.Version) store.Version {
+	if v == 0 || b.primary == nil || v.Of(b.store.Origin()) {
 		return v
 	}
 	ctx, cancel := context.WithTimeout(ctx, stoodWithin)
 	defer cancel()
-	if local, ok := b.homes.StoodFor(ctx, k, v); ok {
+	if local, ok := b.primary.TranslateVersion(ctx, k, v); ok {
 		return local
 	}
 	return v

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 type requestKey struct{}
@@ -73,5 +74,5 @@ func (v versioner) ObjectResourceVersion(obj runtime.Object) (uint64, error) {
 	if v.objects.kind.Namespaced {
 		k.Namespace = m.GetNamespace()
 	}
-	return uint64(v.objects.backend.Here(context.Background(), k, crdt.Version(n))), nil
+	return uint64(v.objects.backend.Here(context.Background(), k, store.Version(n))), nil
 }

@@ -19,7 +19,7 @@
 // # Two classes of writes
 //
 // Most writes are committed on this node and merge with what others commit. Some must not happen twice and are decided one
-// after the other at one node (Homes): what is created or replaced over HTTP, what has a precondition, the removal of
+// after the other at one node (Primary): what is created or replaced over HTTP, what has a precondition, the removal of
 // finalizers, and all Leases. What the node's own parts write in-process is of the first class, whatever version they
 // made it from: their names are functions of the owner, and two that do the same thing write the same. The HTTP filter
 // that knows what a request asked for notes it in the context (WithRequest).

@@ -10,22 +10,24 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"murmur/crdt"
+	"murmur/crdt/primary"
+	"murmur/crdt/store"
 )
 
 // StatusError gives the store's refusals the status that says what a client can do about them.
 func StatusError(resource schema.GroupResource, verb string, k crdt.Key, err error) error {
 	switch {
-	case errors.Is(err, crdt.ErrDerived):
+	case errors.Is(err, store.ErrDerived):
 		return apierrors.NewForbidden(resource, k.Name, err)
-	case errors.Is(err, crdt.ErrQuota):
+	case errors.Is(err, store.ErrQuota):
 		return insufficientStorage(resource, verb, k.Name, err)
-	case errors.Is(err, crdt.ErrClosed):
+	case errors.Is(err, store.ErrClosed):
 		return apierrors.NewServiceUnavailable("this node is stopping")
-	case errors.Is(err, crdt.ErrUnsettled):
+	case errors.Is(err, primary.ErrUnsettled):
 		s := apierrors.NewServerTimeout(resource, verb, 1)
 		s.ErrStatus.Message += ": " + err.Error()
 		return s
-	case errors.Is(err, crdt.ErrUnknown):
+	case errors.Is(err, primary.ErrUnknown):
 		return apierrors.NewTimeoutError(fmt.Sprintf("%s %s: %v", verb, k, err), 0)
 	}
 	return fmt.Errorf("%s %s: %w", verb, k, err)

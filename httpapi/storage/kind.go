@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // Kind is a resource and how its objects are stored.
@@ -21,7 +21,7 @@ type Kind struct {
 	Namespaced bool
 	// Decode gives an entry's object of that version, shared: it must not be changed. Nil: such objects are answered,
 	// and not stored.
-	Decode func(*crdt.Entry) (runtime.Object, error)
+	Decode func(*store.Entry) (runtime.Object, error)
 }
 
 // Typed is a stored kind that upstream has a Go type for.
@@ -29,8 +29,8 @@ func Typed[T any, P interface {
 	*T
 	runtime.Object
 }](resource schema.GroupResource, version schema.GroupVersion) Kind {
-	return Kind{Resource: resource, Version: version, Decode: func(e *crdt.Entry) (runtime.Object, error) {
-		t, err := crdt.As[T](e)
+	return Kind{Resource: resource, Version: version, Decode: func(e *store.Entry) (runtime.Object, error) {
+		t, err := store.As[T](e)
 		if err != nil {
 			return nil, err
 		}
@@ -52,16 +52,16 @@ func Key(resource schema.GroupResource) string {
 // Form is how the objects of a kind are represented in the registry and in the store.
 type Form interface {
 	// Internal decodes an entry into a fresh object of the registry that the caller owns.
-	Internal(e *crdt.Entry, into runtime.Object) error
+	Internal(e *store.Entry, into runtime.Object) error
 	// Stored is an object of the registry as the store has it; base is the entry that it takes the place of, or nil.
-	Stored(obj runtime.Object, base *crdt.Entry) (runtime.Object, error)
+	Stored(obj runtime.Object, base *store.Entry) (runtime.Object, error)
 }
 
 // Native is the form of the kinds that upstream has Go types for.
 type Native struct{ Kind *Kind }
 
 // Internal converts to the internal version.
-func (n Native) Internal(e *crdt.Entry, into runtime.Object) error {
+func (n Native) Internal(e *store.Entry, into runtime.Object) error {
 	shared, err := n.Kind.Decode(e)
 	if err != nil {
 		return fmt.Errorf("decode %s: %w", e.Key, err)
@@ -81,6 +81,6 @@ func (n Native) Internal(e *crdt.Entry, into runtime.Object) error {
 }
 
 // Stored converts to the stored version.
-func (n Native) Stored(obj runtime.Object, _ *crdt.Entry) (runtime.Object, error) {
+func (n Native) Stored(obj runtime.Object, _ *store.Entry) (runtime.Object, error) {
 	return legacyscheme.Scheme.ConvertToVersion(obj, n.Kind.Version)
 }

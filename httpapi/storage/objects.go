@@ -16,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/admit"
 )
 
@@ -62,7 +63,7 @@ func (o *objects) failed(verb string, k crdt.Key, err error) error {
 }
 
 // commit makes a write of either class.
-func (o *objects) commit(ctx context.Context, serialised bool, w crdt.Write) (*crdt.Entry, error) {
+func (o *objects) commit(ctx context.Context, serialised bool, w store.Write) (*store.Entry, error) {
 	if admit.Reserved(o.kind.Resource.Group) {
 		return nil, errors.New("it is a document of the store's own")
 	}
@@ -86,9 +87,9 @@ func (o *objects) Create(ctx context.Context, path string, obj, out runtime.Obje
 	// create the same object.
 	m.SetUID("")
 	m.SetResourceVersion("")
-	e, err := o.commit(ctx, o.serialised(ctx, true, nil, nil, nil), crdt.Write{Key: k, Object: versioned})
+	e, err := o.commit(ctx, o.serialised(ctx, true, nil, nil, nil), store.Write{Key: k, Object: versioned})
 	switch {
-	case errors.Is(err, crdt.ErrExists), errors.Is(err, crdt.ErrConflict):
+	case errors.Is(err, store.ErrExists), errors.Is(err, store.ErrConflict):
 		return storage.NewKeyExistsError(path, 0)
 	case err != nil:
 		return o.failed("create", k, err)
@@ -117,11 +118,11 @@ func (o *objects) Delete(ctx context.Context, path string, out runtime.Object, p
 		if err := validate(ctx, have); err != nil {
 			return err
 		}
-		last, err := o.commit(ctx, o.serialised(ctx, false, finalizers(have), nil, pre), crdt.Write{Key: k, Base: e})
+		last, err := o.commit(ctx, o.serialised(ctx, false, finalizers(have), nil, pre), store.Write{Key: k, Base: e})
 		switch {
-		case errors.Is(err, crdt.ErrConflict):
+		case errors.Is(err, store.ErrConflict):
 			continue
-		case errors.Is(err, crdt.ErrNotFound):
+		case errors.Is(err, store.ErrNotFound):
 			return storage.NewKeyNotFoundError(path, 0)
 		case err != nil:
 			return o.failed("delete", k, err)
@@ -148,11 +149,11 @@ func (o *objects) Get(_ context.Context, path string, opts storage.GetOptions, i
 
 // reached says whether the snapshot is at least as new as the asked version. A version of another
 // node, or of a life of this node that is gone, cannot be compared: 410 makes the client start over.
-func (o *objects) reached(snap *crdt.Snapshot, version string) error {
+func (o *objects) reached(snap *store.Snapshot, version string) error {
 	if version == "" || version == "0" {
 		return nil
 	}
-	v, err := crdt.ParseVersion(version)
+	v, err := store.ParseVersion(version)
 	if err != nil {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: %v", err))
 	}
@@ -179,9 +180,9 @@ func (o *objects) GetList(_ context.Context, path string, opts storage.ListOptio
 	}
 	snap := o.backend.store.Snapshot()
 	switch {
-	case at > 0 && crdt.Version(at) != snap.Version():
+	case at > 0 && store.Version(at) != snap.Version():
 		// A page, or an exact version: only snapshots that a page was cut from are kept.
-		old, ok := o.backend.pages.get(crdt.Version(at))
+		old, ok := o.backend.pages.get(store.Version(at))
 		if !ok {
 			if after != "" {
 				return o.expiredPage(after)
@@ -315,9 +316,9 @@ func (o *objects) GuaranteedUpdate(ctx context.Context, path string, out runtime
 			}
 			m.SetUID("")
 		}
-		now, err := o.commit(ctx, o.serialised(ctx, e == nil, had, finalizers(want), pre), crdt.Write{Key: k, Object: versioned, Base: e})
+		now, err := o.commit(ctx, o.serialised(ctx, e == nil, had, finalizers(want), pre), store.Write{Key: k, Object: versioned, Base: e})
 		switch {
-		case errors.Is(err, crdt.ErrConflict), errors.Is(err, crdt.ErrExists), errors.Is(err, crdt.ErrNotFound):
+		case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrExists), errors.Is(err, store.ErrNotFound):
 			continue
 		case err != nil:
 			return o.failed("update", k, err)
@@ -328,7 +329,7 @@ func (o *objects) GuaranteedUpdate(ctx context.Context, path string, out runtime
 }
 
 // moved tells whether an object is no longer as it was.
-func (o *objects) moved(k crdt.Key, was *crdt.Entry) bool {
+func (o *objects) moved(k crdt.Key, was *store.Entry) bool {
 	now, ok := o.backend.store.Snapshot().Get(k)
 	return ok != (was != nil) || ok && now.Version != was.Version
 }

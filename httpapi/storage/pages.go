@@ -4,7 +4,7 @@ import (
 	"sync"
 	"time"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // pages keeps the snapshots that a limited list was cut from, so that its next pages show the same
@@ -16,7 +16,7 @@ type pages struct {
 }
 
 type page struct {
-	snap *crdt.Snapshot
+	snap *store.Snapshot
 	at   time.Time
 }
 
@@ -25,7 +25,7 @@ const (
 	pagesLife = 5 * time.Minute
 )
 
-func (p *pages) put(snap *crdt.Snapshot) {
+func (p *pages) put(snap *store.Snapshot) {
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -41,7 +41,7 @@ func (p *pages) put(snap *crdt.Snapshot) {
 	p.held = append(p.held, page{snap, now})
 }
 
-func (p *pages) get(v crdt.Version) (*crdt.Snapshot, bool) {
+func (p *pages) get(v store.Version) (*store.Snapshot, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.expire(time.Now())

@@ -9,7 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // shown is an object as the watchers of a kind are shown it: decoded once, and encoded once in each form that any of them
@@ -71,8 +71,8 @@ type audience struct {
 	watchers atomic.Int32
 
 	mu    sync.Mutex
-	shown map[*crdt.Entry]*sharing
-	order []*crdt.Entry
+	shown map[*store.Entry]*sharing
+	order []*store.Entry
 }
 
 type sharing struct {
@@ -82,13 +82,13 @@ type sharing struct {
 }
 
 // show is the entry as watchers are shown it, made by decode if nobody has been shown it yet.
-func (a *audience) show(e *crdt.Entry, decode func() (runtime.Object, error)) (*shown, error) {
+func (a *audience) show(e *store.Entry, decode func() (runtime.Object, error)) (*shown, error) {
 	a.mu.Lock()
 	s := a.shown[e]
 	if s == nil {
 		s = &sharing{}
 		if a.shown == nil {
-			a.shown = map[*crdt.Entry]*sharing{}
+			a.shown = map[*store.Entry]*sharing{}
 		}
 		a.shown[e] = s
 		if a.order = append(a.order, e); len(a.order) > maxShown {

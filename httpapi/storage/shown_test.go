@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 func check(t testing.TB, err error) {
@@ -24,14 +25,14 @@ func check(t testing.TB, err error) {
 
 // TestWatchersShareOneEncoding: a thousand watchers of an object cost one decoding of it, and one encoding in each form.
 func TestWatchersShareOneEncoding(t *testing.T) {
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	replica, err := store.Open(store.Config{Cluster: "test"})
 	check(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- store.Run(ctx) }()
-	defer func() { cancel(); check(t, <-done); check(t, store.Close()) }()
+	go func() { done <- replica.Run(ctx) }()
+	defer func() { cancel(); check(t, <-done); check(t, replica.Close()) }()
 	m := &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Name: "x", Namespace: "default"}}
-	e, err := store.Commit(ctx, crdt.Write{Key: crdt.Key{Resource: "configmaps", Namespace: "default", Name: "x"}, Object: m})
+	e, err := replica.Commit(ctx, store.Write{Key: crdt.Key{Resource: "configmaps", Namespace: "default", Name: "x"}, Object: m})
 	check(t, err)
 
 	var a audience

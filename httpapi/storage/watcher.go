@@ -16,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/util/flowcontrol"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // watcher turns the store's events of one collection into what one client asked for: decoded, filtered
@@ -24,8 +25,8 @@ type watcher struct {
 	objects *objects
 	key     crdt.Key
 	opts    storage.ListOptions
-	log     *crdt.Watch
-	initial *crdt.Snapshot // nil: nothing to show before the log
+	log     *store.Watch
+	initial *store.Snapshot // nil: nothing to show before the log
 	results chan watch.Event
 	cancel  context.CancelFunc
 	// stopped ends the wait for the end of the kind's life.
@@ -35,9 +36,9 @@ type watcher struct {
 func newWatcher(ctx context.Context, o *objects, k crdt.Key, opts storage.ListOptions) (watch.Interface, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	w := &watcher{objects: o, key: k, opts: opts, results: make(chan watch.Event, 16), cancel: cancel}
-	since := crdt.Version(0)
+	since := store.Version(0)
 	if opts.ResourceVersion != "" && opts.ResourceVersion != "0" {
-		v, err := crdt.ParseVersion(opts.ResourceVersion)
+		v, err := store.ParseVersion(opts.ResourceVersion)
 		if err != nil {
 			cancel()
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: %v", err))
@@ -69,8 +70,8 @@ func newWatcher(ctx context.Context, o *objects, k crdt.Key, opts storage.ListOp
 	return w, nil
 }
 
-func goneError(err error, since crdt.Version) error {
-	if errors.Is(err, crdt.ErrGone) {
+func goneError(err error, since store.Version) error {
+	if errors.Is(err, store.ErrGone) {
 		return apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %s", since))
 	}
 	return err
@@ -108,7 +109,7 @@ func (w *watcher) stream(ctx context.Context) error {
 	initialised := sync.OnceFunc(func() { flowcontrol.WatchInitialized(ctx) })
 	defer initialised()
 	// at is the last bookmark, shown what the initial events covered.
-	var at, shown crdt.Version
+	var at, shown store.Version
 	if w.initial != nil {
 		for e := range w.initial.Range(w.objects.kind.Key(), w.key.Namespace, "") {
 			if w.key.Name != "" && e.Key.Name != w.key.Name {
@@ -161,17 +162,17 @@ func (w *watcher) stream(ctx context.Context) error {
 }
 
 // next is the log's Next with a limit on how long it waits; nil events mean that nothing came.
-func (w *watcher) next(ctx context.Context, wait time.Duration) ([]crdt.Event, error) {
+func (w *watcher) next(ctx context.Context, wait time.Duration) ([]store.Event, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	events, err := w.log.Next(ctx)
-	if err != nil && ctx.Err() != nil && !errors.Is(err, crdt.ErrGone) {
+	if err != nil && ctx.Err() != nil && !errors.Is(err, store.ErrGone) {
 		return nil, nil
 	}
 	return events, goneError(err, 0)
 }
 
-func (w *watcher) bookmark(ctx context.Context, v crdt.Version, initialEnd bool) error {
+func (w *watcher) bookmark(ctx context.Context, v store.Version, initialEnd bool) error {
 	obj := w.objects.newFunc()
 	m, err := meta.Accessor(obj)
 	if err != nil {
@@ -185,7 +186,7 @@ func (w *watcher) bookmark(ctx context.Context, v crdt.Version, initialEnd bool)
 	return nil
 }
 
-func (w *watcher) selected(e *crdt.Entry) (runtime.Object, bool, error) {
+func (w *watcher) selected(e *store.Entry) (runtime.Object, bool, error) {
 	obj := w.objects.newFunc()
 	if err := w.objects.Internal(e, obj); err != nil {
 		return nil, false, err
@@ -195,7 +196,7 @@ func (w *watcher) selected(e *crdt.Entry) (runtime.Object, bool, error) {
 }
 
 // shared is selected for an event that others are shown too: what it returns must not be changed.
-func (w *watcher) shared(e *crdt.Entry) (runtime.Object, bool, error) {
+func (w *watcher) shared(e *store.Entry) (runtime.Object, bool, error) {
 	if w.objects.audience.watchers.Load() < 2 {
 		return w.selected(e)
 	}
@@ -210,15 +211,15 @@ func (w *watcher) shared(e *crdt.Entry) (runtime.Object, bool, error) {
 	return s, ok, err
 }
 
-func (w *watcher) event(e crdt.Event) (watch.Event, bool, error) {
+func (w *watcher) event(e store.Event) (watch.Event, bool, error) {
 	obj, now, err := w.shared(e.Entry)
 	if err != nil {
 		return watch.Event{}, false, err
 	}
-	if e.Type == crdt.Deleted {
+	if e.Type == store.Deleted {
 		return watch.Event{Type: watch.Deleted, Object: obj}, now, nil
 	}
-	if e.Type == crdt.Added || e.Old == nil {
+	if e.Type == store.Added || e.Old == nil {
 		return watch.Event{Type: watch.Added, Object: obj}, now, nil
 	}
 	if w.opts.Predicate.Empty() {

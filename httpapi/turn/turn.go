@@ -14,7 +14,7 @@ import (
 	"maps"
 	"time"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const (
@@ -65,7 +65,7 @@ func Sooner(a, b time.Time) time.Time {
 
 // Attend looks at once, whenever an object of a resource changes, and when the last look said that something is due, until
 // ctx ends.
-func Attend(ctx context.Context, store *crdt.Store, resource string, look func(now time.Time) (next time.Time)) {
+func Attend(ctx context.Context, store *store.Store, resource string, look func(now time.Time) (next time.Time)) {
 	wake := store.Subscribe(resource)
 	defer wake.Close()
 	for {

@@ -28,6 +28,7 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/relay"
 )
 
@@ -40,7 +41,7 @@ const (
 
 // Config is what usage takes.
 type Config struct {
-	Store *crdt.Store
+	Store *store.Store
 	// Node is this node's name.
 	Node string
 	// Relay reaches the other nodes.
@@ -140,8 +141,8 @@ func fromAll[T any](ctx context.Context, c *Config, nodes []string, path string,
 }
 
 // inSight tells whether a node can be reached as far as this one knows.
-func inSight(snap *crdt.Snapshot, name string) bool {
-	n, ok := crdt.Get[corev1.Node](snap, crdt.Key{Resource: "nodes", Name: name})
+func inSight(snap *store.Snapshot, name string) bool {
+	n, ok := store.Get[corev1.Node](snap, crdt.Key{Resource: "nodes", Name: name})
 	return ok && !slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeUnreachable })
 }
 
@@ -213,7 +214,7 @@ func (p pods) Get(ctx context.Context, name string, _ *metav1.GetOptions) (runti
 func (p pods) of(ctx context.Context, a chosen) ([]metrics.PodMetrics, error) {
 	pods := map[string]*corev1.Pod{}
 	on := map[string]bool{}
-	for _, pod := range crdt.List[corev1.Pod](p.Store.Snapshot(), "pods", a.namespace) {
+	for _, pod := range store.List[corev1.Pod](p.Store.Snapshot(), "pods", a.namespace) {
 		if pod.Spec.NodeName != "" && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed && a.chooses(&pod.ObjectMeta) {
 			pods[pod.Namespace+"/"+pod.Name] = pod
 			on[pod.Spec.NodeName] = true
@@ -316,7 +317,7 @@ func (n nodes) Get(ctx context.Context, name string, _ *metav1.GetOptions) (runt
 
 func (n nodes) of(ctx context.Context, a chosen) ([]metrics.NodeMetrics, error) {
 	nodes := map[string]*corev1.Node{}
-	for _, node := range crdt.List[corev1.Node](n.Store.Snapshot(), "nodes", "") {
+	for _, node := range store.List[corev1.Node](n.Store.Snapshot(), "nodes", "") {
 		if a.chooses(&node.ObjectMeta) {
 			nodes[node.Name] = node
 		}

@@ -13,16 +13,17 @@ import (
 	apiwebhook "k8s.io/apiserver/pkg/util/webhook"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi/informers"
 )
 
 // Services finds a pod behind the Service of a webhook. It asks the store and not the service's address: that is
 // as near, and is there before the rules for the address are.
-type Services struct{ Store *crdt.Store }
+type Services struct{ Store *store.Store }
 
 // ResolveEndpoint is an https URL of a ready endpoint of a Service's port.
 func (w Services) ResolveEndpoint(namespace, name string, port int32) (*url.URL, error) {
-	service, ok := crdt.Get[corev1.Service](w.Store.Snapshot(), crdt.Key{Resource: "services", Namespace: namespace, Name: name})
+	service, ok := store.Get[corev1.Service](w.Store.Snapshot(), crdt.Key{Resource: "services", Namespace: namespace, Name: name})
 	if !ok {
 		return nil, apierrors.NewNotFound(corev1.Resource("services"), name)
 	}

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // TestPodSecurity: a Deployment whose pods the namespace's level refuses says so, and is rolled out when the level is lifted.
@@ -21,7 +22,7 @@ func TestPodSecurity(t *testing.T) {
 	level(map[string]string{"pod-security.kubernetes.io/enforce": "restricted"})
 	_, err := c.admin.Create(c.ctx, web("nginx:1", 1))
 	check(t, err)
-	c.eventually("told", func(s *crdt.Snapshot) bool {
+	c.eventually("told", func(s *store.Snapshot) bool {
 		for _, cond := range c.deployment().Status.Conditions {
 			if cond.Type == appsv1.DeploymentReplicaFailure {
 				return cond.Status == corev1.ConditionTrue && cond.Reason == "FailedCreate" && strings.Contains(cond.Message, `violates PodSecurity "restricted:latest"`)
@@ -54,8 +55,8 @@ func TestClaimInUse(t *testing.T) {
 		Volumes:    []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "a"}}}}}})
 	check(t, err)
 	pod := crdt.Key{Resource: "pods", Namespace: "default", Name: "p"}
-	c.eventually("runs", func(s *crdt.Snapshot) bool {
-		p, ok := crdt.Get[corev1.Pod](s, pod)
+	c.eventually("runs", func(s *store.Snapshot) bool {
+		p, ok := store.Get[corev1.Pod](s, pod)
 		return ok && p.Spec.NodeName != ""
 	})
 	check(t, c.admin.Delete(c.ctx, claim, metav1.DeleteOptions{}))
@@ -67,8 +68,8 @@ func TestClaimInUse(t *testing.T) {
 	check(t, err)
 	unused := crdt.Key{Resource: "persistentvolumeclaims", Namespace: "default", Name: "b"}
 	check(t, c.admin.Delete(c.ctx, unused, metav1.DeleteOptions{}))
-	gone := func(k crdt.Key) func(*crdt.Snapshot) bool {
-		return func(s *crdt.Snapshot) bool { _, there := s.Get(k); return !there }
+	gone := func(k crdt.Key) func(*store.Snapshot) bool {
+		return func(s *store.Snapshot) bool { _, there := s.Get(k); return !there }
 	}
 	c.eventually("the unused claim has gone", gone(unused))
 	for _, k := range []crdt.Key{claim, volume} {

@@ -9,16 +9,16 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	repack "k8s.io/kubernetes/pkg/api/v1/endpoints"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // apiService is the entry's Service if it is the API's own, whose endpoints are the nodes: every node serves the API. The
 // proxy asks nobody for it, and leads to its own node; clients and programs that look for API servers read these.
-func apiService(e *crdt.Entry) (*corev1.Service, bool) {
+func apiService(e *store.Entry) (*corev1.Service, bool) {
 	if e.Key.Namespace != corev1.NamespaceDefault || e.Key.Name != "kubernetes" {
 		return nil, false
 	}
-	svc, err := crdt.As[corev1.Service](e)
+	svc, err := store.As[corev1.Service](e)
 	return svc, err == nil && len(svc.Spec.Selector) == 0 && svc.DeletionTimestamp == nil
 }
 

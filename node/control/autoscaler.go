@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const horizontalPodAutoscalers = "autoscaling/horizontalpodautoscalers"
@@ -49,7 +50,7 @@ func (a *autoscalers) ask(ctx context.Context, api API, w *world) {
 	var group errgroup.Group
 	group.SetLimit(maxAsking)
 	for e := range w.snap.Range(horizontalPodAutoscalers, "", "") {
-		hpa, err := crdt.As[autoscalingv2.HorizontalPodAutoscaler](e)
+		hpa, err := store.As[autoscalingv2.HorizontalPodAutoscaler](e)
 		if err != nil || !w.mine(e.UID) {
 			continue
 		}
@@ -105,7 +106,7 @@ func (s *scaling) ask(targets *targets, w *world) {
 	}
 	s.pods = w.scaledPods(s.hpa.Namespace, selector)
 	s.rivals = []string{s.hpa.Name}
-	for _, other := range crdt.List[autoscalingv2.HorizontalPodAutoscaler](w.snap, horizontalPodAutoscalers, s.hpa.Namespace) {
+	for _, other := range store.List[autoscalingv2.HorizontalPodAutoscaler](w.snap, horizontalPodAutoscalers, s.hpa.Namespace) {
 		if other.UID != s.hpa.UID && s.shares(targets, other) {
 			s.rivals = append(s.rivals, other.Name)
 		}
@@ -128,7 +129,7 @@ func (s *scaling) shares(targets *targets, other *autoscalingv2.HorizontalPodAut
 // or if nobody covers it; once it is lost to this side, its cover stands for it.
 func (w *world) scaledPods(namespace string, selector labels.Selector) []*corev1.Pod {
 	var out []*corev1.Pod
-	for _, p := range crdt.List[corev1.Pod](w.snap, "pods", namespace) {
+	for _, p := range store.List[corev1.Pod](w.snap, "pods", namespace) {
 		if selector.Matches(labels.Set(p.Labels)) && !w.covered(p) {
 			out = append(out, p)
 		}
@@ -148,11 +149,11 @@ func (w *world) covered(p *corev1.Pod) bool {
 	var owner metav1.Object
 	switch ref.Kind {
 	case "ReplicaSet":
-		if rs, ok := crdt.Get[appsv1.ReplicaSet](w.snap, crdt.Key{Resource: replicaSets, Namespace: p.Namespace, Name: ref.Name}); ok {
+		if rs, ok := store.Get[appsv1.ReplicaSet](w.snap, crdt.Key{Resource: replicaSets, Namespace: p.Namespace, Name: ref.Name}); ok {
 			owner = rs
 		}
 	case "ReplicationController":
-		if rc, ok := crdt.Get[corev1.ReplicationController](w.snap, crdt.Key{Resource: replicationControllers, Namespace: p.Namespace, Name: ref.Name}); ok {
+		if rc, ok := store.Get[corev1.ReplicationController](w.snap, crdt.Key{Resource: replicationControllers, Namespace: p.Namespace, Name: ref.Name}); ok {
 			owner = rc
 		}
 	default:
@@ -165,8 +166,8 @@ func (w *world) covered(p *corev1.Pod) bool {
 	return ends && !w.now.Before(at)
 }
 
-func (a *autoscalers) decide(w *world, e *crdt.Entry) plan {
-	hpa, err := crdt.As[autoscalingv2.HorizontalPodAutoscaler](e)
+func (a *autoscalers) decide(w *world, e *store.Entry) plan {
+	hpa, err := store.As[autoscalingv2.HorizontalPodAutoscaler](e)
 	if err != nil {
 		return plan{}
 	}

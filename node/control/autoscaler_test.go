@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 func hpaKey(name string) crdt.Key {
@@ -30,8 +31,8 @@ func (c *cluster) scales(apiVersion, kind, name string, least, most int32) {
 }
 
 // condition is that of an HPA, as "Status Reason".
-func condition(s *crdt.Snapshot, name string, of autoscalingv2.HorizontalPodAutoscalerConditionType) string {
-	hpa, ok := crdt.Get[autoscalingv2.HorizontalPodAutoscaler](s, hpaKey(name))
+func condition(s *store.Snapshot, name string, of autoscalingv2.HorizontalPodAutoscalerConditionType) string {
+	hpa, ok := store.Get[autoscalingv2.HorizontalPodAutoscaler](s, hpaKey(name))
 	if !ok {
 		return ""
 	}
@@ -53,8 +54,8 @@ func TestAutoscaler(t *testing.T) {
 	c.eventually("two pods", complete(2, "1"))
 	c.scales("apps/v1", "Deployment", "web", 1, 5)
 	c.eventually("four pods", complete(4, "1"))
-	c.eventually("a status", func(s *crdt.Snapshot) bool {
-		hpa, _ := crdt.Get[autoscalingv2.HorizontalPodAutoscaler](s, hpaKey("web"))
+	c.eventually("a status", func(s *store.Snapshot) bool {
+		hpa, _ := store.Get[autoscalingv2.HorizontalPodAutoscaler](s, hpaKey("web"))
 		st := hpa.Status
 		return st.CurrentReplicas == 2 && st.DesiredReplicas == 4 && st.LastScaleTime != nil && len(st.CurrentMetrics) == 1 &&
 			st.CurrentMetrics[0].Resource.Current.AverageValue.Value() == 200<<20 && condition(s, "web", autoscalingv2.AbleToScale) == "True SucceededRescale"
@@ -64,7 +65,7 @@ func TestAutoscaler(t *testing.T) {
 	c.eventually("three pods", complete(3, "1"))
 
 	c.scales("apps/v1", "Deployment", "nothing", 1, 2)
-	c.eventually("no scale", func(s *crdt.Snapshot) bool {
+	c.eventually("no scale", func(s *store.Snapshot) bool {
 		return condition(s, "nothing", autoscalingv2.AbleToScale) == "False FailedGetScale"
 	})
 
@@ -84,10 +85,10 @@ func TestAutoscaler(t *testing.T) {
 		"subresources":{"scale":{"specReplicasPath":".spec.n","statusReplicasPath":".status.n","labelSelectorPath":".status.s"}}}]}}`)
 	c.post("/apis/example.com/v1/namespaces/default/widgets", `{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"w"},"spec":{"n":1}}`)
 	c.scales("example.com/v1", "Widget", "w", 2, 2)
-	c.eventually("two of each", func(s *crdt.Snapshot) bool {
-		set, _ := crdt.Get[appsv1.StatefulSet](s, crdt.Key{Resource: "apps/statefulsets", Namespace: "default", Name: "set"})
-		rc, _ := crdt.Get[corev1.ReplicationController](s, crdt.Key{Resource: "replicationcontrollers", Namespace: "default", Name: "rc"})
-		w, ok := crdt.Get[unstructured.Unstructured](s, crdt.Key{Resource: "example.com/widgets", Namespace: "default", Name: "w"})
+	c.eventually("two of each", func(s *store.Snapshot) bool {
+		set, _ := store.Get[appsv1.StatefulSet](s, crdt.Key{Resource: "apps/statefulsets", Namespace: "default", Name: "set"})
+		rc, _ := store.Get[corev1.ReplicationController](s, crdt.Key{Resource: "replicationcontrollers", Namespace: "default", Name: "rc"})
+		w, ok := store.Get[unstructured.Unstructured](s, crdt.Key{Resource: "example.com/widgets", Namespace: "default", Name: "w"})
 		if !ok {
 			return false
 		}
@@ -98,7 +99,7 @@ func TestAutoscaler(t *testing.T) {
 	// One HPA each: two that choose the same pods do nothing.
 	target := autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web"}
 	edit(c, hpaKey("nothing"), func(h *autoscalingv2.HorizontalPodAutoscaler) { h.Spec.ScaleTargetRef = target; h.Spec.MaxReplicas = 9 })
-	c.eventually("the other HPA", func(s *crdt.Snapshot) bool {
+	c.eventually("the other HPA", func(s *store.Snapshot) bool {
 		return condition(s, "nothing", autoscalingv2.ScalingActive) == "False AmbiguousSelector"
 	})
 }

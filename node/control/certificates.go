@@ -17,6 +17,7 @@ import (
 	"k8s.io/kubernetes/pkg/apis/certificates"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // Signer signs approved certificate signing requests with the cluster's CA.
@@ -46,9 +47,9 @@ const (
 )
 
 // signing decides about one request. Of the issuers in sight one signs it: two would sign twice.
-func signing(s Signer) func(*world, *crdt.Entry) plan {
-	return func(w *world, e *crdt.Entry) plan {
-		r, err := crdt.As[certificatesv1.CertificateSigningRequest](e)
+func signing(s Signer) func(*world, *store.Entry) plan {
+	return func(w *world, e *store.Entry) plan {
+		r, err := store.As[certificatesv1.CertificateSigningRequest](e)
 		if err != nil {
 			return plan{}
 		}
@@ -73,7 +74,7 @@ func answer(w *world, issuers []string, r *certificatesv1.CertificateSigningRequ
 		err = signable(parsed, r)
 	}
 	if err == nil && r.Spec.SignerName == certificatesv1.KubeletServingSignerName {
-		node, _ := crdt.Get[corev1.Node](w.snap, crdt.Key{Resource: "nodes", Name: strings.TrimPrefix(parsed.Subject.CommonName, nodePrefix)})
+		node, _ := store.Get[corev1.Node](w.snap, crdt.Key{Resource: "nodes", Name: strings.TrimPrefix(parsed.Subject.CommonName, nodePrefix)})
 		err = ownAddresses(parsed, r.Spec.Username, node)
 	}
 	out := r.DeepCopy()
@@ -187,8 +188,8 @@ func has(r *certificatesv1.CertificateSigningRequest, condition certificatesv1.R
 }
 
 // cleaning deletes requests that nobody needs any more: an hour after they were answered, a day if nobody did.
-func cleaning(w *world, e *crdt.Entry) plan {
-	r, err := crdt.As[certificatesv1.CertificateSigningRequest](e)
+func cleaning(w *world, e *store.Entry) plan {
+	r, err := store.As[certificatesv1.CertificateSigningRequest](e)
 	if err != nil || r.DeletionTimestamp != nil {
 		return plan{}
 	}

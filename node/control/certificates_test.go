@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // requestOf is a request in PEM.
@@ -48,22 +49,22 @@ func TestSigning(t *testing.T) {
 	}
 	const people, kubelets = certificatesv1.KubeAPIServerClientSignerName, certificatesv1.KubeletServingSignerName
 	approved := []certificatesv1.RequestConditionType{certificatesv1.CertificateApproved}
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	replica, err := store.Open(store.Config{Cluster: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ran := make(chan error, 1)
-	go func() { ran <- store.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-ran; store.Close() })
+	go func() { ran <- replica.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-ran; replica.Close() })
 	for _, name := range []string{"n1", "n2"} {
 		n := &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: name},
 			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0." + name[1:]}}}}
-		if _, err := store.Commit(ctx, crdt.Write{Key: crdt.Key{Resource: "nodes", Name: name}, Object: n}); err != nil {
+		if _, err := replica.Commit(ctx, store.Write{Key: crdt.Key{Resource: "nodes", Name: name}, Object: n}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	snap := store.Snapshot()
+	snap := replica.Snapshot()
 	for _, c := range []struct {
 		name, signer string
 		template     x509.CertificateRequest

@@ -41,6 +41,7 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/httpapi"
 	"murmur/node/control"
 )
@@ -91,7 +92,7 @@ var resources = []string{"pods", "services", "endpoints", "configmaps", "secrets
 type cluster struct {
 	t     *testing.T
 	ctx   context.Context
-	store *crdt.Store
+	store *store.Store
 	api   *httpapi.Server
 	admin *httpapi.Client
 	view  *sides
@@ -104,7 +105,7 @@ type cluster struct {
 // usage is what the pods of the first node use.
 func (c *cluster) usage() (*metricsv1beta1.NodeMetrics, []metricsv1beta1.PodMetrics) {
 	var out []metricsv1beta1.PodMetrics
-	for _, p := range crdt.List[corev1.Pod](c.store.Snapshot(), "pods", "") {
+	for _, p := range store.List[corev1.Pod](c.store.Snapshot(), "pods", "") {
 		out = append(out, metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Name: p.Name, Namespace: p.Namespace}, Timestamp: metav1.Now(),
 			Containers: []metricsv1beta1.ContainerMetrics{{Name: "web", Usage: corev1.ResourceList{corev1.ResourceMemory: *resource.NewQuantity(c.memory.Load(), resource.BinarySI)}}}})
 	}
@@ -113,18 +114,18 @@ func (c *cluster) usage() (*metricsv1beta1.NodeMetrics, []metricsv1beta1.PodMetr
 
 func start(t *testing.T, nodes ...string) *cluster {
 	t.Helper()
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	replica, err := store.Open(store.Config{Cluster: "test"})
 	check(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	stop, stopStore := context.WithCancel(context.Background())
 	var wg, disk sync.WaitGroup
-	disk.Go(func() { _ = store.Run(stop) })
+	disk.Go(func() { _ = replica.Run(stop) })
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	check(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
-	c := &cluster{t: t, ctx: ctx, store: store, view: &sides{alive: nodes, changed: make(chan struct{})}}
-	api, err := httpapi.New(httpapi.Config{Store: store, Node: nodes[0], Listener: l, ServiceAccountKey: key, TLS: &tls.Config{}, Usage: c.usage, Log: slog.New(slog.DiscardHandler)})
+	c := &cluster{t: t, ctx: ctx, store: replica, view: &sides{alive: nodes, changed: make(chan struct{})}}
+	api, err := httpapi.New(httpapi.Config{Store: replica, Node: nodes[0], Listener: l, ServiceAccountKey: key, TLS: &tls.Config{}, Usage: c.usage, Log: slog.New(slog.DiscardHandler)})
 	check(t, err)
 	t.Cleanup(func() {
 		cancel()
@@ -132,12 +133,12 @@ func start(t *testing.T, nodes ...string) *cluster {
 		l.Close()
 		stopStore()
 		disk.Wait()
-		check(t, store.Close())
+		check(t, replica.Close())
 	})
 	check(t, api.Bootstrap(ctx))
 	c.api, c.admin = api, api.As("admin", "system:masters")
 	for _, n := range nodes {
-		_, err := store.Commit(ctx, crdt.Write{Key: crdt.Key{Resource: "nodes", Name: n}, Object: &corev1.Node{
+		_, err := replica.Commit(ctx, store.Write{Key: crdt.Key{Resource: "nodes", Name: n}, Object: &corev1.Node{
 			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: n},
 			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.1.1." + n[1:]}}, Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
 		}})
@@ -145,7 +146,7 @@ func start(t *testing.T, nodes ...string) *cluster {
 	}
 	for _, n := range nodes {
 		controllers, err := control.New(control.Config{
-			Store: store, Node: n, View: c.view, CACert: func() []byte { return []byte("bundle") }, Resources: resources, Usage: api.QuotaUsage, Numbers: api.Numbers(), Settle: 50 * time.Millisecond,
+			Store: replica, Node: n, View: c.view, CACert: func() []byte { return []byte("bundle") }, Resources: resources, Usage: api.QuotaUsage, Numbers: api.Numbers(), Settle: 50 * time.Millisecond,
 			Record: func(ctx context.Context, user, verb string, key crdt.Key, uid types.UID) (context.Context, func(error)) {
 				return ctx, func(err error) {
 					if err == nil && uid != "" {
@@ -187,11 +188,11 @@ func (c *cluster) kubelets() {
 	for {
 		alive := c.view.Alive()
 		for e := range c.store.Snapshot().Range("pods", "", "") {
-			p, err := crdt.As[corev1.Pod](e)
+			p, err := store.As[corev1.Pod](e)
 			if err != nil || p.Spec.NodeName != "" && !slices.Contains(alive, p.Spec.NodeName) {
 				continue
 			}
-			w := crdt.Write{Key: e.Key, Base: e}
+			w := store.Write{Key: e.Key, Base: e}
 			if p.DeletionTimestamp == nil {
 				if p.Status.Phase == corev1.PodRunning || p.Status.Phase == corev1.PodFailed {
 					continue
@@ -211,7 +212,7 @@ func (c *cluster) kubelets() {
 			if p.DeletionTimestamp != nil && len(p.Finalizers) > 0 {
 				continue // the object stays, as with the real ones
 			}
-			if _, err := c.store.Commit(c.ctx, w); err != nil && !errors.Is(err, crdt.ErrConflict) && !errors.Is(err, crdt.ErrNotFound) && c.ctx.Err() == nil {
+			if _, err := c.store.Commit(c.ctx, w); err != nil && !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) && c.ctx.Err() == nil {
 				c.t.Errorf("kubelet: %v", err)
 			}
 		}
@@ -229,7 +230,7 @@ func (c *cluster) place(alive []string, turn *int) string {
 	for range alive {
 		*turn++
 		name := alive[*turn%len(alive)]
-		if n, ok := crdt.Get[corev1.Node](c.store.Snapshot(), crdt.Key{Resource: "nodes", Name: name}); ok && len(n.Spec.Taints) == 0 {
+		if n, ok := store.Get[corev1.Node](c.store.Snapshot(), crdt.Key{Resource: "nodes", Name: name}); ok && len(n.Spec.Taints) == 0 {
 			return name
 		}
 	}
@@ -237,7 +238,7 @@ func (c *cluster) place(alive []string, turn *int) string {
 }
 
 // eventually waits for what must come true.
-func (c *cluster) eventually(what string, ok func(*crdt.Snapshot) bool) {
+func (c *cluster) eventually(what string, ok func(*store.Snapshot) bool) {
 	c.t.Helper()
 	for range 1000 {
 		if ok(c.store.Snapshot()) {
@@ -245,13 +246,13 @@ func (c *cluster) eventually(what string, ok func(*crdt.Snapshot) bool) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	for _, p := range crdt.List[corev1.Pod](c.store.Snapshot(), "pods", "default") {
+	for _, p := range store.List[corev1.Pod](c.store.Snapshot(), "pods", "default") {
 		c.t.Logf("pod %s on %s: %s deleted %v %v", p.Name, p.Spec.NodeName, p.Status.Phase, p.DeletionTimestamp, p.Annotations)
 	}
-	for _, rs := range crdt.List[appsv1.ReplicaSet](c.store.Snapshot(), "apps/replicasets", "default") {
+	for _, rs := range store.List[appsv1.ReplicaSet](c.store.Snapshot(), "apps/replicasets", "default") {
 		c.t.Logf("rs %s: %d %+v", rs.Name, *rs.Spec.Replicas, rs.Status)
 	}
-	for _, d := range crdt.List[appsv1.Deployment](c.store.Snapshot(), "apps/deployments", "default") {
+	for _, d := range store.List[appsv1.Deployment](c.store.Snapshot(), "apps/deployments", "default") {
 		c.t.Logf("deployment %s: %+v", d.Name, d.Status)
 	}
 	c.t.Fatalf("never: %s", what)
@@ -279,7 +280,7 @@ func edit[T any, P interface {
 }](c *cluster, key crdt.Key, change func(P)) {
 	c.t.Helper()
 	check(c.t, retry.RetryOnConflict(wait.Backoff{Steps: 100, Duration: 5 * time.Millisecond}, func() error {
-		now, ok := crdt.Get[T](c.store.Snapshot(), key)
+		now, ok := store.Get[T](c.store.Snapshot(), key)
 		if !ok {
 			return fmt.Errorf("there is no %s", key)
 		}
@@ -291,23 +292,23 @@ func edit[T any, P interface {
 }
 
 func (c *cluster) deployment() *appsv1.Deployment {
-	d, ok := crdt.Get[appsv1.Deployment](c.store.Snapshot(), webKey)
+	d, ok := store.Get[appsv1.Deployment](c.store.Snapshot(), webKey)
 	if !ok {
 		c.t.Fatal("no deployment")
 	}
 	return d.DeepCopy()
 }
 
-func complete(replicas int32, revision string) func(*crdt.Snapshot) bool {
-	return func(s *crdt.Snapshot) bool {
-		d, ok := crdt.Get[appsv1.Deployment](s, webKey)
+func complete(replicas int32, revision string) func(*store.Snapshot) bool {
+	return func(s *store.Snapshot) bool {
+		d, ok := store.Get[appsv1.Deployment](s, webKey)
 		if !ok || d.Status.ObservedGeneration != d.Generation || d.Status.UpdatedReplicas != replicas || d.Status.Replicas != replicas ||
 			d.Status.AvailableReplicas != replicas || d.Annotations["deployment.kubernetes.io/revision"] != revision {
 			return false
 		}
 		for _, cond := range d.Status.Conditions {
 			if cond.Type == appsv1.DeploymentProgressing {
-				return cond.Reason == "NewReplicaSetAvailable" && len(crdt.List[corev1.Pod](s, "pods", "default")) == int(replicas)
+				return cond.Reason == "NewReplicaSetAvailable" && len(store.List[corev1.Pod](s, "pods", "default")) == int(replicas)
 			}
 		}
 		return false
@@ -317,7 +318,7 @@ func complete(replicas int32, revision string) func(*crdt.Snapshot) bool {
 // TestDeployment: the whole path through the real API: rollout, scale, rolling update, undo, deletion.
 func TestDeployment(t *testing.T) {
 	c := start(t, "n1")
-	c.eventually("the default account", func(s *crdt.Snapshot) bool {
+	c.eventually("the default account", func(s *store.Snapshot) bool {
 		_, a := s.Get(crdt.Key{Resource: "serviceaccounts", Namespace: "default", Name: "default"})
 		_, b := s.Get(crdt.Key{Resource: "configmaps", Namespace: "default", Name: "kube-root-ca.crt"})
 		return a && b
@@ -334,11 +335,11 @@ func TestDeployment(t *testing.T) {
 	c.eventually("updated", complete(5, "2"))
 	edit(c, webKey, func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "nginx:1" })
 	c.eventually("undone", complete(5, "3"))
-	c.eventually("endpoints", func(s *crdt.Snapshot) bool {
-		e, ok := crdt.Get[corev1.Endpoints](s, crdt.Key{Resource: "endpoints", Namespace: "default", Name: "web"})
+	c.eventually("endpoints", func(s *store.Snapshot) bool {
+		e, ok := store.Get[corev1.Endpoints](s, crdt.Key{Resource: "endpoints", Namespace: "default", Name: "web"})
 		return ok && len(e.Subsets) == 1
 	})
-	if n := len(crdt.List[appsv1.ReplicaSet](c.store.Snapshot(), "apps/replicasets", "default")); n != 2 {
+	if n := len(store.List[appsv1.ReplicaSet](c.store.Snapshot(), "apps/replicasets", "default")); n != 2 {
 		t.Errorf("%d ReplicaSets", n)
 	}
 	quiet(c)
@@ -356,18 +357,18 @@ func TestDaemonSet(t *testing.T) {
 	check(t, err)
 	runs := func(image string, nodes int, revision int64) {
 		t.Helper()
-		c.eventually(fmt.Sprintf("%s on %d nodes, revision %d", image, nodes, revision), func(s *crdt.Snapshot) bool {
-			d, ok := crdt.Get[appsv1.DaemonSet](s, key)
+		c.eventually(fmt.Sprintf("%s on %d nodes, revision %d", image, nodes, revision), func(s *store.Snapshot) bool {
+			d, ok := store.Get[appsv1.DaemonSet](s, key)
 			if !ok || d.Status.ObservedGeneration != d.Generation || int(d.Status.NumberAvailable) != nodes || int(d.Status.UpdatedNumberScheduled) != nodes {
 				return false
 			}
 			on := map[string]bool{}
-			pods := crdt.List[corev1.Pod](s, "pods", "default")
+			pods := store.List[corev1.Pod](s, "pods", "default")
 			for _, p := range pods {
 				on[p.Spec.NodeName] = p.Spec.Containers[0].Image == image
 			}
 			latest := int64(0)
-			for _, r := range crdt.List[appsv1.ControllerRevision](s, "apps/controllerrevisions", "default") {
+			for _, r := range store.List[appsv1.ControllerRevision](s, "apps/controllerrevisions", "default") {
 				latest = max(latest, r.Revision)
 			}
 			return len(pods) == nodes && len(on) == nodes && !slices.Contains(slices.Collect(maps.Values(on)), false) && latest == revision
@@ -386,26 +387,26 @@ func TestDaemonSet(t *testing.T) {
 	runs("nginx:3", 2, 4)
 	quiet(c)
 	check(t, c.admin.Delete(c.ctx, key, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationBackground)}))
-	c.eventually("deleted with all it owned", func(s *crdt.Snapshot) bool {
-		return empty("default")(s) && len(crdt.List[appsv1.ControllerRevision](s, "apps/controllerrevisions", "default")) == 0
+	c.eventually("deleted with all it owned", func(s *store.Snapshot) bool {
+		return empty("default")(s) && len(store.List[appsv1.ControllerRevision](s, "apps/controllerrevisions", "default")) == 0
 	})
 }
 
 func policy(p metav1.DeletionPropagation) *metav1.DeletionPropagation { return &p }
 
-func empty(namespace string) func(*crdt.Snapshot) bool {
-	return func(s *crdt.Snapshot) bool {
-		return len(crdt.List[corev1.Pod](s, "pods", namespace)) == 0 && len(crdt.List[appsv1.ReplicaSet](s, "apps/replicasets", namespace)) == 0 &&
-			len(crdt.List[appsv1.Deployment](s, "apps/deployments", namespace)) == 0
+func empty(namespace string) func(*store.Snapshot) bool {
+	return func(s *store.Snapshot) bool {
+		return len(store.List[corev1.Pod](s, "pods", namespace)) == 0 && len(store.List[appsv1.ReplicaSet](s, "apps/replicasets", namespace)) == 0 &&
+			len(store.List[appsv1.Deployment](s, "apps/deployments", namespace)) == 0
 	}
 }
 
 // TestAPIService: the API's own service has every node for an endpoint, in both forms, and nothing is written twice.
 func TestAPIService(t *testing.T) {
 	c := start(t, "n1", "n2")
-	c.eventually("endpoints of the API", func(s *crdt.Snapshot) bool {
-		e, ok := crdt.Get[corev1.Endpoints](s, crdt.Key{Resource: "endpoints", Namespace: "default", Name: "kubernetes"})
-		slice, also := crdt.Get[discoveryv1.EndpointSlice](s, crdt.Key{Resource: "discovery.k8s.io/endpointslices", Namespace: "default", Name: "kubernetes"})
+	c.eventually("endpoints of the API", func(s *store.Snapshot) bool {
+		e, ok := store.Get[corev1.Endpoints](s, crdt.Key{Resource: "endpoints", Namespace: "default", Name: "kubernetes"})
+		slice, also := store.Get[discoveryv1.EndpointSlice](s, crdt.Key{Resource: "discovery.k8s.io/endpointslices", Namespace: "default", Name: "kubernetes"})
 		return ok && also && len(e.Subsets) == 1 && len(e.Subsets[0].Addresses) == 2 && e.Subsets[0].Ports[0].Port == 6443 &&
 			len(slice.Endpoints) == 2 && slice.Endpoints[1].Addresses[0] == "10.1.1.2" && *slice.Ports[0].Port == 6443 &&
 			slice.Labels[discoveryv1.LabelServiceName] == "kubernetes"
@@ -429,16 +430,16 @@ func TestEndpoints(t *testing.T) {
 			Ports: []corev1.EndpointPort{{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP}}}}}
 	_, err := c.admin.Create(c.ctx, manual)
 	check(t, err)
-	has := func(name string) func(*crdt.Snapshot) bool {
-		return func(s *crdt.Snapshot) bool {
+	has := func(name string) func(*store.Snapshot) bool {
+		return func(s *store.Snapshot) bool {
 			_, ok := s.Get(crdt.Key{Resource: "endpoints", Namespace: "default", Name: name})
 			return ok
 		}
 	}
-	mirrored := func(want string) func(*crdt.Snapshot) bool {
-		return func(s *crdt.Snapshot) bool {
+	mirrored := func(want string) func(*store.Snapshot) bool {
+		return func(s *store.Snapshot) bool {
 			got := ""
-			for _, slice := range crdt.List[discoveryv1.EndpointSlice](s, "discovery.k8s.io/endpointslices", "default") {
+			for _, slice := range store.List[discoveryv1.EndpointSlice](s, "discovery.k8s.io/endpointslices", "default") {
 				if slice.Labels[discoveryv1.LabelServiceName] == "byhand" && slice.Labels["a"] == "b" {
 					for _, e := range slice.Endpoints {
 						got += fmt.Sprint(e.Addresses[0], " ", *slice.Ports[0].Port, " ", *e.Conditions.Ready, " ")
@@ -455,14 +456,14 @@ func TestEndpoints(t *testing.T) {
 	quiet(c)
 	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "services", Namespace: "default", Name: "made"}, metav1.DeleteOptions{}))
 	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "endpoints", Namespace: "default", Name: "byhand"}, metav1.DeleteOptions{}))
-	c.eventually("gone with the service", func(s *crdt.Snapshot) bool { return !has("made")(s) })
+	c.eventually("gone with the service", func(s *store.Snapshot) bool { return !has("made")(s) })
 	c.eventually("the mirror is gone", mirrored(""))
 }
 
 // TestReplicationController: pods are made, adopted and let go by its selector, counted, and gone with it.
 func TestReplicationController(t *testing.T) {
 	c := start(t, "n1")
-	c.eventually("the default account", func(s *crdt.Snapshot) bool {
+	c.eventually("the default account", func(s *store.Snapshot) bool {
 		_, ok := s.Get(crdt.Key{Resource: "serviceaccounts", Namespace: "default", Name: "default"})
 		return ok
 	})
@@ -475,56 +476,56 @@ func TestReplicationController(t *testing.T) {
 		Spec: corev1.ReplicationControllerSpec{Replicas: &two, Selector: l, Template: &corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: l}, Spec: spec}}})
 	check(t, err)
 	key := crdt.Key{Resource: "replicationcontrollers", Namespace: "default", Name: "rc"}
-	mine := func(s *crdt.Snapshot) (n int) {
-		for _, p := range crdt.List[corev1.Pod](s, "pods", "default") {
+	mine := func(s *store.Snapshot) (n int) {
+		for _, p := range store.List[corev1.Pod](s, "pods", "default") {
 			if ref := metav1.GetControllerOf(p); ref != nil && ref.Kind == "ReplicationController" && ref.Name == "rc" {
 				n++
 			}
 		}
 		return n
 	}
-	c.eventually("two pods, one of them adopted", func(s *crdt.Snapshot) bool {
-		rc, ok := crdt.Get[corev1.ReplicationController](s, key)
-		return ok && rc.Status.ReadyReplicas == 2 && rc.Status.ObservedGeneration == rc.Generation && mine(s) == 2 && len(crdt.List[corev1.Pod](s, "pods", "default")) == 2
+	c.eventually("two pods, one of them adopted", func(s *store.Snapshot) bool {
+		rc, ok := store.Get[corev1.ReplicationController](s, key)
+		return ok && rc.Status.ReadyReplicas == 2 && rc.Status.ObservedGeneration == rc.Generation && mine(s) == 2 && len(store.List[corev1.Pod](s, "pods", "default")) == 2
 	})
 	quiet(c)
 	edit(c, crdt.Key{Resource: "pods", Namespace: "default", Name: "orphan"}, func(p *corev1.Pod) { p.Labels = map[string]string{"app": "free"} })
-	c.eventually("one let go, and another made", func(s *crdt.Snapshot) bool {
-		p, ok := crdt.Get[corev1.Pod](s, crdt.Key{Resource: "pods", Namespace: "default", Name: "orphan"})
+	c.eventually("one let go, and another made", func(s *store.Snapshot) bool {
+		p, ok := store.Get[corev1.Pod](s, crdt.Key{Resource: "pods", Namespace: "default", Name: "orphan"})
 		return ok && metav1.GetControllerOf(p) == nil && mine(s) == 2
 	})
 	check(t, c.admin.Delete(c.ctx, key, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationBackground)}))
-	c.eventually("gone with its pods", func(s *crdt.Snapshot) bool { return mine(s) == 0 })
+	c.eventually("gone with its pods", func(s *store.Snapshot) bool { return mine(s) == 0 })
 }
 
 // TestQuota: what is created is charged and refused beyond the limit, what goes is given back, and the refusal shows in the
 // owner's status.
 func TestQuota(t *testing.T) {
 	c := start(t, "n1")
-	c.eventually("the default account", func(s *crdt.Snapshot) bool {
+	c.eventually("the default account", func(s *store.Snapshot) bool {
 		_, ok := s.Get(crdt.Key{Resource: "serviceaccounts", Namespace: "default", Name: "default"})
 		return ok
 	})
 	_, err := c.admin.Create(c.ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q", Namespace: "default"},
 		Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{"pods": resource.MustParse("2"), "count/replicasets.apps": resource.MustParse("5")}}})
 	check(t, err)
-	used := func(pods, sets int64) func(*crdt.Snapshot) bool {
-		return func(s *crdt.Snapshot) bool {
-			q, ok := crdt.Get[corev1.ResourceQuota](s, crdt.Key{Resource: "resourcequotas", Namespace: "default", Name: "q"})
+	used := func(pods, sets int64) func(*store.Snapshot) bool {
+		return func(s *store.Snapshot) bool {
+			q, ok := store.Get[corev1.ResourceQuota](s, crdt.Key{Resource: "resourcequotas", Namespace: "default", Name: "q"})
 			return ok && len(q.Status.Hard) == 2 && q.Status.Used.Pods().Value() == pods && q.Status.Used.Name("count/replicasets.apps", resource.DecimalSI).Value() == sets
 		}
 	}
 	c.eventually("nothing is used", used(0, 0))
 	_, err = c.admin.Create(c.ctx, web("nginx:1", 3))
 	check(t, err)
-	c.eventually("two of three pods", func(s *crdt.Snapshot) bool {
-		sets := crdt.List[appsv1.ReplicaSet](s, "apps/replicasets", "default")
-		return len(sets) == 1 && sets[0].Status.ReadyReplicas == 2 && len(sets[0].Status.Conditions) == 1 && len(crdt.List[corev1.Pod](s, "pods", "default")) == 2 && used(2, 1)(s)
+	c.eventually("two of three pods", func(s *store.Snapshot) bool {
+		sets := store.List[appsv1.ReplicaSet](s, "apps/replicasets", "default")
+		return len(sets) == 1 && sets[0].Status.ReadyReplicas == 2 && len(sets[0].Status.Conditions) == 1 && len(store.List[corev1.Pod](s, "pods", "default")) == 2 && used(2, 1)(s)
 	})
 	edit(c, webKey, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32) })
 	c.eventually("given back", used(0, 1))
-	c.eventually("no failure is left", func(s *crdt.Snapshot) bool {
-		sets := crdt.List[appsv1.ReplicaSet](s, "apps/replicasets", "default")
+	c.eventually("no failure is left", func(s *store.Snapshot) bool {
+		sets := store.List[appsv1.ReplicaSet](s, "apps/replicasets", "default")
 		return len(sets) == 1 && len(sets[0].Status.Conditions) == 0
 	})
 	quiet(c)
@@ -547,9 +548,9 @@ func TestCircle(t *testing.T) {
 		check(t, err)
 	}
 	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "configmaps", Namespace: "default", Name: "a"}, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationForeground)}))
-	c.eventually("all three are gone", func(s *crdt.Snapshot) bool {
+	c.eventually("all three are gone", func(s *store.Snapshot) bool {
 		n := 0
-		for _, m := range crdt.List[corev1.ConfigMap](s, "configmaps", "default") {
+		for _, m := range store.List[corev1.ConfigMap](s, "configmaps", "default") {
 			if len(m.Name) == 1 {
 				n++
 			}
@@ -571,9 +572,9 @@ func TestTwoOwners(t *testing.T) {
 	_, err := c.admin.Create(c.ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "child", Namespace: "default", OwnerReferences: refs}})
 	check(t, err)
 	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "configmaps", Namespace: "default", Name: "goes"}, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationForeground)}))
-	c.eventually("one is gone, and the child is the other's", func(s *crdt.Snapshot) bool {
+	c.eventually("one is gone, and the child is the other's", func(s *store.Snapshot) bool {
 		_, there := s.Get(crdt.Key{Resource: "configmaps", Namespace: "default", Name: "goes"})
-		child, ok := crdt.Get[corev1.ConfigMap](s, crdt.Key{Resource: "configmaps", Namespace: "default", Name: "child"})
+		child, ok := store.Get[corev1.ConfigMap](s, crdt.Key{Resource: "configmaps", Namespace: "default", Name: "child"})
 		return !there && ok && len(child.OwnerReferences) == 1 && child.OwnerReferences[0].Name == "stays"
 	})
 }
@@ -581,7 +582,7 @@ func TestTwoOwners(t *testing.T) {
 // TestStatefulSet: pods come in order, are updated from the last to the partition, rolled back, and go in reverse.
 func TestStatefulSet(t *testing.T) {
 	c := start(t, "n1", "n2")
-	c.eventually("the default account", func(s *crdt.Snapshot) bool {
+	c.eventually("the default account", func(s *store.Snapshot) bool {
 		_, ok := s.Get(crdt.Key{Resource: "serviceaccounts", Namespace: "default", Name: "default"})
 		return ok
 	})
@@ -593,10 +594,10 @@ func TestStatefulSet(t *testing.T) {
 				Spec: corev1.PodSpec{TerminationGracePeriodSeconds: &grace, Containers: []corev1.Container{{Name: "c", Image: "db:1"}}}}}})
 	check(t, err)
 	key := crdt.Key{Resource: "apps/statefulsets", Namespace: "default", Name: "db"}
-	shows := func(images ...string) func(*crdt.Snapshot) bool {
-		return func(s *crdt.Snapshot) bool {
-			set, ok := crdt.Get[appsv1.StatefulSet](s, key)
-			pods := crdt.List[corev1.Pod](s, "pods", "default")
+	shows := func(images ...string) func(*store.Snapshot) bool {
+		return func(s *store.Snapshot) bool {
+			set, ok := store.Get[appsv1.StatefulSet](s, key)
+			pods := store.List[corev1.Pod](s, "pods", "default")
 			if !ok || set.Status.ObservedGeneration != set.Generation || int(set.Status.ReadyReplicas) != len(images) || len(pods) != len(images) {
 				return false
 			}
@@ -610,7 +611,7 @@ func TestStatefulSet(t *testing.T) {
 	}
 	c.eventually("three pods", shows("db:1", "db:1", "db:1"))
 	var last time.Time
-	for _, p := range crdt.List[corev1.Pod](c.store.Snapshot(), "pods", "default") {
+	for _, p := range store.List[corev1.Pod](c.store.Snapshot(), "pods", "default") {
 		if p.CreationTimestamp.Time.Before(last) {
 			t.Errorf("%s was made before the one below it", p.Name)
 		}
@@ -628,20 +629,20 @@ func TestStatefulSet(t *testing.T) {
 	c.eventually("below the partition they stay as they were", shows("db:1", "db:1", "db:2"))
 	edit(c, key, func(s *appsv1.StatefulSet) { s.Spec.UpdateStrategy.RollingUpdate.Partition = new(int32) })
 	c.eventually("all are updated", shows("db:2", "db:2", "db:2"))
-	c.eventually("and that is the current revision", func(s *crdt.Snapshot) bool {
-		set, _ := crdt.Get[appsv1.StatefulSet](s, key)
+	c.eventually("and that is the current revision", func(s *store.Snapshot) bool {
+		set, _ := store.Get[appsv1.StatefulSet](s, key)
 		return set.Status.CurrentRevision == set.Status.UpdateRevision && set.Status.CurrentReplicas == 3
 	})
 	edit(c, key, func(s *appsv1.StatefulSet) { s.Spec.Template.Spec.Containers[0].Image = "db:1" })
 	c.eventually("rolled back", shows("db:1", "db:1", "db:1"))
-	if n := len(crdt.List[appsv1.ControllerRevision](c.store.Snapshot(), "apps/controllerrevisions", "default")); n != 2 {
+	if n := len(store.List[appsv1.ControllerRevision](c.store.Snapshot(), "apps/controllerrevisions", "default")); n != 2 {
 		t.Errorf("%d revisions of two templates", n)
 	}
 	clients, err := kubernetes.NewForConfig(&rest.Config{Host: "https://here", Transport: c.admin.RoundTripper()})
 	check(t, err)
 	undo := func(revision int64) { // what `kubectl rollout undo --to-revision` does
 		t.Helper()
-		for _, r := range crdt.List[appsv1.ControllerRevision](c.store.Snapshot(), "apps/controllerrevisions", "default") {
+		for _, r := range store.List[appsv1.ControllerRevision](c.store.Snapshot(), "apps/controllerrevisions", "default") {
 			if r.Revision == revision {
 				_, err := clients.AppsV1().StatefulSets("default").Patch(c.ctx, "db", types.StrategicMergePatchType, r.Data.Raw, metav1.PatchOptions{})
 				check(t, err)
@@ -657,9 +658,9 @@ func TestStatefulSet(t *testing.T) {
 		s.Spec.Template.Spec.Containers[0].Image = "db:3"
 	})
 	c.eventually("a third template", shows("db:3", "db:3", "db:3"))
-	c.eventually("the oldest of three revisions is over the limit", func(s *crdt.Snapshot) bool {
+	c.eventually("the oldest of three revisions is over the limit", func(s *store.Snapshot) bool {
 		var left []int64
-		for _, r := range crdt.List[appsv1.ControllerRevision](s, "apps/controllerrevisions", "default") {
+		for _, r := range store.List[appsv1.ControllerRevision](s, "apps/controllerrevisions", "default") {
 			left = append(left, r.Revision)
 		}
 		slices.Sort(left)
@@ -675,7 +676,7 @@ func TestNamespacePodsFirst(t *testing.T) {
 	c := start(t, "n1")
 	_, err := c.admin.Create(c.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}})
 	check(t, err)
-	c.eventually("the default account", func(s *crdt.Snapshot) bool {
+	c.eventually("the default account", func(s *store.Snapshot) bool {
 		_, ok := s.Get(crdt.Key{Resource: "serviceaccounts", Namespace: "ns", Name: "default"})
 		return ok
 	})
@@ -686,16 +687,16 @@ func TestNamespacePodsFirst(t *testing.T) {
 	check(t, err)
 	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "namespaces", Name: "ns"}, metav1.DeleteOptions{}))
 	pod := crdt.Key{Resource: "pods", Namespace: "ns", Name: "p"}
-	c.eventually("the pod is on its way", func(s *crdt.Snapshot) bool {
-		p, ok := crdt.Get[corev1.Pod](s, pod)
+	c.eventually("the pod is on its way", func(s *store.Snapshot) bool {
+		p, ok := store.Get[corev1.Pod](s, pod)
 		return ok && p.DeletionTimestamp != nil
 	})
 	time.Sleep(200 * time.Millisecond)
-	if m, ok := crdt.Get[corev1.ConfigMap](c.store.Snapshot(), crdt.Key{Resource: "configmaps", Namespace: "ns", Name: "m"}); !ok || m.DeletionTimestamp != nil {
+	if m, ok := store.Get[corev1.ConfigMap](c.store.Snapshot(), crdt.Key{Resource: "configmaps", Namespace: "ns", Name: "m"}); !ok || m.DeletionTimestamp != nil {
 		t.Error("the ConfigMap went before the pod")
 	}
 	edit(c, pod, func(p *corev1.Pod) { p.Finalizers = nil })
-	c.eventually("all is gone", func(s *crdt.Snapshot) bool {
+	c.eventually("all is gone", func(s *store.Snapshot) bool {
 		_, ok := s.Get(crdt.Key{Resource: "namespaces", Name: "ns"})
 		return !ok
 	})
@@ -711,9 +712,9 @@ func TestEviction(t *testing.T) {
 	_, err = c.admin.Create(c.ctx, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "b", Namespace: "default"},
 		Spec: policyv1.PodDisruptionBudgetSpec{MaxUnavailable: &one, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}}})
 	check(t, err)
-	allowed := func(n int32) func(*crdt.Snapshot) bool {
-		return func(s *crdt.Snapshot) bool {
-			b, ok := crdt.Get[policyv1.PodDisruptionBudget](s, crdt.Key{Resource: "policy/poddisruptionbudgets", Namespace: "default", Name: "b"})
+	allowed := func(n int32) func(*store.Snapshot) bool {
+		return func(s *store.Snapshot) bool {
+			b, ok := store.Get[policyv1.PodDisruptionBudget](s, crdt.Key{Resource: "policy/poddisruptionbudgets", Namespace: "default", Name: "b"})
 			return ok && b.Status.ExpectedPods == 3 && b.Status.DesiredHealthy == 2 && b.Status.DisruptionsAllowed == n
 		}
 	}
@@ -722,7 +723,7 @@ func TestEviction(t *testing.T) {
 	clients, err := kubernetes.NewForConfig(&rest.Config{Host: "https://here", Transport: c.admin.RoundTripper()})
 	check(t, err)
 	refused := 0
-	for _, p := range crdt.List[corev1.Pod](c.store.Snapshot(), "pods", "default")[:2] {
+	for _, p := range store.List[corev1.Pod](c.store.Snapshot(), "pods", "default")[:2] {
 		err := clients.PolicyV1().Evictions("default").Evict(c.ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: p.Name, Namespace: "default"}})
 		if apierrors.IsTooManyRequests(err) {
 			refused++
@@ -751,10 +752,10 @@ func TestCascade(t *testing.T) {
 	c.eventually("deleted in the foreground", empty("default"))
 	make()
 	check(t, c.admin.Delete(c.ctx, key, metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationOrphan)}))
-	c.eventually("orphaned", func(s *crdt.Snapshot) bool {
-		sets := crdt.List[appsv1.ReplicaSet](s, "apps/replicasets", "default")
+	c.eventually("orphaned", func(s *store.Snapshot) bool {
+		sets := store.List[appsv1.ReplicaSet](s, "apps/replicasets", "default")
 		_, ok := s.Get(key)
-		return !ok && len(sets) == 1 && len(sets[0].OwnerReferences) == 0 && len(crdt.List[corev1.Pod](s, "pods", "default")) == 2
+		return !ok && len(sets) == 1 && len(sets[0].OwnerReferences) == 0 && len(store.List[corev1.Pod](s, "pods", "default")) == 2
 	})
 	_, err := c.admin.Create(c.ctx, web("nginx:1", 2))
 	check(t, err)
@@ -762,7 +763,7 @@ func TestCascade(t *testing.T) {
 
 	_, err = c.admin.Create(c.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "going"}})
 	check(t, err)
-	c.eventually("account", func(s *crdt.Snapshot) bool {
+	c.eventually("account", func(s *store.Snapshot) bool {
 		_, ok := s.Get(crdt.Key{Resource: "serviceaccounts", Namespace: "going", Name: "default"})
 		return ok
 	})
@@ -770,9 +771,9 @@ func TestCascade(t *testing.T) {
 	d.Namespace = "going"
 	_, err = c.admin.Create(c.ctx, d)
 	check(t, err)
-	c.eventually("pods", func(s *crdt.Snapshot) bool { return len(crdt.List[corev1.Pod](s, "pods", "going")) == 2 })
+	c.eventually("pods", func(s *store.Snapshot) bool { return len(store.List[corev1.Pod](s, "pods", "going")) == 2 })
 	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "namespaces", Name: "going"}, metav1.DeleteOptions{}))
-	c.eventually("the namespace gone", func(s *crdt.Snapshot) bool {
+	c.eventually("the namespace gone", func(s *store.Snapshot) bool {
 		_, ok := s.Get(crdt.Key{Resource: "namespaces", Name: "going"})
 		return !ok && empty("going")(s)
 	})
@@ -805,7 +806,7 @@ func (c *cluster) sight(out map[string]time.Time) {
 	var alive []string
 	for e := range c.store.Snapshot().Range("nodes", "", "") {
 		stored, _ := c.store.Snapshot().Stored(e.Key)
-		n, err := crdt.As[corev1.Node](stored)
+		n, err := store.As[corev1.Node](stored)
 		check(c.t, err)
 		n = n.DeepCopy()
 		if at, ok := out[n.Name]; ok {
@@ -819,9 +820,9 @@ func (c *cluster) sight(out map[string]time.Time) {
 	c.view.set(alive...)
 }
 
-func uids(s *crdt.Snapshot) []string {
+func uids(s *store.Snapshot) []string {
 	var out []string
-	for _, p := range crdt.List[corev1.Pod](s, "pods", "default") {
+	for _, p := range store.List[corev1.Pod](s, "pods", "default") {
 		out = append(out, string(p.UID))
 	}
 	slices.Sort(out)
@@ -842,9 +843,9 @@ func TestPartition(t *testing.T) {
 		t.Fatalf("losing sight changed the pods: %v, %v", before, now)
 	}
 	c.sight(map[string]time.Time{"n3": time.Now().Add(-20 * time.Second)})
-	c.eventually("covered", func(s *crdt.Snapshot) bool {
+	c.eventually("covered", func(s *store.Snapshot) bool {
 		covers, here := 0, 0
-		for _, p := range crdt.List[corev1.Pod](s, "pods", "default") {
+		for _, p := range store.List[corev1.Pod](s, "pods", "default") {
 			if p.Annotations[control.CoversAnnotation] != "" {
 				covers++
 			}
@@ -856,14 +857,14 @@ func TestPartition(t *testing.T) {
 		return covers == 2 && here == 6 && d.Status.AvailableReplicas == 6
 	})
 	c.sight(nil)
-	c.eventually("as before", func(s *crdt.Snapshot) bool { return slices.Equal(uids(s), before) })
+	c.eventually("as before", func(s *store.Snapshot) bool { return slices.Equal(uids(s), before) })
 	quiet(c)
 
 	// A node that leaves takes its pods with it.
 	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "nodes", Name: "n3"}, metav1.DeleteOptions{}))
 	c.view.set("n1", "n2")
-	c.eventually("replaced", func(s *crdt.Snapshot) bool {
-		pods := crdt.List[corev1.Pod](s, "pods", "default")
+	c.eventually("replaced", func(s *store.Snapshot) bool {
+		pods := store.List[corev1.Pod](s, "pods", "default")
 		for _, p := range pods {
 			if p.Spec.NodeName == "n3" || p.Status.Phase != corev1.PodRunning {
 				return false
@@ -879,7 +880,7 @@ func TestBurst(t *testing.T) {
 	began := time.Now()
 	_, err := c.admin.Create(c.ctx, web("nginx:1", 60))
 	check(t, err)
-	c.eventually("60 pods", func(s *crdt.Snapshot) bool { return len(uids(s)) == 60 })
+	c.eventually("60 pods", func(s *store.Snapshot) bool { return len(uids(s)) == 60 })
 	t.Logf("60 pods in %v", time.Since(began))
 	c.eventually("rolled out", complete(60, "1"))
 }
@@ -891,7 +892,7 @@ func TestFailedCreate(t *testing.T) {
 	d.Spec.Template.Spec.ServiceAccountName = "later"
 	_, err := c.admin.Create(c.ctx, d)
 	check(t, err)
-	failing := func(s *crdt.Snapshot) bool {
+	failing := func(s *store.Snapshot) bool {
 		for _, cond := range c.deployment().Status.Conditions {
 			if cond.Type == appsv1.DeploymentReplicaFailure {
 				return cond.Reason == "FailedCreate"
@@ -903,7 +904,7 @@ func TestFailedCreate(t *testing.T) {
 	_, err = c.admin.Create(c.ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "later", Namespace: "default"}})
 	check(t, err)
 	c.eventually("works", complete(1, "1"))
-	c.eventually("forgotten", func(s *crdt.Snapshot) bool { return !failing(s) })
+	c.eventually("forgotten", func(s *store.Snapshot) bool { return !failing(s) })
 }
 
 // TestTaints: a taint that a pod does not tolerate ends it, and only it.
@@ -916,7 +917,7 @@ func TestTaints(t *testing.T) {
 	edit(c, crdt.Key{Resource: "nodes", Name: "n2"}, func(n *corev1.Node) {
 		n.Spec.Taints = []corev1.Taint{{Key: "out", Effect: corev1.TaintEffectNoExecute}}
 	})
-	c.eventually("moved", func(s *crdt.Snapshot) bool {
+	c.eventually("moved", func(s *store.Snapshot) bool {
 		same := 0
 		for _, uid := range uids(s) {
 			if slices.Contains(before, uid) {
@@ -935,8 +936,8 @@ func TestToken(t *testing.T) {
 			Type: "bootstrap.kubernetes.io/token", Data: map[string][]byte{"expiration": []byte(at.UTC().Format(time.RFC3339))}})
 		check(t, err)
 	}
-	c.eventually("expired tokens gone", func(s *crdt.Snapshot) bool {
-		left := crdt.List[corev1.Secret](s, "secrets", "kube-system")
+	c.eventually("expired tokens gone", func(s *store.Snapshot) bool {
+		left := store.List[corev1.Secret](s, "secrets", "kube-system")
 		return len(left) == 1 && left[0].Name == "bootstrap-token-new"
 	})
 }
@@ -945,13 +946,13 @@ func TestToken(t *testing.T) {
 func TestOldPodCertificateRequest(t *testing.T) {
 	c := start(t, "n1")
 	for name, age := range map[string]time.Duration{"old": 16 * time.Minute, "new": 0} {
-		_, err := c.store.Commit(c.ctx, crdt.Write{Key: crdt.Key{Resource: "certificates.k8s.io/podcertificaterequests", Namespace: "default", Name: name},
+		_, err := c.store.Commit(c.ctx, store.Write{Key: crdt.Key{Resource: "certificates.k8s.io/podcertificaterequests", Namespace: "default", Name: name},
 			Object: &certificatesv1.PodCertificateRequest{TypeMeta: metav1.TypeMeta{APIVersion: "certificates.k8s.io/v1", Kind: "PodCertificateRequest"},
 				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, CreationTimestamp: metav1.NewTime(time.Now().Add(-age))}}})
 		check(t, err)
 	}
-	c.eventually("the old one has gone", func(s *crdt.Snapshot) bool {
-		left := crdt.List[certificatesv1.PodCertificateRequest](s, "certificates.k8s.io/podcertificaterequests", "default")
+	c.eventually("the old one has gone", func(s *store.Snapshot) bool {
+		left := store.List[certificatesv1.PodCertificateRequest](s, "certificates.k8s.io/podcertificaterequests", "default")
 		return len(left) == 1 && left[0].Name == "new"
 	})
 }
@@ -963,8 +964,8 @@ func TestClusterRolesAreMadeOfThoseTheySelect(t *testing.T) {
 	}
 	viewed := func(want ...string) {
 		t.Helper()
-		c.eventually(fmt.Sprint("view has the rules of ", want), func(s *crdt.Snapshot) bool {
-			role, ok := crdt.Get[rbacv1.ClusterRole](s, crdt.Key{Resource: "rbac.authorization.k8s.io/clusterroles", Name: "view"})
+		c.eventually(fmt.Sprint("view has the rules of ", want), func(s *store.Snapshot) bool {
+			role, ok := store.Get[rbacv1.ClusterRole](s, crdt.Key{Resource: "rbac.authorization.k8s.io/clusterroles", Name: "view"})
 			var have []string
 			for _, r := range role.Rules {
 				if r.APIGroups[0] == "example.com" {

@@ -9,15 +9,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const clusterRoles = "rbac.authorization.k8s.io/clusterroles"
 
 // clusterRole writes the rules of a ClusterRole that is made of others: all of those that its rule selects, in order of
 // name, each rule once. Which rules hold does not depend on it; it is for people who read the role.
-func clusterRole(w *world, e *crdt.Entry) plan {
-	role, err := crdt.As[rbacv1.ClusterRole](e)
+func clusterRole(w *world, e *store.Entry) plan {
+	role, err := store.As[rbacv1.ClusterRole](e)
 	if err != nil || role.AggregationRule == nil || role.DeletionTimestamp != nil {
 		return plan{}
 	}
@@ -27,7 +27,7 @@ func clusterRole(w *world, e *crdt.Entry) plan {
 		if err != nil {
 			continue
 		}
-		for _, o := range crdt.List[rbacv1.ClusterRole](w.snap, clusterRoles, "") {
+		for _, o := range store.List[rbacv1.ClusterRole](w.snap, clusterRoles, "") {
 			if o.Name != role.Name && selector.Matches(labels.Set(o.Labels)) {
 				chosen[o.Name] = o
 			}

@@ -18,6 +18,7 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // API writes as one user, with that user's permissions and with defaulting, admission and validation. Objects come
@@ -59,7 +60,7 @@ const (
 
 // Config is what controllers are made from.
 type Config struct {
-	Store *crdt.Store
+	Store *store.Store
 	// Node is this node's name.
 	Node string
 	View View

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // maxMissed bounds how many times of a schedule are looked through for the last one that has passed.
@@ -22,8 +23,8 @@ const maxMissed = 1000
 
 // cronJob decides for one CronJob. A Job is named after the minute it was due, so two nodes, or two sides of a partition,
 // that start it make the same one.
-func cronJob(w *world, e *crdt.Entry) plan {
-	cj, err := crdt.As[batchv1.CronJob](e)
+func cronJob(w *world, e *store.Entry) plan {
+	cj, err := store.As[batchv1.CronJob](e)
 	if err != nil || cj.DeletionTimestamp != nil {
 		return plan{}
 	}

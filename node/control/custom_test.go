@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // tryPost creates what has no Go type, and returns the status and what was said.
@@ -48,15 +49,15 @@ func TestCustomKinds(t *testing.T) {
 	key := func(name string) crdt.Key {
 		return crdt.Key{Resource: "example.com/widgets", Namespace: "ns", Name: name}
 	}
-	used := func(n string) func(*crdt.Snapshot) bool {
-		return func(s *crdt.Snapshot) bool {
-			q, ok := crdt.Get[corev1.ResourceQuota](s, crdt.Key{Resource: "resourcequotas", Namespace: "ns", Name: "q"})
+	used := func(n string) func(*store.Snapshot) bool {
+		return func(s *store.Snapshot) bool {
+			q, ok := store.Get[corev1.ResourceQuota](s, crdt.Key{Resource: "resourcequotas", Namespace: "ns", Name: "q"})
 			have := q.Status.Used["count/widgets.example.com"]
 			return ok && have.Cmp(resource.MustParse(n)) == 0 && !have.IsZero() == (n != "0")
 		}
 	}
-	c.eventually("the quota's status", func(s *crdt.Snapshot) bool {
-		q, _ := crdt.Get[corev1.ResourceQuota](s, crdt.Key{Resource: "resourcequotas", Namespace: "ns", Name: "q"})
+	c.eventually("the quota's status", func(s *store.Snapshot) bool {
+		q, _ := store.Get[corev1.ResourceQuota](s, crdt.Key{Resource: "resourcequotas", Namespace: "ns", Name: "q"})
 		return q != nil && len(q.Status.Used) == 1
 	})
 	const widgets = "/apis/example.com/v1/namespaces/ns/widgets"
@@ -69,7 +70,7 @@ func TestCustomKinds(t *testing.T) {
 	}
 	c.eventually("two counted", used("2"))
 	check(t, c.admin.Delete(c.ctx, key("owner"), metav1.DeleteOptions{PropagationPolicy: policy(metav1.DeletePropagationForeground)}))
-	c.eventually("the child went, and then its owner", func(s *crdt.Snapshot) bool {
+	c.eventually("the child went, and then its owner", func(s *store.Snapshot) bool {
 		_, child := s.Get(key("child"))
 		_, owner := s.Get(key("owner"))
 		return !child && !owner
@@ -77,7 +78,7 @@ func TestCustomKinds(t *testing.T) {
 	c.eventually("nothing counted", used("0"))
 	c.post(widgets, `{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"last"}}`)
 	check(t, c.admin.Delete(c.ctx, crdt.Key{Resource: "namespaces", Name: "ns"}, metav1.DeleteOptions{}))
-	c.eventually("the namespace and what was in it are gone", func(s *crdt.Snapshot) bool {
+	c.eventually("the namespace and what was in it are gone", func(s *store.Snapshot) bool {
 		_, ns := s.Get(crdt.Key{Resource: "namespaces", Name: "ns"})
 		_, last := s.Get(key("last"))
 		return !ns && !last

@@ -21,6 +21,7 @@ import (
 	daemonutil "k8s.io/kubernetes/pkg/controller/daemon/util"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const daemonSets = "apps/daemonsets"
@@ -61,7 +62,7 @@ type place struct {
 
 func newDaemons(w *world, set *appsv1.DaemonSet) *daemons {
 	d := &daemons{
-		set: set, sights: w.nodes, now: w.now, nodes: crdt.List[corev1.Node](w.snap, "nodes", ""),
+		set: set, sights: w.nodes, now: w.now, nodes: store.List[corev1.Node](w.snap, "nodes", ""),
 		pods:      of[corev1.Pod](w, "pods", set.Namespace, set.UID),
 		revisions: of[appsv1.ControllerRevision](w, controllerRevisions, set.Namespace, set.UID),
 		taken: func(name string) bool {
@@ -80,8 +81,8 @@ func newDaemons(w *world, set *appsv1.DaemonSet) *daemons {
 }
 
 // daemonSet decides for one DaemonSet, on its controller of record.
-func daemonSet(w *world, e *crdt.Entry) plan {
-	set, err := crdt.As[appsv1.DaemonSet](e)
+func daemonSet(w *world, e *store.Entry) plan {
+	set, err := store.As[appsv1.DaemonSet](e)
 	if err != nil || set.DeletionTimestamp != nil {
 		return plan{}
 	}
@@ -98,8 +99,8 @@ func daemonSet(w *world, e *crdt.Entry) plan {
 }
 
 // daemon decides for one DaemonSet what this node makes for itself.
-func daemon(w *world, e *crdt.Entry) plan {
-	set, err := crdt.As[appsv1.DaemonSet](e)
+func daemon(w *world, e *store.Entry) plan {
+	set, err := store.As[appsv1.DaemonSet](e)
 	if err != nil || set.DeletionTimestamp != nil {
 		return plan{}
 	}

@@ -21,11 +21,12 @@ import (
 	labelsutil "k8s.io/kubernetes/pkg/util/labels"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // deployment decides for one Deployment.
-func deployment(w *world, e *crdt.Entry) plan {
-	d, err := crdt.As[appsv1.Deployment](e)
+func deployment(w *world, e *store.Entry) plan {
+	d, err := store.As[appsv1.Deployment](e)
 	if err != nil {
 		return plan{}
 	}

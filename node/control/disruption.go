@@ -15,6 +15,7 @@ import (
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const budgets = "policy/poddisruptionbudgets"
@@ -24,8 +25,8 @@ const evictionGrace = 2 * time.Minute
 
 // disruption decides the status of one budget, from which evictions draw. Pods on nodes out of sight are not healthy from
 // here, so a side of a partition allows what it can bear itself.
-func disruption(w *world, e *crdt.Entry) plan {
-	budget, err := crdt.As[policyv1.PodDisruptionBudget](e)
+func disruption(w *world, e *store.Entry) plan {
+	budget, err := store.As[policyv1.PodDisruptionBudget](e)
 	if err != nil || budget.DeletionTimestamp != nil {
 		return plan{}
 	}
@@ -34,7 +35,7 @@ func disruption(w *world, e *crdt.Entry) plan {
 		return plan{}
 	}
 	var pods []*corev1.Pod
-	for _, p := range crdt.List[corev1.Pod](w.snap, "pods", budget.Namespace) {
+	for _, p := range store.List[corev1.Pod](w.snap, "pods", budget.Namespace) {
 		if selector.Matches(labels.Set(p.Labels)) {
 			pods = append(pods, p)
 		}
@@ -113,24 +114,24 @@ func scales(w *world, pods []*corev1.Pod) int32 {
 		switch ref.Kind {
 		case "ReplicaSet":
 			key.Resource = replicaSets
-			rs, ok := crdt.Get[appsv1.ReplicaSet](w.snap, key)
+			rs, ok := store.Get[appsv1.ReplicaSet](w.snap, key)
 			if !ok || rs.UID != ref.UID {
 				continue
 			}
 			up := metav1.GetControllerOfNoCopy(rs)
 			if up == nil {
 				want[rs.UID] = or(rs.Spec.Replicas)
-			} else if d, ok := crdt.Get[appsv1.Deployment](w.snap, crdt.Key{Resource: deployments, Namespace: p.Namespace, Name: up.Name}); ok && d.UID == up.UID {
+			} else if d, ok := store.Get[appsv1.Deployment](w.snap, crdt.Key{Resource: deployments, Namespace: p.Namespace, Name: up.Name}); ok && d.UID == up.UID {
 				want[d.UID] = or(d.Spec.Replicas)
 			}
 		case "ReplicationController":
 			key.Resource = replicationControllers
-			if rc, ok := crdt.Get[corev1.ReplicationController](w.snap, key); ok && rc.UID == ref.UID {
+			if rc, ok := store.Get[corev1.ReplicationController](w.snap, key); ok && rc.UID == ref.UID {
 				want[rc.UID] = or(rc.Spec.Replicas)
 			}
 		case "StatefulSet":
 			key.Resource = "apps/statefulsets"
-			if s, ok := crdt.Get[appsv1.StatefulSet](w.snap, key); ok && s.UID == ref.UID {
+			if s, ok := store.Get[appsv1.StatefulSet](w.snap, key); ok && s.UID == ref.UID {
 				want[s.UID] = or(s.Spec.Replicas)
 			}
 		}

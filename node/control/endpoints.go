@@ -18,6 +18,7 @@ import (
 	repack "k8s.io/kubernetes/pkg/api/v1/endpoints"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const (
@@ -33,14 +34,14 @@ const (
 
 // selected are the pods of a service that have an address, in order of name; nil and false if the service does not
 // select any.
-func selected(w *world, e *crdt.Entry) (*corev1.Service, []*corev1.Pod, bool) {
-	svc, err := crdt.As[corev1.Service](e)
+func selected(w *world, e *store.Entry) (*corev1.Service, []*corev1.Pod, bool) {
+	svc, err := store.As[corev1.Service](e)
 	if err != nil || svc.Spec.Type == corev1.ServiceTypeExternalName || len(svc.Spec.Selector) == 0 || svc.DeletionTimestamp != nil {
 		return nil, nil, false
 	}
 	selector := labels.Set(svc.Spec.Selector).AsSelectorPreValidated()
 	var pods []*corev1.Pod
-	for _, p := range crdt.List[corev1.Pod](w.snap, "pods", svc.Namespace) {
+	for _, p := range store.List[corev1.Pod](w.snap, "pods", svc.Namespace) {
 		if selector.Matches(labels.Set(p.Labels)) && endpointutil.ShouldPodBeInEndpoints(p, true) && address(p) != "" {
 			pods = append(pods, p)
 		}
@@ -64,18 +65,18 @@ func address(p *corev1.Pod) string {
 
 // endpointSlice decides the slices of one service. They hold replicated facts alone: who is ready, not who can be
 // reached from here.
-func endpointSlice(w *world, e *crdt.Entry) plan {
+func endpointSlice(w *world, e *store.Entry) plan {
 	svc, pods, ok := selected(w, e)
 	var want map[string]*discoveryv1.EndpointSlice
 	if ok {
 		want = slicesOf(svc, pods, func(node string) string {
-			if n, ok := crdt.Get[corev1.Node](w.snap, crdt.Key{Resource: "nodes", Name: node}); ok {
+			if n, ok := store.Get[corev1.Node](w.snap, crdt.Key{Resource: "nodes", Name: node}); ok {
 				return n.Labels[corev1.LabelTopologyZone]
 			}
 			return ""
 		})
 	} else if svc, ok = apiService(e); ok {
-		slice := apiSlice(svc, crdt.List[corev1.Node](w.snap, "nodes", ""))
+		slice := apiSlice(svc, store.List[corev1.Node](w.snap, "nodes", ""))
 		want = map[string]*discoveryv1.EndpointSlice{slice.Name: slice}
 	} else {
 		return plan{}
@@ -205,17 +206,17 @@ func endpoint(svc *corev1.Service, p *corev1.Pod, zone string) discoveryv1.Endpo
 }
 
 // endpoints decides the Endpoints object of one service, which older clients read.
-func endpoints(w *world, e *crdt.Entry) plan {
+func endpoints(w *world, e *store.Entry) plan {
 	svc, pods, ok := selected(w, e)
 	var want *corev1.Endpoints
 	if ok {
 		want = endpointsOf(svc, pods)
 	} else if svc, ok = apiService(e); ok {
-		want = apiEndpoints(svc, crdt.List[corev1.Node](w.snap, "nodes", ""))
+		want = apiEndpoints(svc, store.List[corev1.Node](w.snap, "nodes", ""))
 	} else {
 		return plan{}
 	}
-	have, ok := crdt.Get[corev1.Endpoints](w.snap, crdt.Key{Resource: "endpoints", Namespace: svc.Namespace, Name: svc.Name})
+	have, ok := store.Get[corev1.Endpoints](w.snap, crdt.Key{Resource: "endpoints", Namespace: svc.Namespace, Name: svc.Name})
 	if !ok {
 		return plan{writes: []write{{verb: create, obj: want}}}
 	}

@@ -7,7 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // eviction deletes pods from nodes in sight that have NoExecute taints which the pods do not, or no longer, tolerate.
@@ -30,7 +30,7 @@ func (v *eviction) prepare(w *world) {
 		}
 	}
 	seen := map[string]time.Time{}
-	for _, n := range crdt.List[corev1.Node](w.snap, "nodes", "") {
+	for _, n := range store.List[corev1.Node](w.snap, "nodes", "") {
 		if !w.nodes[n.Name].reachable {
 			continue
 		}
@@ -56,8 +56,8 @@ func (v *eviction) prepare(w *world) {
 	v.seen = seen
 }
 
-func (v *eviction) decide(w *world, e *crdt.Entry) plan {
-	p, err := crdt.As[corev1.Pod](e)
+func (v *eviction) decide(w *world, e *store.Entry) plan {
+	p, err := store.As[corev1.Pod](e)
 	if err != nil || p.DeletionTimestamp != nil || len(v.taints[p.Spec.NodeName]) == 0 {
 		return plan{}
 	}

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // unseen is how long an owner must be absent, while every registered node is in sight, before it counts as gone
@@ -26,7 +27,7 @@ const unseen = 30 * time.Second
 // UID is another owner; which of the two is the later cannot be told from a UID, and it falls under the same rule.
 type garbage struct {
 	// looked is the version of the last look, and resources what was looked at: an object that is older and has no ties has none still.
-	looked    crdt.Version
+	looked    store.Version
 	resources []string
 	// ties are of the objects that have any, read once for each version. Most have none.
 	ties map[crdt.Key]ties
@@ -39,12 +40,12 @@ type garbage struct {
 	// absent is since when a UID, or a namespace by its name, has been looked for in vain.
 	absent map[string]time.Time
 	// deleted are those whose deletion was shown after a version: who lives no longer than from one look to the next is in none.
-	deleted func(crdt.Version) []types.UID
+	deleted func(store.Version) []types.UID
 }
 
 // ties are what an object is bound to others by, and whether it is on its way out.
 type ties struct {
-	version    crdt.Version
+	version    store.Version
 	uid        types.UID
 	owners     []owner
 	finalizers []string
@@ -67,7 +68,7 @@ func (t ties) has(finalizer string) bool { return slices.Contains(t.finalizers, 
 func (t ties) waits() bool { return t.deleting && t.has(metav1.FinalizerDeleteDependents) }
 
 // tiesOf reads what ties an object has.
-func tiesOf(e *crdt.Entry) ties {
+func tiesOf(e *store.Entry) ties {
 	m := &metav1.PartialObjectMetadata{}
 	if err := e.Into(m); err != nil {
 		return ties{version: e.Version, uid: e.UID, unread: true}
@@ -83,11 +84,11 @@ func tiesOf(e *crdt.Entry) ties {
 }
 
 // tied tells whether an object may have ties. It looks at the text, which costs less than to remember that it has none.
-func tied(e *crdt.Entry) bool {
+func tied(e *store.Entry) bool {
 	return e.Mentions(`"ownerReferences":`) || e.Mentions(`"finalizers":`) || e.Mentions(`"deletionTimestamp":`)
 }
 
-func newGarbage(store *crdt.Store) *garbage {
+func newGarbage(store *store.Store) *garbage {
 	return &garbage{seed: maphash.MakeSeed(), gone: map[uint64]struct{}{}, absent: map[string]time.Time{}, deleted: store.Deleted}
 }
 
@@ -111,14 +112,14 @@ func (g *garbage) prepare(w *world) {
 		looked = 0
 	}
 	g.looked, g.resources = w.snap.Version(), w.resources
-	each := func(f func(*crdt.Entry)) {
+	each := func(f func(*store.Entry)) {
 		for _, resource := range w.resources {
 			for e := range w.snap.Range(resource, "", "") {
 				f(e)
 			}
 		}
 	}
-	each(func(e *crdt.Entry) {
+	each(func(e *store.Entry) {
 		g.present[g.digest(e.UID)] = struct{}{}
 		t, ok := g.ties[e.Key]
 		if !ok && e.Version <= looked {
@@ -137,7 +138,7 @@ func (g *garbage) prepare(w *world) {
 	})
 	g.ties, g.owners = known, make(map[types.UID]crdt.Key, len(g.dependents))
 	if len(g.dependents) > 0 {
-		each(func(e *crdt.Entry) {
+		each(func(e *store.Entry) {
 			if len(g.dependents[e.UID]) > 0 {
 				g.owners[e.UID] = e.Key
 			}
@@ -170,7 +171,7 @@ func (g *garbage) missing(w *world, what string) (gone bool, at time.Time) {
 	return !w.now.Before(at), at
 }
 
-func (g *garbage) decide(w *world, e *crdt.Entry) plan {
+func (g *garbage) decide(w *world, e *store.Entry) plan {
 	t := g.ties[e.Key]
 	if t.unread {
 		return plan{}
@@ -240,7 +241,7 @@ func (g *garbage) decide(w *world, e *crdt.Entry) plan {
 }
 
 // release lets an object that is being deleted go once its dependents are orphaned, or gone.
-func (g *garbage) release(w *world, e *crdt.Entry, t ties) plan {
+func (g *garbage) release(w *world, e *store.Entry, t ties) plan {
 	p := plan{}
 	switch {
 	case t.has(metav1.FinalizerOrphanDependents):
@@ -290,14 +291,14 @@ func (g *garbage) waitsFor(key crdt.Key, uid types.UID) bool {
 	return reaches(key)
 }
 
-func collect(e *crdt.Entry, how metav1.DeletionPropagation) write {
+func collect(e *store.Entry, how metav1.DeletionPropagation) write {
 	w := deletion(e.Key, e.UID)
 	w.opts.PropagationPolicy = &how
 	return w
 }
 
 // rewrite commits an object of any kind with its metadata changed.
-func (g *garbage) rewrite(e *crdt.Entry, change func(*unstructured.Unstructured)) []write {
+func (g *garbage) rewrite(e *store.Entry, change func(*unstructured.Unstructured)) []write {
 	u := &unstructured.Unstructured{}
 	if err := e.Into(u); err != nil {
 		return nil
@@ -308,7 +309,7 @@ func (g *garbage) rewrite(e *crdt.Entry, change func(*unstructured.Unstructured)
 
 // unfinalize takes a finalizer off an object that is being deleted, and the object away if it was the last. Pods are
 // taken away by their kubelet, namespaces when they are empty.
-func (g *garbage) unfinalize(e *crdt.Entry, t ties, finalizer string) []write {
+func (g *garbage) unfinalize(e *store.Entry, t ties, finalizer string) []write {
 	left := slices.DeleteFunc(slices.Clone(t.finalizers), func(f string) bool { return f == finalizer })
 	if len(left) == 0 && !t.graceful && e.Key.Resource != "namespaces" {
 		return []write{{verb: commit, key: e.Key, base: e}}

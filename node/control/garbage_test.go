@@ -12,39 +12,40 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // TestLateOwner: an owner that has not arrived costs no child; one that was seen to go does at once; one that nobody
 // has seen does after 30 s in which every node was in sight.
 func TestLateOwner(t *testing.T) {
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	replica, err := store.Open(store.Config{Cluster: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); _ = store.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done; store.Close() })
-	put := func(name string, owner types.UID) *crdt.Entry {
+	go func() { defer close(done); _ = replica.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done; replica.Close() })
+	put := func(name string, owner types.UID) *store.Entry {
 		t.Helper()
 		o := &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}}
 		if owner != "" {
 			o.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "owner", UID: owner}}
 		}
-		e, err := store.Commit(ctx, crdt.Write{Key: crdt.Key{Resource: "configmaps", Namespace: "default", Name: name}, Object: o})
+		e, err := replica.Commit(ctx, store.Write{Key: crdt.Key{Resource: "configmaps", Namespace: "default", Name: name}, Object: o})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return e
 	}
 	key := crdt.Key{Resource: "configmaps", Namespace: "default", Name: "owner"}
-	child := put("child", store.Snapshot().NextUID(key))
-	g := newGarbage(store)
+	child := put("child", replica.Snapshot().NextUID(key))
+	g := newGarbage(replica)
 	whole := map[string]sight{"n1": {reachable: true}, "n2": {reachable: true}}
 	cut := map[string]sight{"n1": {reachable: true}, "n2": {}}
 	decide := func(at int, nodes map[string]sight) bool {
 		t.Helper()
-		w := &world{snap: store.Snapshot(), now: second(at), nodes: nodes, resources: []string{"configmaps"}}
+		w := &world{snap: replica.Snapshot(), now: second(at), nodes: nodes, resources: []string{"configmaps"}}
 		g.prepare(w)
 		return len(g.decide(w, child).writes) > 0
 	}
@@ -61,7 +62,7 @@ func TestLateOwner(t *testing.T) {
 	if decide(100, whole) {
 		t.Error("collected though the owner is there")
 	}
-	if _, err := store.Commit(ctx, crdt.Write{Key: key, Base: owner}); err != nil {
+	if _, err := replica.Commit(ctx, store.Write{Key: key, Base: owner}); err != nil {
 		t.Fatal(err)
 	}
 	if !decide(101, cut) {
@@ -69,12 +70,12 @@ func TestLateOwner(t *testing.T) {
 	}
 
 	// One that comes and goes between two looks.
-	child = put("short", store.Snapshot().NextUID(key))
-	if owner, err = store.Commit(ctx, crdt.Write{Key: key, Object: &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
+	child = put("short", replica.Snapshot().NextUID(key))
+	if owner, err = replica.Commit(ctx, store.Write{Key: key, Object: &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
 		ObjectMeta: metav1.ObjectMeta{Name: "owner", Namespace: "default"}}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Commit(ctx, crdt.Write{Key: key, Base: owner}); err != nil {
+	if _, err := replica.Commit(ctx, store.Write{Key: key, Base: owner}); err != nil {
 		t.Fatal(err)
 	}
 	if !decide(102, cut) {
@@ -84,14 +85,14 @@ func TestLateOwner(t *testing.T) {
 
 // TestTiesFollowTheObjects: an object that had no ties is looked at again when it changes, and when its kind is defined later.
 func TestTiesFollowTheObjects(t *testing.T) {
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	replica, err := store.Open(store.Config{Cluster: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); _ = store.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done; store.Close() })
+	go func() { defer close(done); _ = replica.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done; replica.Close() })
 	put := func(resource string, owners ...types.UID) {
 		t.Helper()
 		key := crdt.Key{Resource: resource, Namespace: "default", Name: "x"}
@@ -99,15 +100,15 @@ func TestTiesFollowTheObjects(t *testing.T) {
 		for _, uid := range owners {
 			o.OwnerReferences = append(o.OwnerReferences, metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "owner", UID: uid})
 		}
-		base, _ := store.Snapshot().Get(key)
-		if _, err := store.Commit(ctx, crdt.Write{Key: key, Object: o, Base: base}); err != nil {
+		base, _ := replica.Snapshot().Get(key)
+		if _, err := replica.Commit(ctx, store.Write{Key: key, Object: o, Base: base}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	g := newGarbage(store)
+	g := newGarbage(replica)
 	look := func(want int, resources ...string) {
 		t.Helper()
-		g.prepare(&world{snap: store.Snapshot(), now: epoch, resources: resources})
+		g.prepare(&world{snap: replica.Snapshot(), now: epoch, resources: resources})
 		if len(g.ties) != want || len(g.dependents["u"]) != want {
 			t.Errorf("%d objects have ties, %d depend, want %d", len(g.ties), len(g.dependents["u"]), want)
 		}

@@ -16,6 +16,7 @@ import (
 	"k8s.io/kubernetes/pkg/controller"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const (
@@ -52,8 +53,8 @@ type work struct {
 	taken func(name string) bool
 }
 
-func job(w *world, e *crdt.Entry) plan {
-	j, err := crdt.As[batchv1.Job](e)
+func job(w *world, e *store.Entry) plan {
+	j, err := store.As[batchv1.Job](e)
 	if err != nil || j.DeletionTimestamp != nil || j.Spec.ManagedBy != nil && *j.Spec.ManagedBy != batchv1.JobControllerName {
 		return plan{}
 	}

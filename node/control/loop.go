@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // row is one controller.
@@ -43,7 +44,7 @@ type row struct {
 	// everywhere means that each node decides, for itself; else only the owner's controller of record does.
 	everywhere bool
 	// decide says what to write for one owner.
-	decide func(*world, *crdt.Entry) plan
+	decide func(*world, *store.Entry) plan
 }
 
 // user is who a controller is to the API.
@@ -98,7 +99,7 @@ type write struct {
 	// key and opts say what to delete; key and base what to commit.
 	key  crdt.Key
 	opts metav1.DeleteOptions
-	base *crdt.Entry
+	base *store.Entry
 	// account is whose token it gets.
 	account *corev1.ServiceAccount
 	// numbers are what to claim or to renumber.
@@ -122,7 +123,7 @@ type failure struct {
 
 // world is what a decision is made from.
 type world struct {
-	snap   *crdt.Snapshot
+	snap   *store.Snapshot
 	now    time.Time
 	self   string
 	alive  []string
@@ -135,19 +136,19 @@ type world struct {
 	// failures are by owner.
 	failures map[types.UID]failure
 
-	children map[string]map[types.UID][]*crdt.Entry
+	children map[string]map[types.UID][]*store.Entry
 }
 
 // of lists the entries of a resource in a namespace that are controlled by uid, or ("") by nothing.
 func of[T any](w *world, resource, namespace string, uid types.UID) []*T {
 	if w.children == nil {
-		w.children = map[string]map[types.UID][]*crdt.Entry{}
+		w.children = map[string]map[types.UID][]*store.Entry{}
 	}
 	index := w.children[resource]
 	if index == nil {
-		index = map[types.UID][]*crdt.Entry{}
+		index = map[types.UID][]*store.Entry{}
 		for e := range w.snap.Range(resource, "", "") {
-			t, err := crdt.As[T](e)
+			t, err := store.As[T](e)
 			if err != nil {
 				continue
 			}
@@ -166,7 +167,7 @@ func of[T any](w *world, resource, namespace string, uid types.UID) []*T {
 	var out []*T
 	for _, e := range index[uid] {
 		if e.Key.Namespace == namespace {
-			if t, err := crdt.As[T](e); err == nil {
+			if t, err := store.As[T](e); err == nil {
 				out = append(out, t)
 			}
 		}
@@ -196,7 +197,7 @@ func (c *Controllers) look() *world {
 	return &world{
 		snap: snap, now: now, self: c.cfg.Node, alive: alive, brake: c.cfg.Brake, settle: c.cfg.Settle, kept: c.cfg.TerminatedPods,
 		resources: append(slices.Clone(c.cfg.Resources), defined(snap)...),
-		nodes:     sights(crdt.List[corev1.Node](snap, "nodes", ""), alive, c.since, now),
+		nodes:     sights(store.List[corev1.Node](snap, "nodes", ""), alive, c.since, now),
 	}
 }
 
@@ -205,7 +206,7 @@ const definitions = "apiextensions.k8s.io/customresourcedefinitions"
 
 // defined lists the resources that are defined. A definition is named after what it defines. What is in the store's own group are its
 // documents, which belong to nobody.
-func defined(snap *crdt.Snapshot) []string {
+func defined(snap *store.Snapshot) []string {
 	var out []string
 	for e := range snap.Range(definitions, "", "") {
 		if plural, group, ok := strings.Cut(e.Key.Name, "."); ok && group != "murmur.io" {
@@ -314,7 +315,7 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 				p.until = time.Now().Add(p.length)
 				pauses[j.uid] = p
 				next.at(p.until)
-				if !apierrors.IsConflict(err) && !errors.Is(err, crdt.ErrConflict) {
+				if !apierrors.IsConflict(err) && !errors.Is(err, store.ErrConflict) {
 					c.cfg.Log.Warn("controller could not write", "controller", r.name, "owner", j.key, "again in", p.length, "err", err)
 				}
 			})
@@ -395,7 +396,7 @@ func (c *Controllers) apply(ctx context.Context, user string, api API, writes []
 			case apierrors.HasStatusCause(e, corev1.NamespaceTerminatingCause):
 				// The namespace controller takes it from here.
 				err = e
-			case apierrors.IsConflict(e) || errors.Is(e, crdt.ErrConflict) || apierrors.IsAlreadyExists(e) || errors.Is(e, crdt.ErrExists):
+			case apierrors.IsConflict(e) || errors.Is(e, store.ErrConflict) || apierrors.IsAlreadyExists(e) || errors.Is(e, store.ErrExists):
 				err = e
 			default:
 				err = e
@@ -486,10 +487,10 @@ func (c *Controllers) write(ctx context.Context, user string, api API, w write) 
 			uid = w.base.UID
 		}
 		recorded, end := c.cfg.Record(ctx, user, verb, w.key, uid)
-		_, err = c.cfg.Store.Commit(recorded, crdt.Write{Key: w.key, Object: w.obj, Base: w.base})
+		_, err = c.cfg.Store.Commit(recorded, store.Write{Key: w.key, Object: w.obj, Base: w.base})
 		end(err)
 	}
-	if w.verb != create && w.verb != rescale && (apierrors.IsNotFound(err) || errors.Is(err, crdt.ErrNotFound)) {
+	if w.verb != create && w.verb != rescale && (apierrors.IsNotFound(err) || errors.Is(err, store.ErrNotFound)) {
 		return nil
 	}
 	if err != nil {

@@ -14,19 +14,20 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // mirrorManager marks slices that are copies of Endpoints which somebody wrote by hand.
 const mirrorManager = "endpointslicemirroring-controller.k8s.io"
 
 // mirror decides the slices of an Endpoints object that no controller made: its Service has no selector.
-func mirror(w *world, e *crdt.Entry) plan {
-	ep, err := crdt.As[corev1.Endpoints](e)
+func mirror(w *world, e *store.Entry) plan {
+	ep, err := store.As[corev1.Endpoints](e)
 	if err != nil || ep.DeletionTimestamp != nil {
 		return plan{}
 	}
 	want := map[string]*discoveryv1.EndpointSlice{}
-	svc, ok := crdt.Get[corev1.Service](w.snap, crdt.Key{Resource: "services", Namespace: ep.Namespace, Name: ep.Name})
+	svc, ok := store.Get[corev1.Service](w.snap, crdt.Key{Resource: "services", Namespace: ep.Namespace, Name: ep.Name})
 	if ok && len(svc.Spec.Selector) == 0 && ep.Labels[managedBy] == "" && ep.Labels[discoveryv1.LabelSkipMirror] != "true" &&
 		ep.Annotations["control-plane.alpha.kubernetes.io/leader"] == "" {
 		want = mirrorsOf(ep)

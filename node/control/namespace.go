@@ -9,12 +9,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // namespace empties a namespace that is being deleted, and then lets it go.
-func namespace(w *world, e *crdt.Entry) plan {
-	ns, err := crdt.As[corev1.Namespace](e)
+func namespace(w *world, e *store.Entry) plan {
+	ns, err := store.As[corev1.Namespace](e)
 	if err != nil || ns.DeletionTimestamp == nil {
 		return plan{}
 	}

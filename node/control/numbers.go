@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // Where the API keeps who has which cluster address and node port.
@@ -41,7 +42,7 @@ type numbered struct {
 
 func (n *numbered) prepare(w *world) {
 	n.users = map[crdt.Key][]*corev1.Service{}
-	for _, svc := range crdt.List[corev1.Service](w.snap, "services", "") {
+	for _, svc := range store.List[corev1.Service](w.snap, "services", "") {
 		for _, k := range numbersOf(svc) {
 			n.users[k] = append(n.users[k], svc)
 		}
@@ -78,8 +79,8 @@ func numbersOf(svc *corev1.Service) []crdt.Key {
 }
 
 // service decides about the numbers of one Service.
-func (n *numbered) service(w *world, e *crdt.Entry) plan {
-	svc, err := crdt.As[corev1.Service](e)
+func (n *numbered) service(w *world, e *store.Entry) plan {
+	svc, err := store.As[corev1.Service](e)
 	if err != nil || svc.DeletionTimestamp != nil {
 		return plan{}
 	}
@@ -106,7 +107,7 @@ func (n *numbered) service(w *world, e *crdt.Entry) plan {
 }
 
 // claim drops the claims that nobody has made use of.
-func (n *numbered) claim(w *world, e *crdt.Entry) plan {
+func (n *numbered) claim(w *world, e *store.Entry) plan {
 	value, err := e.Map()
 	if err != nil || claimant(e) == "" || len(n.users[e.Key]) > 0 {
 		return plan{}
@@ -122,9 +123,9 @@ func (n *numbered) claim(w *world, e *crdt.Entry) plan {
 }
 
 // claimant is the "namespace/name" of the Service that a claim is for; "" if it is for none.
-func claimant(e *crdt.Entry) string {
+func claimant(e *store.Entry) string {
 	if e.Key.Resource == addressClaims {
-		a, err := crdt.As[networkingv1.IPAddress](e)
+		a, err := store.As[networkingv1.IPAddress](e)
 		if err != nil || a.Spec.ParentRef == nil || a.Spec.ParentRef.Group != "" || a.Spec.ParentRef.Resource != "services" {
 			return ""
 		}

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // TestNumbersAreWithOneService: what two sides of a cut network gave to two Services is left with the older one, the other gets
@@ -22,8 +23,8 @@ func TestNumbersAreWithOneService(t *testing.T) {
 			Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, Ports: []corev1.ServicePort{{Port: 80}}}})
 		check(t, err)
 	}
-	get := func(s *crdt.Snapshot, name string) *corev1.Service {
-		svc, ok := crdt.Get[corev1.Service](s, key(name))
+	get := func(s *store.Snapshot, name string) *corev1.Service {
+		svc, ok := store.Get[corev1.Service](s, key(name))
 		if !ok {
 			t.Fatalf("no service %s", name)
 		}
@@ -38,10 +39,10 @@ func TestNumbersAreWithOneService(t *testing.T) {
 	b.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Service"}
 	b.CreationTimestamp = metav1.NewTime(kept.CreationTimestamp.Add(time.Second))
 	b.Spec.ClusterIP, b.Spec.ClusterIPs, b.Spec.Ports[0].NodePort = address, []string{address}, port
-	_, err := c.store.Commit(c.ctx, crdt.Write{Key: e.Key, Base: e, Object: b})
+	_, err := c.store.Commit(c.ctx, store.Write{Key: e.Key, Base: e, Object: b})
 	check(t, err)
 
-	claimOf := func(s *crdt.Snapshot, resource, name string) string {
+	claimOf := func(s *store.Snapshot, resource, name string) string {
 		e, ok := s.Get(crdt.Key{Resource: resource, Name: name})
 		if !ok {
 			return ""
@@ -55,7 +56,7 @@ func TestNumbersAreWithOneService(t *testing.T) {
 		return "default/" + s1
 	}
 	node := func(svc *corev1.Service) string { return strconv.Itoa(int(svc.Spec.Ports[0].NodePort)) }
-	c.eventually("the younger service has numbers of its own, and all are claimed by who has them", func(s *crdt.Snapshot) bool {
+	c.eventually("the younger service has numbers of its own, and all are claimed by who has them", func(s *store.Snapshot) bool {
 		a, b := get(s, "a"), get(s, "b")
 		return a.Spec.ClusterIP == address && a.Spec.Ports[0].NodePort == port &&
 			b.Spec.ClusterIP != address && b.Spec.ClusterIPs[0] == b.Spec.ClusterIP && b.Spec.Ports[0].NodePort != port && b.Spec.Ports[0].NodePort != 0 &&
@@ -66,14 +67,14 @@ func TestNumbersAreWithOneService(t *testing.T) {
 	// A claim that is lost, or says that the number is another's, is made anew.
 	for _, object := range []string{"", "default/b"} {
 		e, _ := c.store.Snapshot().Get(crdt.Key{Resource: "murmur.io/nodeports", Name: strconv.Itoa(int(port))})
-		w := crdt.Write{Key: e.Key, Base: e}
+		w := store.Write{Key: e.Key, Base: e}
 		if object != "" {
 			w.Object = &unstructured.Unstructured{Object: map[string]any{"apiVersion": "murmur.io/v1", "kind": "NodePort",
 				"metadata": map[string]any{"name": e.Key.Name}, "service": object}}
 		}
 		_, err := c.store.Commit(c.ctx, w)
 		check(t, err)
-		c.eventually("the claim says whose the port is", func(s *crdt.Snapshot) bool {
+		c.eventually("the claim says whose the port is", func(s *store.Snapshot) bool {
 			return claimOf(s, "murmur.io/nodeports", strconv.Itoa(int(port))) == "default/a"
 		})
 	}

@@ -5,7 +5,7 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const podCertificateRequests = "certificates.k8s.io/podcertificaterequests"
@@ -15,8 +15,8 @@ const podCertificateRequests = "certificates.k8s.io/podcertificaterequests"
 const podCertificateRequestLife = 15 * time.Minute
 
 // podCertificateRequest deletes requests for pods' certificates that are old.
-func podCertificateRequest(w *world, e *crdt.Entry) plan {
-	req, err := crdt.As[certificatesv1.PodCertificateRequest](e)
+func podCertificateRequest(w *world, e *store.Entry) plan {
+	req, err := store.As[certificatesv1.PodCertificateRequest](e)
 	if err != nil || req.DeletionTimestamp != nil {
 		return plan{}
 	}

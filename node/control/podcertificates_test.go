@@ -9,21 +9,22 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // TestPodCertificateRequestsAreCleaned: one goes a quarter of an hour after it was made, whatever came of it, and not before.
 func TestPodCertificateRequestsAreCleaned(t *testing.T) {
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	replica, err := store.Open(store.Config{Cluster: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- store.Run(ctx) }()
+	go func() { ended <- replica.Run(ctx) }()
 	defer func() {
 		cancel()
 		<-ended
-		store.Close()
+		replica.Close()
 	}()
 	for name, condition := range map[string]string{"waits": "", "issued": "Issued", "denied": "Denied"} {
 		req := &certificatesv1.PodCertificateRequest{TypeMeta: metav1.TypeMeta{APIVersion: "certificates.k8s.io/v1", Kind: "PodCertificateRequest"},
@@ -31,7 +32,7 @@ func TestPodCertificateRequestsAreCleaned(t *testing.T) {
 		if condition != "" {
 			req.Status.Conditions = []metav1.Condition{{Type: condition, Status: metav1.ConditionTrue}}
 		}
-		e, err := store.Commit(ctx, crdt.Write{Key: crdt.Key{Resource: podCertificateRequests, Namespace: "default", Name: name}, Object: req})
+		e, err := replica.Commit(ctx, store.Write{Key: crdt.Key{Resource: podCertificateRequests, Namespace: "default", Name: name}, Object: req})
 		if err != nil {
 			t.Fatal(err)
 		}

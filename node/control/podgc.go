@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kubernetes/pkg/controller"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // unregistered is how long a node that was never seen here must be missing before its pods go: its registration may be
@@ -34,7 +34,7 @@ func (s *strays) prepare(w *world) {
 	var ended []*corev1.Pod
 	wanted := map[string]bool{}
 	for e := range w.snap.Range("pods", "", "") {
-		p, err := crdt.As[corev1.Pod](e)
+		p, err := store.As[corev1.Pod](e)
 		if err != nil {
 			continue
 		}
@@ -74,8 +74,8 @@ func (s *strays) prepare(w *world) {
 	}
 }
 
-func (s *strays) decide(w *world, e *crdt.Entry) plan {
-	p, err := crdt.As[corev1.Pod](e)
+func (s *strays) decide(w *world, e *store.Entry) plan {
+	p, err := store.As[corev1.Pod](e)
 	if err != nil {
 		return plan{}
 	}

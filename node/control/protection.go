@@ -11,6 +11,7 @@ import (
 	"k8s.io/component-helpers/storage/ephemeral"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // What is in use is not deleted: admission gives each claim, volume and class of volume attributes a finalizer, and here it is
@@ -69,13 +70,13 @@ func (w *world) whole() (ok bool, at time.Time) {
 }
 
 // claimProtection keeps a claim while a pod that has a node uses it. Pods without one will not start with a claim that is to go.
-func claimProtection(w *world, e *crdt.Entry) plan {
-	claim, err := crdt.As[corev1.PersistentVolumeClaim](e)
+func claimProtection(w *world, e *store.Entry) plan {
+	claim, err := store.As[corev1.PersistentVolumeClaim](e)
 	if err != nil {
 		return plan{}
 	}
 	return protect(w, claim, claim.DeepCopy, claimFinalizer, func() bool {
-		return slices.ContainsFunc(crdt.List[corev1.Pod](w.snap, "pods", claim.Namespace), func(p *corev1.Pod) bool { return mounts(p, claim) })
+		return slices.ContainsFunc(store.List[corev1.Pod](w.snap, "pods", claim.Namespace), func(p *corev1.Pod) bool { return mounts(p, claim) })
 	})
 }
 
@@ -96,8 +97,8 @@ func mounts(p *corev1.Pod, claim *corev1.PersistentVolumeClaim) bool {
 
 // volumeProtection keeps a volume while a claim is bound to it. Upstream reads that off the volume's phase, which its binder keeps; here
 // the claims themselves say it.
-func volumeProtection(w *world, e *crdt.Entry) plan {
-	v, err := crdt.As[corev1.PersistentVolume](e)
+func volumeProtection(w *world, e *store.Entry) plan {
+	v, err := store.As[corev1.PersistentVolume](e)
 	if err != nil {
 		return plan{}
 	}
@@ -107,23 +108,23 @@ func volumeProtection(w *world, e *crdt.Entry) plan {
 				return true
 			}
 		}
-		return slices.ContainsFunc(crdt.List[corev1.PersistentVolumeClaim](w.snap, claims, ""), func(c *corev1.PersistentVolumeClaim) bool {
+		return slices.ContainsFunc(store.List[corev1.PersistentVolumeClaim](w.snap, claims, ""), func(c *corev1.PersistentVolumeClaim) bool {
 			return c.Spec.VolumeName == v.Name
 		})
 	})
 }
 
 // attributesProtection keeps a class of volume attributes while a volume or a claim names it.
-func attributesProtection(w *world, e *crdt.Entry) plan {
-	class, err := crdt.As[storagev1.VolumeAttributesClass](e)
+func attributesProtection(w *world, e *store.Entry) plan {
+	class, err := store.As[storagev1.VolumeAttributesClass](e)
 	if err != nil {
 		return plan{}
 	}
 	named := func(name *string) bool { return name != nil && *name == class.Name }
 	return protect(w, class, class.DeepCopy, attributesFinalizer, func() bool {
-		return slices.ContainsFunc(crdt.List[corev1.PersistentVolume](w.snap, volumes, ""), func(v *corev1.PersistentVolume) bool {
+		return slices.ContainsFunc(store.List[corev1.PersistentVolume](w.snap, volumes, ""), func(v *corev1.PersistentVolume) bool {
 			return named(v.Spec.VolumeAttributesClassName)
-		}) || slices.ContainsFunc(crdt.List[corev1.PersistentVolumeClaim](w.snap, claims, ""), func(c *corev1.PersistentVolumeClaim) bool {
+		}) || slices.ContainsFunc(store.List[corev1.PersistentVolumeClaim](w.snap, claims, ""), func(c *corev1.PersistentVolumeClaim) bool {
 			return named(c.Spec.VolumeAttributesClassName) || named(c.Status.CurrentVolumeAttributesClassName) ||
 				c.Status.ModifyVolumeStatus != nil && c.Status.ModifyVolumeStatus.TargetVolumeAttributesClassName == class.Name
 		})

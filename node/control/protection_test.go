@@ -11,23 +11,24 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // TestProtection: what a finalizer keeps goes when nothing uses it and the world is whole, and not before.
 func TestProtection(t *testing.T) {
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	replica, err := store.Open(store.Config{Cluster: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); _ = store.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done; store.Close() })
-	put := func(resource string, obj protected) *crdt.Entry {
+	go func() { defer close(done); _ = replica.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done; replica.Close() })
+	put := func(resource string, obj protected) *store.Entry {
 		t.Helper()
 		key := crdt.Key{Resource: resource, Namespace: obj.GetNamespace(), Name: obj.GetName()}
-		base, _ := store.Snapshot().Get(key)
-		e, err := store.Commit(ctx, crdt.Write{Key: key, Object: obj, Base: base})
+		base, _ := replica.Snapshot().Get(key)
+		e, err := replica.Commit(ctx, store.Write{Key: key, Object: obj, Base: base})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,9 +71,9 @@ func TestProtection(t *testing.T) {
 	cut := map[string]sight{"n1": {reachable: true, since: second(0)}, "n2": {}}
 
 	const keeps, gives, frees, waits = "keeps", "gives a finalizer", "frees", "waits"
-	look := func(nodes map[string]sight, decide func(*world, *crdt.Entry) plan, e *crdt.Entry, finalizer string) string {
+	look := func(nodes map[string]sight, decide func(*world, *store.Entry) plan, e *store.Entry, finalizer string) string {
 		t.Helper()
-		p := decide(&world{snap: store.Snapshot(), now: second(100), self: "n1", nodes: nodes}, e)
+		p := decide(&world{snap: replica.Snapshot(), now: second(100), self: "n1", nodes: nodes}, e)
 		switch {
 		case len(p.writes) == 0 && !p.wake.IsZero():
 			if !p.wake.Equal(second(100).Add(unseen)) {
@@ -105,7 +106,7 @@ func TestProtection(t *testing.T) {
 	classed.Spec.VolumeAttributesClassName = &small
 	put(volumes, classed)
 	own := claim("scratch-v", "", true, "other/one", claimFinalizer)
-	scratch, _ := store.Snapshot().Get(crdt.Key{Resource: "pods", Namespace: "default", Name: "scratch"})
+	scratch, _ := replica.Snapshot().Get(crdt.Key{Resource: "pods", Namespace: "default", Name: "scratch"})
 	yes := true
 	own.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: "scratch", UID: scratch.UID, Controller: &yes}}
 	class := func(name string, deleted bool, finalizers ...string) *storagev1.VolumeAttributesClass {

@@ -8,13 +8,13 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const resourceQuotas = "resourcequotas"
 
 // Usage counts what the objects of a snapshot use of a quota.
-type Usage func(*crdt.Snapshot, *corev1.ResourceQuota) (corev1.ResourceList, error)
+type Usage func(*store.Snapshot, *corev1.ResourceQuota) (corev1.ResourceList, error)
 
 // returned is how long usage must have been lower than what is charged before the difference is given back: admission
 // charges an object a moment before it is stored.
@@ -40,8 +40,8 @@ func (c *charges) prepare(w *world) {
 	maps.DeleteFunc(c.lower, func(uid types.UID, _ time.Time) bool { return !present[uid] })
 }
 
-func (c *charges) decide(w *world, e *crdt.Entry) plan {
-	q, err := crdt.As[corev1.ResourceQuota](e)
+func (c *charges) decide(w *world, e *store.Entry) plan {
+	q, err := store.As[corev1.ResourceQuota](e)
 	if err != nil || q.DeletionTimestamp != nil {
 		return plan{}
 	}

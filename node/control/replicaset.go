@@ -17,6 +17,7 @@ import (
 	"k8s.io/kubernetes/pkg/controller"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const (
@@ -46,8 +47,8 @@ type replicas struct {
 }
 
 // replicaSet decides for one ReplicaSet.
-func replicaSet(w *world, e *crdt.Entry) plan {
-	set, err := crdt.As[appsv1.ReplicaSet](e)
+func replicaSet(w *world, e *store.Entry) plan {
+	set, err := store.As[appsv1.ReplicaSet](e)
 	if err != nil {
 		return plan{}
 	}

@@ -6,14 +6,14 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const replicationControllers = "replicationcontrollers"
 
 // replicationController decides for one ReplicationController: it is a ReplicaSet with a plainer selector, as upstream.
-func replicationController(w *world, e *crdt.Entry) plan {
-	rc, err := crdt.As[corev1.ReplicationController](e)
+func replicationController(w *world, e *store.Entry) plan {
+	rc, err := store.As[corev1.ReplicationController](e)
 	if err != nil {
 		return plan{}
 	}

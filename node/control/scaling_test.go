@@ -18,6 +18,7 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // TestScaling: what becomes of an HPA. What is remembered goes from one decision of a file to the next, until "fresh".
@@ -224,24 +225,24 @@ func scaledPod(t *testing.T, f []string, opts map[string]string, now time.Time) 
 
 // TestCovered: a pod on a node out of sight counts until it is lost to this side and another is made in its place.
 func TestCovered(t *testing.T) {
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	replica, err := store.Open(store.Config{Cluster: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
-	go func() { ran <- store.Run(ctx) }()
+	go func() { ran <- replica.Run(ctx) }()
 	defer func() {
 		cancel()
 		<-ran
-		store.Close()
+		replica.Close()
 	}()
 	set := testSet(1)
 	set.Annotations = map[string]string{ReplaceAfterAnnotation: "60s"}
-	if _, err := store.Commit(ctx, crdt.Write{Key: crdt.Key{Resource: replicaSets, Namespace: "default", Name: "web"}, Object: set}); err != nil {
+	if _, err := replica.Commit(ctx, store.Write{Key: crdt.Key{Resource: replicaSets, Namespace: "default", Name: "web"}, Object: set}); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{snap: store.Snapshot(), nodes: map[string]sight{"here": {reachable: true}, "out": {since: second(100)}, "a": {reachable: true}, "b": {reachable: true}}}
+	w := &world{snap: replica.Snapshot(), nodes: map[string]sight{"here": {reachable: true}, "out": {since: second(100)}, "a": {reachable: true}, "b": {reachable: true}}}
 	for _, c := range []struct {
 		node, owner, name string
 		now               int

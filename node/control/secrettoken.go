@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // Tokens makes the tokens that Secrets of type kubernetes.io/service-account-token hold.
@@ -33,9 +34,9 @@ type secretTokens struct {
 	tokens  Tokens
 	issuers func() []string
 	caCert  func() []byte
-	deleted func(crdt.Version) []types.UID
+	deleted func(store.Version) []types.UID
 
-	looked crdt.Version
+	looked store.Version
 	// present are the accounts of the last look, gone those that were seen and are no more.
 	present, gone map[types.UID]bool
 	// held are the Secrets of the last look that hold tokens, went those that an account still speaks of though they have gone.
@@ -54,11 +55,11 @@ func newSecretTokens(cfg Config) *secretTokens {
 }
 
 // tokenSecret is the Secret of an entry if it holds a token of an account, or is to.
-func tokenSecret(e *crdt.Entry) (*corev1.Secret, bool) {
+func tokenSecret(e *store.Entry) (*corev1.Secret, bool) {
 	if !e.Mentions(`"` + string(corev1.SecretTypeServiceAccountToken) + `"`) {
 		return nil, false
 	}
-	s, err := crdt.As[corev1.Secret](e)
+	s, err := store.As[corev1.Secret](e)
 	return s, err == nil && s.Type == corev1.SecretTypeServiceAccountToken && s.Annotations[corev1.ServiceAccountNameKey] != ""
 }
 
@@ -111,11 +112,11 @@ func (t *secretTokens) prepare(w *world) {
 }
 
 // speaksOf lists the Secrets that have gone of which an account speaks still.
-func (t *secretTokens) speaksOf(e *crdt.Entry) (out []crdt.Key) {
+func (t *secretTokens) speaksOf(e *store.Entry) (out []crdt.Key) {
 	if len(t.went) == 0 {
 		return nil
 	}
-	sa, err := crdt.As[corev1.ServiceAccount](e)
+	sa, err := store.As[corev1.ServiceAccount](e)
 	if err != nil {
 		return nil
 	}
@@ -127,7 +128,7 @@ func (t *secretTokens) speaksOf(e *crdt.Entry) (out []crdt.Key) {
 	return out
 }
 
-func (t *secretTokens) decide(w *world, e *crdt.Entry) plan {
+func (t *secretTokens) decide(w *world, e *store.Entry) plan {
 	if e.Key.Resource == accounts {
 		if went := t.speaksOf(e); len(went) > 0 && t.mine(w, e.UID) {
 			return t.forget(e, went)
@@ -139,7 +140,7 @@ func (t *secretTokens) decide(w *world, e *crdt.Entry) plan {
 		return plan{}
 	}
 	uid := types.UID(s.Annotations[corev1.ServiceAccountUIDKey])
-	sa, ok := crdt.Get[corev1.ServiceAccount](w.snap, crdt.Key{Resource: accounts, Namespace: s.Namespace, Name: s.Annotations[corev1.ServiceAccountNameKey]})
+	sa, ok := store.Get[corev1.ServiceAccount](w.snap, crdt.Key{Resource: accounts, Namespace: s.Namespace, Name: s.Annotations[corev1.ServiceAccountNameKey]})
 	if ok && (uid == "" || uid == sa.UID) {
 		delete(t.absent, e.UID)
 		return t.fill(w, s, sa)
@@ -213,8 +214,8 @@ func (t *secretTokens) fill(w *world, s *corev1.Secret, sa *corev1.ServiceAccoun
 }
 
 // forget takes away what an account says of Secrets with tokens that have gone.
-func (t *secretTokens) forget(e *crdt.Entry, went []crdt.Key) plan {
-	sa, err := crdt.As[corev1.ServiceAccount](e)
+func (t *secretTokens) forget(e *store.Entry, went []crdt.Key) plan {
+	sa, err := store.As[corev1.ServiceAccount](e)
 	if err != nil || sa.DeletionTimestamp != nil {
 		return plan{}
 	}

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 type proven bool
@@ -21,18 +22,18 @@ func (p proven) SecretTokenProven(string) bool { return bool(p) }
 
 // TestSecretTokensThatMayBeLate: an account that is absent may only be late, and a key that is not known too; whoever is no issuer decides nothing.
 func TestSecretTokensThatMayBeLate(t *testing.T) {
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	replica, err := store.Open(store.Config{Cluster: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- store.Run(ctx) }()
-	defer func() { cancel(); <-done; store.Close() }()
-	put := func(name string, data map[string][]byte, uid string) *crdt.Entry {
+	go func() { done <- replica.Run(ctx) }()
+	defer func() { cancel(); <-done; replica.Close() }()
+	put := func(name string, data map[string][]byte, uid string) *store.Entry {
 		t.Helper()
 		k := crdt.Key{Resource: "secrets", Namespace: "a", Name: name}
-		e, err := store.Commit(ctx, crdt.Write{Key: k, Object: &corev1.Secret{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
+		e, err := replica.Commit(ctx, store.Write{Key: k, Object: &corev1.Secret{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
 			ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name, Annotations: map[string]string{corev1.ServiceAccountNameKey: "robot", corev1.ServiceAccountUIDKey: uid}},
 			Type:       corev1.SecretTypeServiceAccountToken, Data: data}})
 		if err != nil {
@@ -43,13 +44,13 @@ func TestSecretTokensThatMayBeLate(t *testing.T) {
 	e := put("one", map[string][]byte{"token": []byte("old"), "namespace": []byte("a")}, "")
 	issuers := []string{"n1"}
 	p := proven(true)
-	held := &secretTokens{issuers: func() []string { return issuers }, deleted: store.Deleted, gone: map[types.UID]bool{}, went: map[crdt.Key]bool{},
+	held := &secretTokens{issuers: func() []string { return issuers }, deleted: replica.Deleted, gone: map[types.UID]bool{}, went: map[crdt.Key]bool{},
 		absent: map[types.UID]time.Time{}, unproven: map[types.UID]time.Time{}}
 	began := time.Unix(1_000_000, 0)
 	at := func(after time.Duration, nodes map[string]sight) plan {
 		t.Helper()
 		held.tokens = p
-		w := &world{snap: store.Snapshot(), now: began.Add(after), self: "n1", alive: []string{"n1", "n2"}, nodes: nodes}
+		w := &world{snap: replica.Snapshot(), now: began.Add(after), self: "n1", alive: []string{"n1", "n2"}, nodes: nodes}
 		held.prepare(w)
 		return held.decide(w, e)
 	}
@@ -74,7 +75,7 @@ func TestSecretTokensThatMayBeLate(t *testing.T) {
 		t.Errorf("an account that is not there: %+v", got)
 	}
 
-	account, err := store.Commit(ctx, crdt.Write{Key: crdt.Key{Resource: "serviceaccounts", Namespace: "a", Name: "robot"},
+	account, err := replica.Commit(ctx, store.Write{Key: crdt.Key{Resource: "serviceaccounts", Namespace: "a", Name: "robot"},
 		Object: &corev1.ServiceAccount{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}, ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "robot"}}})
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +96,7 @@ func TestSecretTokensThatMayBeLate(t *testing.T) {
 	}
 
 	// Seen to go, it is gone.
-	if _, err := store.Commit(ctx, crdt.Write{Key: account.Key, Base: account}); err != nil {
+	if _, err := replica.Commit(ctx, store.Write{Key: account.Key, Base: account}); err != nil {
 		t.Fatal(err)
 	}
 	e = put("two", map[string][]byte{"token": []byte("old"), "namespace": []byte("a")}, string(account.UID))

@@ -5,16 +5,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // active is the namespace of an entry, unless it is on its way out.
-func active(e *crdt.Entry) bool {
-	ns, err := crdt.As[corev1.Namespace](e)
+func active(e *store.Entry) bool {
+	ns, err := store.As[corev1.Namespace](e)
 	return err == nil && ns.DeletionTimestamp == nil && ns.Status.Phase != corev1.NamespaceTerminating
 }
 
 // serviceAccount gives every namespace the account that pods have if they name none.
-func serviceAccount(w *world, e *crdt.Entry) plan {
+func serviceAccount(w *world, e *store.Entry) plan {
 	key := crdt.Key{Resource: "serviceaccounts", Namespace: e.Key.Name, Name: "default"}
 	if _, ok := w.snap.Get(key); ok || !active(e) {
 		return plan{}
@@ -32,8 +33,8 @@ const (
 )
 
 // rootCA gives every namespace the bundle that its pods verify the API with.
-func rootCA(now func() []byte) func(*world, *crdt.Entry) plan {
-	return func(w *world, e *crdt.Entry) plan {
+func rootCA(now func() []byte) func(*world, *store.Entry) plan {
+	return func(w *world, e *store.Entry) plan {
 		bundle := ""
 		if now != nil {
 			bundle = string(now())
@@ -41,7 +42,7 @@ func rootCA(now func() []byte) func(*world, *crdt.Entry) plan {
 		if !active(e) || bundle == "" {
 			return plan{}
 		}
-		have, ok := crdt.Get[corev1.ConfigMap](w.snap, crdt.Key{Resource: "configmaps", Namespace: e.Key.Name, Name: rootCAName})
+		have, ok := store.Get[corev1.ConfigMap](w.snap, crdt.Key{Resource: "configmaps", Namespace: e.Key.Name, Name: rootCAName})
 		switch {
 		case !ok:
 			return plan{writes: []write{{verb: create, obj: &corev1.ConfigMap{

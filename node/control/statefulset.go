@@ -16,6 +16,7 @@ import (
 	"k8s.io/kubernetes/pkg/controller"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const (
@@ -36,8 +37,8 @@ type ordered struct {
 	now       time.Time
 }
 
-func statefulSet(w *world, e *crdt.Entry) plan {
-	set, err := crdt.As[appsv1.StatefulSet](e)
+func statefulSet(w *world, e *store.Entry) plan {
+	set, err := store.As[appsv1.StatefulSet](e)
 	if err != nil || set.DeletionTimestamp != nil {
 		return plan{}
 	}

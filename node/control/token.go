@@ -6,7 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // Bootstrap tokens as kubeadm's, which upstream's tools make too.
@@ -16,11 +16,11 @@ const (
 )
 
 // token deletes bootstrap tokens that have expired. One whose expiry cannot be read counts as expired, as upstream has it.
-func token(w *world, e *crdt.Entry) plan {
+func token(w *world, e *store.Entry) plan {
 	if e.Key.Namespace != metav1.NamespaceSystem {
 		return plan{}
 	}
-	s, err := crdt.As[corev1.Secret](e)
+	s, err := store.As[corev1.Secret](e)
 	if err != nil || s.Type != bootstrapToken || s.DeletionTimestamp != nil || len(s.Data[tokenExpiration]) == 0 {
 		return plan{}
 	}

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // ttl is how long clients may keep what we say, in seconds.
@@ -20,7 +21,7 @@ const version = "1.1.0"
 
 // View is what an answer is made from.
 type View struct {
-	Snapshot                 *crdt.Snapshot
+	Snapshot                 *store.Snapshot
 	Zone                     string     // fully qualified, lower case
 	Address                  netip.Addr // of the name server
 	ClusterCIDR, ServiceCIDR netip.Prefix
@@ -162,7 +163,7 @@ func (v View) service(labels []string) name {
 	if count < 2 {
 		return name{exists: count == 0 || v.namespace(labels[0])}
 	}
-	svc, ok := crdt.Get[corev1.Service](v.Snapshot, crdt.Key{Resource: "services", Namespace: labels[count-1], Name: labels[count-2]})
+	svc, ok := store.Get[corev1.Service](v.Snapshot, crdt.Key{Resource: "services", Namespace: labels[count-1], Name: labels[count-2]})
 	if !ok || count > 4 {
 		return name{}
 	}
@@ -251,9 +252,9 @@ func (v View) pod(labels []string) name {
 func (v View) names(addr netip.Addr) []string {
 	text := addr.String()
 	var list []string
-	pods := crdt.List[corev1.Pod](v.Snapshot, "pods", "")
+	pods := store.List[corev1.Pod](v.Snapshot, "pods", "")
 	pods = slices.DeleteFunc(pods, func(p *corev1.Pod) bool { return p.Status.PodIP != text || !alive(p) })
-	for _, svc := range crdt.List[corev1.Service](v.Snapshot, "services", "") {
+	for _, svc := range store.List[corev1.Service](v.Snapshot, "services", "") {
 		switch svc.Spec.ClusterIP {
 		case text:
 			return []string{v.host(svc)}

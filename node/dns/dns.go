@@ -50,7 +50,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // maxUDP is the largest answer sent in one packet: it fits every tunnel (DNS flag day 2020).
@@ -58,7 +58,7 @@ const maxUDP = 1232
 
 // Config of the server. Zero values mean what the comments say.
 type Config struct {
-	Store       *crdt.Store
+	Store       *store.Store
 	Zone        string                 // "" is cluster.local
 	Address     netip.Addr             // the cluster DNS address; invalid is 10.43.0.10
 	Port        uint16                 // 0 is 53

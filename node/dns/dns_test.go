@@ -22,19 +22,20 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // newStore holds the objects of YAML documents.
-func newStore(t testing.TB, docs string) *crdt.Store {
+func newStore(t testing.TB, docs string) *store.Store {
 	t.Helper()
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	replica, err := store.Open(store.Config{Cluster: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- store.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done; store.Close() })
+	go func() { done <- replica.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done; replica.Close() })
 	for _, doc := range strings.Split(docs, "\n---\n") {
 		u := &unstructured.Unstructured{}
 		if err := yaml.Unmarshal([]byte(doc), &u.Object); err != nil {
@@ -42,17 +43,17 @@ func newStore(t testing.TB, docs string) *crdt.Store {
 		}
 		resource := map[string]string{"Namespace": "namespaces", "Service": "services", "Pod": "pods", "Endpoints": "endpoints",
 			"EndpointSlice": "discovery.k8s.io/endpointslices"}[u.GetKind()]
-		if _, err := store.Commit(ctx, crdt.Write{Key: crdt.Key{Resource: resource, Namespace: u.GetNamespace(), Name: u.GetName()}, Object: u}); err != nil {
+		if _, err := replica.Commit(ctx, store.Write{Key: crdt.Key{Resource: resource, Namespace: u.GetNamespace(), Name: u.GetName()}, Object: u}); err != nil {
 			t.Fatalf("%v in\n%s", err, doc)
 		}
 	}
-	return store
+	return replica
 }
 
 // TestAnswer runs the goldens: "view" has the objects, "ask [down=NODE]" one question a line.
 func TestAnswer(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
-		var store *crdt.Store
+		var store *store.Store
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			if d.Cmd == "view" {
 				store = newStore(t, d.Input)

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // endpoint is one record of a headless service.
@@ -38,7 +39,7 @@ func (v View) endpoints(svc *corev1.Service) []endpoint {
 	}
 	if len(svc.Spec.Selector) > 0 {
 		wanted := labels.SelectorFromSet(svc.Spec.Selector)
-		for _, p := range crdt.List[corev1.Pod](v.Snapshot, "pods", svc.Namespace) {
+		for _, p := range store.List[corev1.Pod](v.Snapshot, "pods", svc.Namespace) {
 			if !alive(p) || !wanted.Matches(labels.Set(p.Labels)) {
 				continue
 			}
@@ -52,7 +53,7 @@ func (v View) endpoints(svc *corev1.Service) []endpoint {
 			}
 			add(p.Status.PodIP, host, p.Spec.NodeName, p.DeletionTimestamp == nil && ready(p), ports)
 		}
-	} else if e, ok := crdt.Get[corev1.Endpoints](v.Snapshot, crdt.Key{Resource: "endpoints", Namespace: svc.Namespace, Name: svc.Name}); ok {
+	} else if e, ok := store.Get[corev1.Endpoints](v.Snapshot, crdt.Key{Resource: "endpoints", Namespace: svc.Namespace, Name: svc.Name}); ok {
 		for _, sub := range e.Subsets {
 			ports := make([]int32, len(svc.Spec.Ports))
 			for i, port := range svc.Spec.Ports {
@@ -70,7 +71,7 @@ func (v View) endpoints(svc *corev1.Service) []endpoint {
 			}
 		}
 	}
-	for _, s := range crdt.List[discoveryv1.EndpointSlice](v.Snapshot, "discovery.k8s.io/endpointslices", svc.Namespace) {
+	for _, s := range store.List[discoveryv1.EndpointSlice](v.Snapshot, "discovery.k8s.io/endpointslices", svc.Namespace) {
 		if s.Labels[discoveryv1.LabelServiceName] != svc.Name || s.Labels[discoveryv1.LabelManagedBy] == "endpointslice-controller.k8s.io" {
 			continue
 		}

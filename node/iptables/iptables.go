@@ -38,13 +38,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/node/proxy"
 )
 
 // Config of the loop. Zero values mean what the comments say.
 type Config struct {
-	Store   *crdt.Store
+	Store   *store.Store
 	Proxy   proxy.Config
 	Command string        // iptables program; "" is iptables
 	Gap     time.Duration // least time between two writes; 0 is 50 ms
@@ -81,7 +81,7 @@ func New(cfg Config) (*Loop, error) {
 }
 
 // Applied is the version of the newest snapshot whose rules are in the kernel, 0 before the first.
-func (l *Loop) Applied() crdt.Version { return crdt.Version(l.applied.Load()) }
+func (l *Loop) Applied() store.Version { return store.Version(l.applied.Load()) }
 
 // contests is what is contested, as text to compare.
 func contests(all []proxy.Contest) string {
@@ -175,13 +175,13 @@ func (l *Loop) Run(ctx context.Context) error {
 // Cleanup removes every chain, jump and rule of ours. Not while Run runs.
 func (l *Loop) Cleanup(ctx context.Context) error { return l.driver.Cleanup(ctx) }
 
-func view(snap *crdt.Snapshot) proxy.View {
+func view(snap *store.Snapshot) proxy.View {
 	return proxy.View{
-		Services:  crdt.List[corev1.Service](snap, "services", ""),
-		Pods:      crdt.List[corev1.Pod](snap, "pods", ""),
-		Slices:    crdt.List[discoveryv1.EndpointSlice](snap, "discovery.k8s.io/endpointslices", ""),
-		Endpoints: crdt.List[corev1.Endpoints](snap, "endpoints", ""),
-		Nodes:     crdt.List[corev1.Node](snap, "nodes", ""),
+		Services:  store.List[corev1.Service](snap, "services", ""),
+		Pods:      store.List[corev1.Pod](snap, "pods", ""),
+		Slices:    store.List[discoveryv1.EndpointSlice](snap, "discovery.k8s.io/endpointslices", ""),
+		Endpoints: store.List[corev1.Endpoints](snap, "endpoints", ""),
+		Nodes:     store.List[corev1.Node](snap, "nodes", ""),
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/node/proxy"
 )
 
@@ -63,7 +63,7 @@ func testServices(t *testing.T, command string) {
 		return loop, stop
 	}
 	loop, stop := start("n1")
-	settle := func(v crdt.Version) {
+	settle := func(v store.Version) {
 		t.Helper()
 		for end := time.Now().Add(5 * time.Second); loop.Applied() < v; time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {

@@ -18,6 +18,7 @@ import (
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // lab is two nodes on one wire, with two pods on the first and one on the second:
@@ -172,12 +173,12 @@ func (l *lab) ask(ns, network, addr string) (server, client string, err error) {
 // world is the store with a few ways to say what is in it.
 type world struct {
 	t     *testing.T
-	store *crdt.Store
+	store *store.Store
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	store, err := store.Open(store.Config{Cluster: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,18 +190,18 @@ func newWorld(t *testing.T) *world {
 }
 
 // put creates or replaces; nil deletes.
-func (w *world) put(resource, ns, name string, o kruntime.Object) crdt.Version {
+func (w *world) put(resource, ns, name string, o kruntime.Object) store.Version {
 	w.t.Helper()
 	k := crdt.Key{Resource: resource, Namespace: ns, Name: name}
 	base, _ := w.store.Snapshot().Get(k)
-	e, err := w.store.Commit(context.Background(), crdt.Write{Key: k, Object: o, Base: base})
+	e, err := w.store.Commit(context.Background(), store.Write{Key: k, Object: o, Base: base})
 	if err != nil {
 		w.t.Fatalf("%s: %v", k, err)
 	}
 	return e.Version
 }
 
-func (w *world) pod(name, node, ip string, edit ...func(*corev1.Pod)) crdt.Version {
+func (w *world) pod(name, node, ip string, edit ...func(*corev1.Pod)) store.Version {
 	w.t.Helper()
 	p := &corev1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
@@ -215,7 +216,7 @@ func (w *world) pod(name, node, ip string, edit ...func(*corev1.Pod)) crdt.Versi
 	return w.put("pods", "default", name, p)
 }
 
-func (w *world) service(name, ip string, edit ...func(*corev1.Service)) crdt.Version {
+func (w *world) service(name, ip string, edit ...func(*corev1.Service)) store.Version {
 	w.t.Helper()
 	s := &corev1.Service{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},

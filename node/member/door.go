@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // The join protocol, over the API's port. GET ca answers the CA certificate, which proves nothing until the joiner has
@@ -80,7 +81,7 @@ type Reply struct {
 // DoorConfig is what a door is made of.
 type DoorConfig struct {
 	Self    *Self
-	Store   *crdt.Store
+	Store   *store.Store
 	Inviter Inviter
 	// Taken says who else uses a node name or address; Others lists live members but this one and the joiner.
 	Taken  func(Request) error
@@ -292,7 +293,7 @@ func (d *Door) accepts(secret, joiner string, now time.Time) (grant, error) {
 	if !ok {
 		return grant{}, errUnknown
 	}
-	s, ok := crdt.Get[corev1.Secret](snap, TokenKey(name))
+	s, ok := store.Get[corev1.Secret](snap, TokenKey(name))
 	if !ok {
 		return grant{}, errUnknown
 	}
@@ -303,7 +304,7 @@ var errUnknown = errors.New("it is no token that is known")
 
 // permanentRefused tells why a secret does not admit for being a permanent one; nil if it does. A revocation ends them all: who was shut out may have
 // had the secret that admitted it. One of a cluster of before, which stands on the disk of every member, admits while members of before are there.
-func (s *Self) permanentRefused(snap *crdt.Snapshot, secret string) error {
+func (s *Self) permanentRefused(snap *store.Snapshot, secret string) error {
 	id := s.Identity()
 	hash := id.PermanentSecret
 	if w, ok := wordsOf[aboutSecret](id, ResourceSecrets)[permanent]; ok {
@@ -324,8 +325,8 @@ func (s *Self) permanentRefused(snap *crdt.Snapshot, secret string) error {
 }
 
 // foreign refuses a request for the name or address of another node: with such a certificate its API could be played.
-func foreign(csr *x509.CertificateRequest, req Request, snap *crdt.Snapshot) error {
-	for _, n := range crdt.List[corev1.Node](snap, "nodes", "") {
+func foreign(csr *x509.CertificateRequest, req Request, snap *store.Snapshot) error {
+	for _, n := range store.List[corev1.Node](snap, "nodes", "") {
 		if n.Name == req.NodeName {
 			continue
 		}

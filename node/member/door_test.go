@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // post sends a join request to a door.
@@ -463,7 +464,7 @@ func TestRotateGossip(t *testing.T) {
 func FuzzStatement(f *testing.F) {
 	f.Add([]byte(`{"statement":"e30="}`))
 	f.Add([]byte(`{"statement":1}`))
-	s, err := crdt.Open(crdt.Config{Cluster: "c"})
+	s, err := store.Open(store.Config{Cluster: "c"})
 	if err != nil {
 		f.Fatal(err)
 	}

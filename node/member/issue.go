@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // What members ask an issuer over the streams. Who asks is proven by the certificate of its stream, and nothing that it says
@@ -279,7 +279,7 @@ func Ask(ctx context.Context, dial func(context.Context) (net.Conn, error), path
 }
 
 // Issuers are the names of the members that hold the CA's key or are to get it, as they say themselves.
-func (s *Self) Issuers(snap *crdt.Snapshot) (out []string) {
+func (s *Self) Issuers(snap *store.Snapshot) (out []string) {
 	for _, m := range s.id.Load().members(s.Trust(), snap) {
 		if m.by.Issuer {
 			out = append(out, m.by.Name)

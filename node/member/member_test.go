@@ -16,12 +16,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // world is a cluster in one process: all members share one store, which is what they would have exchanged, and one clock.
 type world struct {
 	t     *testing.T
-	store *crdt.Store
+	store *store.Store
 	at    time.Time
 	all   map[string]*one
 	doors map[string]*Door
@@ -35,12 +36,12 @@ type one struct {
 	// away: nothing reaches it, nor does it reach anybody.
 	away bool
 	// store is what its side has: those with another store are out of reach.
-	store *crdt.Store
+	store *store.Store
 }
 
-func newStore(t *testing.T) *crdt.Store {
+func newStore(t *testing.T) *store.Store {
 	t.Helper()
-	s, err := crdt.Open(crdt.Config{Cluster: "c"})
+	s, err := store.Open(store.Config{Cluster: "c"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +107,7 @@ func (w *world) write(s *corev1.Secret, fresh bool) error {
 	if fresh == ok {
 		return fmt.Errorf("%s is there: %v", k, ok)
 	}
-	_, err := w.store.Commit(w.t.Context(), crdt.Write{Key: k, Object: s, Base: base})
+	_, err := w.store.Commit(w.t.Context(), store.Write{Key: k, Object: s, Base: base})
 	return err
 }
 
@@ -118,7 +119,7 @@ func (w *world) register(name, id string) {
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{"id": id}},
 		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0." + fmt.Sprint(len(w.all))}}},
 	}
-	if _, err := w.store.Commit(w.t.Context(), crdt.Write{Key: k, Object: n, Base: base}); err != nil {
+	if _, err := w.store.Commit(w.t.Context(), store.Write{Key: k, Object: n, Base: base}); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -127,7 +128,7 @@ func (w *world) unregister(name string) {
 	w.t.Helper()
 	k := crdt.Key{Resource: "nodes", Name: name}
 	base, _ := w.store.Snapshot().Get(k)
-	if _, err := w.store.Commit(w.t.Context(), crdt.Write{Key: k, Base: base}); err != nil {
+	if _, err := w.store.Commit(w.t.Context(), store.Write{Key: k, Base: base}); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -146,7 +147,7 @@ func (w *world) split(names ...string) {
 }
 
 // on is the world as those see it who have a store.
-func (w *world) on(store *crdt.Store) *world {
+func (w *world) on(store *store.Store) *world {
 	side := *w
 	side.store, side.of = store, w
 	return &side
@@ -168,7 +169,7 @@ func (w *world) heal() {
 }
 
 // exchange has one store take what another has.
-func exchange(t *testing.T, from, to *crdt.Store) {
+func exchange(t *testing.T, from, to *store.Store) {
 	t.Helper()
 	deltas, err := from.Delta(to.Vector())
 	if err != nil {
@@ -182,7 +183,7 @@ func exchange(t *testing.T, from, to *crdt.Store) {
 }
 
 func (w *world) ids(of *one, live bool) (out []string) {
-	for _, n := range crdt.List[corev1.Node](of.store.Snapshot(), "nodes", "") {
+	for _, n := range store.List[corev1.Node](of.store.Snapshot(), "nodes", "") {
 		if m := w.all[n.Name]; !live || m != nil && !m.away && m.store == of.store {
 			out = append(out, n.Annotations["id"])
 		}
@@ -193,7 +194,7 @@ func (w *world) ids(of *one, live bool) (out []string) {
 // names are the node names of all registered IDs.
 func (w *world) names() map[string]string {
 	out := map[string]string{}
-	for _, n := range crdt.List[corev1.Node](w.store.Snapshot(), "nodes", "") {
+	for _, n := range store.List[corev1.Node](w.store.Snapshot(), "nodes", "") {
 		out[n.Annotations["id"]] = n.Name
 	}
 	return out
@@ -657,7 +658,7 @@ func TestStatementsOfOthers(t *testing.T) {
 	if !ok {
 		t.Fatal("no revocation")
 	}
-	if _, err := w.store.Commit(t.Context(), crdt.Write{Key: k, Base: base}); err != nil {
+	if _, err := w.store.Commit(t.Context(), store.Write{Key: k, Base: base}); err != nil {
 		t.Fatal(err)
 	}
 	w.settle()

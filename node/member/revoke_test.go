@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // thief is who has the disk of an issuer.
@@ -496,7 +497,7 @@ func TestWordsOfTheRevoked(t *testing.T) {
 	}
 	w.settle()
 	base, _ := w.store.Snapshot().Get(k)
-	if _, err := w.store.Commit(t.Context(), crdt.Write{Key: k, Base: base}); err != nil {
+	if _, err := w.store.Commit(t.Context(), store.Write{Key: k, Base: base}); err != nil {
 		t.Fatal(err)
 	}
 	w.settle()
@@ -818,7 +819,7 @@ func TestKeyOfACAThatExcludes(t *testing.T) {
 		t.Fatal(err)
 	}
 	// b hears of the CA first.
-	if _, err := w.store.Commit(t.Context(), crdt.Write{Key: k, Base: said}); err != nil {
+	if _, err := w.store.Commit(t.Context(), store.Write{Key: k, Base: said}); err != nil {
 		t.Fatal(err)
 	}
 	w.turn(b)
@@ -838,7 +839,7 @@ func TestKeyOfACAThatExcludes(t *testing.T) {
 	if err := ask(); err == nil || !strings.Contains(err.Error(), "has yet to hear of the revocation of stolen-id") {
 		t.Errorf("before it has heard: %v", err)
 	}
-	if _, err := w.store.Commit(t.Context(), crdt.Write{Key: k, Object: &unstructured.Unstructured{Object: statement}}); err != nil {
+	if _, err := w.store.Commit(t.Context(), store.Write{Key: k, Object: &unstructured.Unstructured{Object: statement}}); err != nil {
 		t.Fatal(err)
 	}
 	w.settle()

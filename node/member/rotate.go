@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // Overlaps of rotations for which nothing else was said.
@@ -35,7 +36,7 @@ type Rotated struct {
 
 // RotateCA makes a new CA beside the old one. The members get new certificates within seconds; the old is believed until all
 // have, and at least as long as the overlap. None of those that were shut out can know its key.
-func (s *Self) RotateCA(ctx context.Context, store *crdt.Store, overlap time.Duration) (Rotated, error) {
+func (s *Self) RotateCA(ctx context.Context, store *store.Store, overlap time.Duration) (Rotated, error) {
 	now := s.now()
 	var made aboutAuthority
 	var k crdt.Key
@@ -90,7 +91,7 @@ func after(t, before time.Time) time.Time {
 }
 
 // RotateGossip makes a new gossip key.
-func (s *Self) RotateGossip(ctx context.Context, store *crdt.Store, overlap time.Duration, stolen bool) (Rotated, error) {
+func (s *Self) RotateGossip(ctx context.Context, store *store.Store, overlap time.Duration, stolen bool) (Rotated, error) {
 	if !s.Issuer() {
 		return Rotated{}, ErrOnlyIssuers
 	}
@@ -105,7 +106,7 @@ func (s *Self) RotateGossip(ctx context.Context, store *crdt.Store, overlap time
 }
 
 // RotateTokens has every member make a new key for ServiceAccount tokens.
-func (s *Self) RotateTokens(ctx context.Context, store *crdt.Store, overlap time.Duration) (Rotated, error) {
+func (s *Self) RotateTokens(ctx context.Context, store *store.Store, overlap time.Duration) (Rotated, error) {
 	if !s.Issuer() {
 		return Rotated{}, ErrOnlyIssuers
 	}
@@ -117,7 +118,7 @@ func (s *Self) RotateTokens(ctx context.Context, store *crdt.Store, overlap time
 }
 
 // Named lists the members of a node name, by ID, with whether they are issuers. A name may have had several.
-func (s *Self) Named(snap *crdt.Snapshot, node string) map[string]bool {
+func (s *Self) Named(snap *store.Snapshot, node string) map[string]bool {
 	out := map[string]bool{}
 	for id, m := range s.id.Load().members(s.Trust(), snap) {
 		if m.by.Name == node {
@@ -133,7 +134,7 @@ func (s *Self) Named(snap *crdt.Snapshot, node string) map[string]bool {
 }
 
 // Spoken names the nodes of all IDs for which a certificate vouches.
-func (s *Self) Spoken(snap *crdt.Snapshot) map[string]string {
+func (s *Self) Spoken(snap *store.Snapshot) map[string]string {
 	out := map[string]string{}
 	for id, m := range s.id.Load().members(s.Trust(), snap) {
 		out[id] = m.by.Name
@@ -147,7 +148,7 @@ func ValidID(id string) bool { return validID.MatchString(id) }
 // Revoke shuts nodes out for ever and rotates what they knew: the gossip key, and the CA, if one of them held its key. named are
 // the IDs of one node, with whether it was an issuer, or of a program of before. names are the node names of all IDs that are
 // registered: with an issuer goes whatever its key can have made, and these stay. A CA that was replaced before is not replaced again.
-func (s *Self) Revoke(ctx context.Context, store *crdt.Store, node string, named map[string]bool, names map[string]string) (done []Rotated, err error) {
+func (s *Self) Revoke(ctx context.Context, store *store.Store, node string, named map[string]bool, names map[string]string) (done []Rotated, err error) {
 	if !s.Issuer() {
 		return nil, ErrOnlyIssuers
 	}
@@ -259,7 +260,7 @@ func (s *Self) replace(ctx context.Context, h Hooks) error {
 }
 
 // Silent lists the registered members that publish nothing about themselves: they run a program of before.
-func (s *Self) Silent(snap *crdt.Snapshot, registered []string) (out []string) {
+func (s *Self) Silent(snap *store.Snapshot, registered []string) (out []string) {
 	members := s.id.Load().members(s.Trust(), snap)
 	for _, id := range registered {
 		if _, ok := members[id]; !ok {
@@ -289,7 +290,7 @@ const (
 )
 
 // Check lists what this node has and knows, with what is near its end. names tells the node name of an ID.
-func (s *Self) Check(snap *crdt.Snapshot, registered []string, names func(id string) string, admin *tls.Certificate) (out []Item) {
+func (s *Self) Check(snap *store.Snapshot, registered []string, names func(id string) string, admin *tls.Certificate) (out []Item) {
 	id, t, now := s.id.Load(), s.trust.Load(), s.now()
 	members := id.members(t, snap)
 	named := func(ids []string) string {

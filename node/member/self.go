@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // Config is what a Self is made of.
@@ -179,7 +180,7 @@ func (s *Self) Poke() {
 
 // Hooks are what Follow needs of the node.
 type Hooks struct {
-	Store *crdt.Store
+	Store *store.Store
 	// Live and Registered list the node IDs of the members that are alive, and of all that are registered with this node among
 	// them. A registered one of which no ID is known stands as its name.
 	Live, Registered func() []string
@@ -482,7 +483,7 @@ func (id *Identity) trust(m *memo) (*Trust, error) {
 
 // members are the statements of members about themselves, by ID: of each the ones under the key that it had when it was first heard of. With a
 // stolen key of the CA a certificate can be made in the name of another.
-func (id *Identity) members(t *Trust, snap *crdt.Snapshot) map[string]heardOf[aboutMember] {
+func (id *Identity) members(t *Trust, snap *store.Snapshot) map[string]heardOf[aboutMember] {
 	out := heard[aboutMember](t, snap, ResourceMembers)
 	maps.DeleteFunc(out, func(name string, m heardOf[aboutMember]) bool {
 		k, ok := id.Known[name]

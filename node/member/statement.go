@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // What members say of themselves and of the cluster's keys stands in documents of the store, which no API shows. Any member
@@ -90,7 +91,7 @@ func (s *statement) object(k crdt.Key) (*unstructured.Unstructured, error) {
 }
 
 // statementOf reads what the store has, unverified.
-func statementOf(e *crdt.Entry) (*statement, error) {
+func statementOf(e *store.Entry) (*statement, error) {
 	value, err := e.Map()
 	if err != nil {
 		return nil, err
@@ -171,7 +172,7 @@ func (t *Trust) verifyAnew(k crdt.Key, s *statement) (said, error) {
 }
 
 // heard reads the statements of one resource that are believed, by name. Those of issuers only, or of each about itself.
-func heard[T any](t *Trust, snap *crdt.Snapshot, resource string) map[string]heardOf[T] {
+func heard[T any](t *Trust, snap *store.Snapshot, resource string) map[string]heardOf[T] {
 	out := map[string]heardOf[T]{}
 	for e := range snap.Range(resource, "", "") {
 		s, err := statementOf(e)
@@ -198,7 +199,7 @@ type heardOf[T any] struct {
 }
 
 // publish writes a statement of this node.
-func publish(ctx context.Context, store *crdt.Store, id *Identity, k crdt.Key, body any) error {
+func publish(ctx context.Context, replica *store.Store, id *Identity, k crdt.Key, body any) error {
 	s, err := state(id, k, body)
 	if err != nil {
 		return err
@@ -208,9 +209,9 @@ func publish(ctx context.Context, store *crdt.Store, id *Identity, k crdt.Key, b
 		return err
 	}
 	for {
-		base, _ := store.Snapshot().Get(k)
-		_, err := store.Commit(ctx, crdt.Write{Key: k, Object: obj, Base: base})
-		if !errors.Is(err, crdt.ErrConflict) && !errors.Is(err, crdt.ErrExists) && !errors.Is(err, crdt.ErrNotFound) {
+		base, _ := replica.Snapshot().Get(k)
+		_, err := replica.Commit(ctx, store.Write{Key: k, Object: obj, Base: base})
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrExists) && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
 	}

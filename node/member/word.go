@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // What issuers say that all go by stands in the store under the signature of who said it, and neither lasts: any member can write over the
@@ -56,7 +57,7 @@ func wordsOf[T any](id *Identity, resource string) map[string]T {
 
 // listen keeps the words that are new, and lets go of those of which a sayer was shut out. Of two of one name the first that was heard
 // stays: a word does not change.
-func (id *Identity) listen(t *Trust, snap *crdt.Snapshot) {
+func (id *Identity) listen(t *Trust, snap *store.Snapshot) {
 	void := func(by []string) bool { return slices.ContainsFunc(by, t.Denied) }
 	words := slices.DeleteFunc(slices.Clone(id.Words), func(w word) bool { return void(w.By) })
 	for _, resource := range lasting {
@@ -112,7 +113,7 @@ func (id *Identity) keepOwn(k crdt.Key, body any) error {
 }
 
 // handOn says again the words that no believed statement says any more.
-func (s *Self) handOn(ctx context.Context, store *crdt.Store, id *Identity, t *Trust) error {
+func (s *Self) handOn(ctx context.Context, store *store.Store, id *Identity, t *Trust) error {
 	snap := store.Snapshot()
 	for _, w := range id.Words {
 		if _, ok := heard[json.RawMessage](t, snap, w.Resource)[w.Name]; ok {

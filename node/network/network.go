@@ -44,7 +44,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // Mode is how packets travel between nodes.
@@ -61,7 +61,7 @@ const TunnelPort = 8472
 
 // Config of a node's network. Zero values mean what the comments say.
 type Config struct {
-	Store       *crdt.Store
+	Store       *store.Store
 	Node        string       // this node's name
 	NodeIP      netip.Addr   // this node's address
 	ServiceCIDR netip.Prefix // a route on lo for the node's own packets; invalid means none
@@ -123,7 +123,7 @@ func (n *Network) Run(ctx context.Context) error {
 	isReady, said := false, ""
 	for {
 		again := 5 * time.Second // links come and go without telling us, and take routes with them
-		done, err := n.Apply(crdt.List[corev1.Node](n.cfg.Store.Snapshot(), "nodes", ""))
+		done, err := n.Apply(store.List[corev1.Node](n.cfg.Store.Snapshot(), "nodes", ""))
 		if err != nil {
 			again = time.Second
 			if said != err.Error() { // once, not every second while a link is down

@@ -22,6 +22,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // TestPlan runs the goldens: nodes, one a line as "name address block [age]", become a plan.
@@ -341,23 +342,23 @@ func testNetwork(t *testing.T, mode Mode) {
 // TestRun proves the loop: a node that has no block yet waits for it, peers come by the store.
 func TestRun(t *testing.T) {
 	l := newLab(t)
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	replica, err := store.Open(store.Config{Cluster: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	stored, ran := make(chan error, 1), make(chan struct{})
-	go func() { stored <- store.Run(ctx) }()
-	nw, err := New(Config{Store: store, Node: "n1", NodeIP: netip.MustParseAddr("192.168.7.1"), ConfDir: t.TempDir(), DataDir: t.TempDir()})
+	go func() { stored <- replica.Run(ctx) }()
+	nw, err := New(Config{Store: replica, Node: "n1", NodeIP: netip.MustParseAddr("192.168.7.1"), ConfDir: t.TempDir(), DataDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	go func() { defer close(ran); l.in("n1", func() { nw.Run(ctx) }) }()
-	defer func() { cancel(); <-ran; <-stored; store.Close() }()
+	defer func() { cancel(); <-ran; <-stored; replica.Close() }()
 	put := func(n *corev1.Node) {
 		k := crdt.Key{Resource: "nodes", Name: n.Name}
-		base, _ := store.Snapshot().Get(k)
-		if _, err := store.Commit(ctx, crdt.Write{Key: k, Object: n, Base: base}); err != nil {
+		base, _ := replica.Snapshot().Get(k)
+		if _, err := replica.Commit(ctx, store.Write{Key: k, Object: n, Base: base}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // TestLingering: what is begun has some time when it is no longer wanted, and none that is not needed.
@@ -55,23 +56,23 @@ func (library) Image(_ context.Context, ref string) (*Image, error) {
 }
 
 func TestImagesInUse(t *testing.T) {
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	replica, err := store.Open(store.Config{Cluster: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close()
+	defer replica.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	go func() { _ = store.Run(ctx) }()
+	go func() { _ = replica.Run(ctx) }()
 	for _, node := range []string{"n1", "n2"} {
 		p := &corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Name: "on-" + node, Namespace: "default"}}
 		p.Spec.NodeName = node
 		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: "of-" + node}}}, {Name: "w"}}
-		if _, err := store.Commit(ctx, crdt.Write{Key: crdt.Key{Resource: "pods", Namespace: "default", Name: p.Name}, Object: p}); err != nil {
+		if _, err := replica.Commit(ctx, store.Write{Key: crdt.Key{Resource: "pods", Namespace: "default", Name: p.Name}, Object: p}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	got, err := New(Config{Store: store, Node: "n1", Runtime: library{}}).imagesInUse(ctx)
+	got, err := New(Config{Store: replica, Node: "n1", Runtime: library{}}).imagesInUse(ctx)
 	if want := map[string]bool{"run": true, "id of of-n1": true}; err != nil || !maps.Equal(got, want) {
 		t.Errorf("in use are %v, %v; want %v", got, err, want)
 	}

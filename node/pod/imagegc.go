@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const collectEvery = time.Minute
@@ -64,7 +64,7 @@ func (k *Kubelet) imagesInUse(ctx context.Context) (map[string]bool, error) {
 	for _, c := range containers {
 		inUse[c.ImageID] = true
 	}
-	for _, p := range crdt.List[corev1.Pod](k.cfg.Store.Snapshot(), "pods", "") {
+	for _, p := range store.List[corev1.Pod](k.cfg.Store.Snapshot(), "pods", "") {
 		for _, v := range p.Spec.Volumes {
 			if v.Image == nil || !k.cfg.Holds(p) {
 				continue

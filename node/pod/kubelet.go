@@ -46,6 +46,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // Volumes prepares what containers mount. The driver in production is node/volume.
@@ -65,7 +66,7 @@ type Volumes interface {
 
 // Config of a Kubelet.
 type Config struct {
-	Store    *crdt.Store
+	Store    *store.Store
 	Node     string // name of this node
 	Runtime  Runtime
 	Volumes  Volumes
@@ -242,7 +243,7 @@ func (k *Kubelet) assign(ctx context.Context, group *errgroup.Group) map[types.U
 	asked := &requested{snap: snap}
 	bound := map[types.UID]bool{}
 	for e := range snap.Range("pods", "", "") {
-		p, err := crdt.As[corev1.Pod](e)
+		p, err := store.As[corev1.Pod](e)
 		if err != nil {
 			k.cfg.Log.Error("unreadable pod", "pod", e.Key, "err", err)
 			continue
@@ -322,7 +323,7 @@ func (k *Kubelet) worker(ctx context.Context, group *errgroup.Group, ref Ref) *w
 
 // find returns the worker of a pod by its name.
 func (k *Kubelet) find(namespace, name string) (*worker, *corev1.Pod) {
-	p, ok := crdt.Get[corev1.Pod](k.cfg.Store.Snapshot(), crdt.Key{Resource: "pods", Namespace: namespace, Name: name})
+	p, ok := store.Get[corev1.Pod](k.cfg.Store.Snapshot(), crdt.Key{Resource: "pods", Namespace: namespace, Name: name})
 	if !ok || !k.cfg.Holds(p) {
 		return nil, nil
 	}

@@ -18,6 +18,7 @@ import (
 	"k8s.io/component-helpers/nodedeclaredfeatures/features/inplacepodresize"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // KubeletVersion is the version of the API whose semantics this package follows, as nodes report it.
@@ -263,14 +264,14 @@ func (k *Kubelet) reportNode(ctx context.Context) error {
 		}
 		snap := k.cfg.Store.Snapshot()
 		if e, ok := snap.Get(key); ok {
-			if node, err := crdt.As[corev1.Node](e); err == nil {
+			if node, err := store.As[corev1.Node](e); err == nil {
 				st := nodeStatus(node.Status, k.facts, addresses(k.cfg.HostIPs, k.cfg.Node), r, time.Now())
 				if !equality.Semantic.DeepEqual(st, node.Status) {
 					changed := node.DeepCopy()
 					changed.TypeMeta = metav1.TypeMeta{Kind: "Node", APIVersion: "v1"}
 					changed.Status = st
-					if _, err := k.cfg.Store.Commit(ctx, crdt.Write{Key: key, Object: changed, Base: e}); err != nil && ctx.Err() == nil {
-						if errors.Is(err, crdt.ErrConflict) {
+					if _, err := k.cfg.Store.Commit(ctx, store.Write{Key: key, Object: changed, Base: e}); err != nil && ctx.Err() == nil {
+						if errors.Is(err, store.ErrConflict) {
 							continue
 						}
 						k.cfg.Log.Error("cannot write this node's status", "err", err)

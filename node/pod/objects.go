@@ -12,6 +12,7 @@ import (
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // Objects are the API objects that pods refer to, at one moment. Read only.
@@ -34,52 +35,52 @@ const (
 )
 
 // snapshot reads Objects from the store.
-type snapshot struct{ *crdt.Snapshot }
+type snapshot struct{ *store.Snapshot }
 
 func (s snapshot) ConfigMap(namespace, name string) (*corev1.ConfigMap, bool) {
-	return crdt.Get[corev1.ConfigMap](s.Snapshot, crdt.Key{Resource: "configmaps", Namespace: namespace, Name: name})
+	return store.Get[corev1.ConfigMap](s.Snapshot, crdt.Key{Resource: "configmaps", Namespace: namespace, Name: name})
 }
 
 func (s snapshot) Secret(namespace, name string) (*corev1.Secret, bool) {
-	return crdt.Get[corev1.Secret](s.Snapshot, crdt.Key{Resource: "secrets", Namespace: namespace, Name: name})
+	return store.Get[corev1.Secret](s.Snapshot, crdt.Key{Resource: "secrets", Namespace: namespace, Name: name})
 }
 
 func (s snapshot) PersistentVolumeClaim(namespace, name string) (*corev1.PersistentVolumeClaim, bool) {
-	return crdt.Get[corev1.PersistentVolumeClaim](s.Snapshot, crdt.Key{Resource: "persistentvolumeclaims", Namespace: namespace, Name: name})
+	return store.Get[corev1.PersistentVolumeClaim](s.Snapshot, crdt.Key{Resource: "persistentvolumeclaims", Namespace: namespace, Name: name})
 }
 
 func (s snapshot) PersistentVolume(name string) (*corev1.PersistentVolume, bool) {
-	return crdt.Get[corev1.PersistentVolume](s.Snapshot, crdt.Key{Resource: "persistentvolumes", Name: name})
+	return store.Get[corev1.PersistentVolume](s.Snapshot, crdt.Key{Resource: "persistentvolumes", Name: name})
 }
 
 func (s snapshot) Node(name string) (*corev1.Node, bool) {
-	return crdt.Get[corev1.Node](s.Snapshot, crdt.Key{Resource: "nodes", Name: name})
+	return store.Get[corev1.Node](s.Snapshot, crdt.Key{Resource: "nodes", Name: name})
 }
 
 func (s snapshot) RuntimeClass(name string) (*nodev1.RuntimeClass, bool) {
-	return crdt.Get[nodev1.RuntimeClass](s.Snapshot, crdt.Key{Resource: "node.k8s.io/runtimeclasses", Name: name})
+	return store.Get[nodev1.RuntimeClass](s.Snapshot, crdt.Key{Resource: "node.k8s.io/runtimeclasses", Name: name})
 }
 
 func (s snapshot) Services(namespace string) []*corev1.Service {
-	return crdt.List[corev1.Service](s.Snapshot, "services", namespace)
+	return store.List[corev1.Service](s.Snapshot, "services", namespace)
 }
 
 func (s snapshot) ClusterTrustBundles() []*certificatesv1.ClusterTrustBundle {
-	return crdt.List[certificatesv1.ClusterTrustBundle](s.Snapshot, trustBundles, "")
+	return store.List[certificatesv1.ClusterTrustBundle](s.Snapshot, trustBundles, "")
 }
 
 func (s snapshot) ServiceAccount(namespace, name string) (*corev1.ServiceAccount, bool) {
-	return crdt.Get[corev1.ServiceAccount](s.Snapshot, crdt.Key{Resource: "serviceaccounts", Namespace: namespace, Name: name})
+	return store.Get[corev1.ServiceAccount](s.Snapshot, crdt.Key{Resource: "serviceaccounts", Namespace: namespace, Name: name})
 }
 
 func (s snapshot) PodCertificateRequest(namespace, name string) (*certificatesv1.PodCertificateRequest, bool) {
-	return crdt.Get[certificatesv1.PodCertificateRequest](s.Snapshot, crdt.Key{Resource: certificateRequests, Namespace: namespace, Name: name})
+	return store.Get[certificatesv1.PodCertificateRequest](s.Snapshot, crdt.Key{Resource: certificateRequests, Namespace: namespace, Name: name})
 }
 
 // requested are the versions of the requests for certificates in one snapshot, by the pod that they are for. They are looked
 // through when the first is asked for: few pods have any.
 type requested struct {
-	snap *crdt.Snapshot
+	snap *store.Snapshot
 	of   map[types.UID]string
 }
 
@@ -87,7 +88,7 @@ func (r *requested) versions(uid types.UID) string {
 	if r.of == nil {
 		r.of = map[types.UID]string{}
 		for e := range r.snap.Range(certificateRequests, "", "") {
-			if req, err := crdt.As[certificatesv1.PodCertificateRequest](e); err == nil {
+			if req, err := store.As[certificatesv1.PodCertificateRequest](e); err == nil {
 				r.of[req.Spec.PodUID] += e.Version.String() + " "
 			}
 		}

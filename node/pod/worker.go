@@ -15,6 +15,7 @@ import (
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // worker is the loop of one pod.
@@ -33,7 +34,7 @@ type worker struct {
 	shown    map[string]string // by container: the waiting reason of which an event was made
 
 	mu       sync.Mutex // guards what follows
-	version  crdt.Version
+	version  store.Version
 	refs     string
 	refresh  bool       // what the volumes are made from changed
 	cgroup   *Resources // what the pod's own cgroup was given last in this life
@@ -78,7 +79,7 @@ func (w *worker) poke() {
 }
 
 // notice pokes the worker if the pod or what it refers to is not what it was.
-func (w *worker) notice(v crdt.Version, refs string) {
+func (w *worker) notice(v store.Version, refs string) {
 	w.mu.Lock()
 	changed := v != w.version || refs != w.refs
 	if refs != w.refs && v != 0 {
@@ -105,7 +106,7 @@ func (w *worker) activity() Activity {
 
 // current reads the pod from the store; nil when it is gone, is another pod of that name, or is no longer ours.
 // A pod that is there and cannot be read is an error: it must not be taken for gone.
-func (w *worker) current() (*crdt.Snapshot, *crdt.Entry, *corev1.Pod, error) {
+func (w *worker) current() (*store.Snapshot, *store.Entry, *corev1.Pod, error) {
 	snap := w.k.cfg.Store.Snapshot()
 	if w.ref.Name == "" {
 		return snap, nil, nil, nil
@@ -114,7 +115,7 @@ func (w *worker) current() (*crdt.Snapshot, *crdt.Entry, *corev1.Pod, error) {
 	if !ok || e.UID != w.ref.UID {
 		return snap, nil, nil, nil
 	}
-	p, err := crdt.As[corev1.Pod](e)
+	p, err := store.As[corev1.Pod](e)
 	if err != nil {
 		return snap, e, nil, err
 	}
@@ -301,7 +302,7 @@ func (w *worker) overtaken(p *corev1.Pod, d Decision) bool {
 }
 
 // begin runs actions beside the loop.
-func (w *worker) begin(ctx context.Context, p *corev1.Pod, snap *crdt.Snapshot, actions []Action, sandboxes []Sandbox, containers []Container) {
+func (w *worker) begin(ctx context.Context, p *corev1.Pod, snap *store.Snapshot, actions []Action, sandboxes []Sandbox, containers []Container) {
 	ctx, cancel := context.WithCancel(ctx)
 	op := &operation{cancel: cancel, done: make(chan struct{}), first: actions[0], ends: actions[0].Verb == StopPod}
 	w.op = op
@@ -370,7 +371,7 @@ func (w *worker) succeed(name string) {
 }
 
 // publish writes the status if it is not what the store has. It tells whether the store now has it; if not, the worker will look again.
-func (w *worker) publish(ctx context.Context, e *crdt.Entry, p *corev1.Pod, status corev1.PodStatus) bool {
+func (w *worker) publish(ctx context.Context, e *store.Entry, p *corev1.Pod, status corev1.PodStatus) bool {
 	// Fields of others are kept as they are.
 	status.Resize, status.ExtendedResourceClaimStatus = p.Status.Resize, p.Status.ExtendedResourceClaimStatus
 	if equality.Semantic.DeepEqual(status, p.Status) {
@@ -379,8 +380,8 @@ func (w *worker) publish(ctx context.Context, e *crdt.Entry, p *corev1.Pod, stat
 	changed := p.DeepCopy()
 	changed.TypeMeta = metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}
 	changed.Status = status
-	_, err := w.k.cfg.Store.Commit(ctx, crdt.Write{Key: e.Key, Object: changed, Base: e})
-	if errors.Is(err, crdt.ErrConflict) || errors.Is(err, crdt.ErrNotFound) {
+	_, err := w.k.cfg.Store.Commit(ctx, store.Write{Key: e.Key, Object: changed, Base: e})
+	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound) {
 		w.poke() // decide again from what is there now
 	} else if err != nil && ctx.Err() == nil {
 		w.k.cfg.Log.Error("cannot write the status of a pod", "pod", w.ref, "err", err)
@@ -390,7 +391,7 @@ func (w *worker) publish(ctx context.Context, e *crdt.Entry, p *corev1.Pod, stat
 }
 
 // refuse ends a pod that this node was given but cannot run.
-func (w *worker) refuse(ctx context.Context, e *crdt.Entry, p *corev1.Pod, reason, message string) {
+func (w *worker) refuse(ctx context.Context, e *store.Entry, p *corev1.Pod, reason, message string) {
 	w.k.event(p, "", corev1.EventTypeWarning, reason, "%s", message)
 	status := *p.Status.DeepCopy()
 	status.Phase, status.Reason, status.Message = corev1.PodFailed, reason, message
@@ -434,16 +435,16 @@ func (w *worker) announce(p *corev1.Pod, status corev1.PodStatus, refused *Refus
 }
 
 // remove deletes the object of a pod that has ended and waits for nothing else.
-func (w *worker) remove(ctx context.Context, e *crdt.Entry, p *corev1.Pod) {
+func (w *worker) remove(ctx context.Context, e *store.Entry, p *corev1.Pod) {
 	if e == nil || p.DeletionTimestamp == nil || len(p.Finalizers) > 0 {
 		return
 	}
 	recorded, end := w.k.cfg.Record(ctx, "delete", e.Key, e.UID)
-	_, err := w.k.cfg.Store.Commit(recorded, crdt.Write{Key: e.Key, Base: e})
+	_, err := w.k.cfg.Store.Commit(recorded, store.Write{Key: e.Key, Base: e})
 	end(err)
 	switch {
-	case err == nil, errors.Is(err, crdt.ErrNotFound):
-	case errors.Is(err, crdt.ErrConflict):
+	case err == nil, errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, store.ErrConflict):
 		w.poke()
 	case ctx.Err() == nil:
 		w.k.cfg.Log.Error("cannot delete a pod that has ended", "pod", w.ref, "err", err)

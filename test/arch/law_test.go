@@ -9,56 +9,59 @@ type room struct {
 }
 
 // rooms are all packages. Data flows one way, from the API through the store to those who act; so crdt and gossip know
-// nobody, the parts know the store, drivers know whom they drive for, and only node knows all.
+// nobody, crdt/store knows crdt, the parts know the store, drivers know whom they drive for, and only node knows all.
 var rooms = []room{
-	{pkg: "crdt"},
+	{pkg: "crdt", tests: []string{"crdt/formattest"}},
+	{pkg: "crdt/store", may: []string{"crdt"}, tests: []string{"crdt/formattest"}},
+	{pkg: "crdt/primary", may: []string{"crdt", "crdt/store"}, tests: []string{"crdt/formattest"}},
+	{pkg: "crdt/formattest"},
 	{pkg: "durable"},
 	{pkg: "gossip"},
-	{pkg: "sched", may: []string{"crdt", "durable"}},
-	{pkg: "httpapi", may: []string{"crdt", "httpapi/..."}},
+	{pkg: "sched", may: []string{"crdt", "crdt/store", "durable"}},
+	{pkg: "httpapi", may: []string{"crdt", "crdt/store", "httpapi/..."}, tests: []string{"crdt/primary"}},
 	{pkg: "httpapi/accepted"},
 	{pkg: "httpapi/admit"},
-	{pkg: "httpapi/allocator", may: []string{"crdt", "httpapi/storage"}},
+	{pkg: "httpapi/allocator", may: []string{"crdt", "crdt/store", "httpapi/storage"}},
 	{pkg: "httpapi/audit", may: []string{"httpapi/configfile"}},
-	{pkg: "httpapi/authn", may: []string{"crdt", "httpapi/caller", "httpapi/issuers", "httpapi/standing", "httpapi/storage"}},
-	{pkg: "httpapi/authz", may: []string{"crdt", "httpapi/admit"}},
+	{pkg: "httpapi/authn", may: []string{"crdt", "crdt/store", "httpapi/caller", "httpapi/issuers", "httpapi/standing", "httpapi/storage"}},
+	{pkg: "httpapi/authz", may: []string{"crdt", "crdt/store", "httpapi/admit"}},
 	{pkg: "httpapi/caller"},
 	{pkg: "httpapi/configfile"},
-	{pkg: "httpapi/custom", may: []string{"crdt", "httpapi/admit", "httpapi/route", "httpapi/storage", "httpapi/turn"}},
-	{pkg: "httpapi/discovery", may: []string{"crdt", "httpapi/custom", "httpapi/storage"}},
+	{pkg: "httpapi/custom", may: []string{"crdt", "crdt/store", "httpapi/admit", "httpapi/route", "httpapi/storage", "httpapi/turn"}},
+	{pkg: "httpapi/discovery", may: []string{"crdt/store", "httpapi/custom", "httpapi/storage"}},
 	{pkg: "httpapi/encryption", may: []string{"httpapi/configfile"}},
 	{pkg: "httpapi/fairness"},
-	{pkg: "httpapi/inprocess", may: []string{"crdt", "httpapi/admit", "httpapi/audit", "httpapi/caller", "httpapi/custom", "httpapi/registry", "httpapi/storage"}},
+	{pkg: "httpapi/inprocess", may: []string{"crdt", "crdt/store", "httpapi/admit", "httpapi/audit", "httpapi/caller", "httpapi/custom", "httpapi/registry", "httpapi/storage"}},
 	{pkg: "httpapi/issuers", may: []string{"httpapi/configfile"}},
-	{pkg: "httpapi/filter", may: []string{"crdt", "httpapi/storage"}},
-	{pkg: "httpapi/informers", may: []string{"crdt", "httpapi/storage"}},
-	{pkg: "httpapi/openapi", may: []string{"crdt", "httpapi/custom", "httpapi/storage"}},
-	{pkg: "httpapi/policy", may: []string{"crdt", "httpapi/informers", "httpapi/storage", "httpapi/turn"}},
-	{pkg: "httpapi/quota", may: []string{"crdt", "httpapi/custom", "httpapi/storage"}},
-	{pkg: "httpapi/registry", may: []string{"crdt", "httpapi/allocator", "httpapi/custom", "httpapi/informers", "httpapi/storage", "httpapi/stream", "httpapi/usage"}},
+	{pkg: "httpapi/filter", may: []string{"crdt", "crdt/store", "httpapi/storage"}},
+	{pkg: "httpapi/informers", may: []string{"crdt", "crdt/store", "httpapi/storage"}},
+	{pkg: "httpapi/openapi", may: []string{"crdt/store", "httpapi/custom", "httpapi/storage"}},
+	{pkg: "httpapi/policy", may: []string{"crdt/store", "httpapi/informers", "httpapi/storage", "httpapi/turn"}},
+	{pkg: "httpapi/quota", may: []string{"crdt", "crdt/store", "httpapi/custom", "httpapi/storage"}},
+	{pkg: "httpapi/registry", may: []string{"crdt", "crdt/store", "httpapi/allocator", "httpapi/custom", "httpapi/informers", "httpapi/storage", "httpapi/stream", "httpapi/usage"}},
 	{pkg: "httpapi/relay", may: []string{"httpapi/caller"}},
 	{pkg: "httpapi/route"},
 	{pkg: "httpapi/standing"},
-	{pkg: "httpapi/storage", may: []string{"crdt", "httpapi/admit"}},
+	{pkg: "httpapi/storage", may: []string{"crdt", "crdt/primary", "crdt/store", "httpapi/admit"}},
 	{pkg: "httpapi/stream", may: []string{"httpapi/relay"}},
-	{pkg: "httpapi/turn", may: []string{"crdt"}},
-	{pkg: "httpapi/usage", may: []string{"crdt", "httpapi/relay"}},
-	{pkg: "httpapi/webhook", may: []string{"crdt", "httpapi/informers"}},
+	{pkg: "httpapi/turn", may: []string{"crdt/store"}},
+	{pkg: "httpapi/usage", may: []string{"crdt", "crdt/store", "httpapi/relay"}},
+	{pkg: "httpapi/webhook", may: []string{"crdt", "crdt/store", "httpapi/informers"}},
 
-	{pkg: "node/pod", may: []string{"crdt", "durable"}, tests: []string{"node/pod/podtest"}},
-	{pkg: "node/pod/podtest", may: []string{"crdt", "node/pod"}},
+	{pkg: "node/pod", may: []string{"crdt", "crdt/store", "durable"}, tests: []string{"node/pod/podtest"}},
+	{pkg: "node/pod/podtest", may: []string{"crdt", "crdt/store", "node/pod"}},
 	{pkg: "node/secrecy", may: []string{"durable"}},
 	{pkg: "node/volume", may: []string{"node/pod"}},
 	{pkg: "node/containerd", may: []string{"node/containerd/seal", "node/pod"}, tests: []string{"node/pod/podtest", "node/volume"}},
 	{pkg: "node/containerd/seal", may: []string{"durable"}},
-	{pkg: "node/network", may: []string{"crdt", "durable"}},
+	{pkg: "node/network", may: []string{"crdt/store", "durable"}, tests: []string{"crdt"}},
 	{pkg: "node/proxy"},
-	{pkg: "node/iptables", may: []string{"crdt", "node/proxy"}},
-	{pkg: "node/dns", may: []string{"crdt"}},
-	{pkg: "node/member", may: []string{"crdt", "durable"}},
-	{pkg: "node/control", may: []string{"crdt"}, tests: []string{"httpapi"}},
+	{pkg: "node/iptables", may: []string{"crdt/store", "node/proxy"}, tests: []string{"crdt"}},
+	{pkg: "node/dns", may: []string{"crdt", "crdt/store"}},
+	{pkg: "node/member", may: []string{"crdt", "crdt/store", "durable"}},
+	{pkg: "node/control", may: []string{"crdt", "crdt/store"}, tests: []string{"httpapi"}},
 	{pkg: "node", may: []string{
-		"crdt", "durable", "gossip", "sched", "httpapi", "httpapi/audit", "httpapi/encryption", "httpapi/issuers", "node/pod", "node/volume", "node/containerd", "node/network", "node/proxy",
+		"crdt", "crdt/primary", "crdt/store", "durable", "gossip", "sched", "httpapi", "httpapi/audit", "httpapi/encryption", "httpapi/issuers", "node/pod", "node/volume", "node/containerd", "node/network", "node/proxy",
 		"node/iptables", "node/dns", "node/control", "node/secrecy", "node/member",
 	}, tests: []string{"node/pod/podtest"}},
 
@@ -69,8 +72,18 @@ var rooms = []room{
 	{pkg: "examples/..."},
 
 	// Tests of the whole use programs and pure parts, and nobody uses them.
-	{pkg: "test/...", may: []string{"crdt", "gossip", "sched", "httpapi", "node/...", "test/..."}},
+	{pkg: "test/...", may: []string{"crdt/...", "gossip", "sched", "httpapi", "node/...", "test/..."}},
 }
+
+// pure are the packages whose functions depend on their arguments alone: they may read or write nothing, ask no clock and draw no random
+// numbers. Times are values that are handed in.
+var pure = []string{"crdt", "node/proxy"}
+
+// impure are the packages and functions that they may not use.
+var (
+	impurePackages  = []string{"net", "os", "os/exec", "syscall", "golang.org/x/sys/unix", "log", "log/slog", "context", "math/rand", "math/rand/v2", "crypto/rand"}
+	impureFunctions = []string{"time.Now", "time.Since", "time.Until", "time.Sleep", "time.After", "time.AfterFunc", "time.NewTimer", "time.NewTicker", "time.Tick"}
+)
 
 // module is one dependency and where it may be imported outside tests.
 type module struct {
@@ -83,13 +96,13 @@ type module struct {
 // below httpapi are httpapi here.
 var modules = []module{
 	// One home each: what these are could be replaced without any other package noticing.
-	{"github.com/dgraph-io/badger/v4", []string{"crdt"}},
-	{"github.com/cespare/xxhash/v2", []string{"crdt"}},
-	{"github.com/google/btree", []string{"crdt"}},
+	{"github.com/dgraph-io/badger/v4", []string{"crdt/store"}},
+	{"github.com/cespare/xxhash/v2", []string{"crdt", "crdt/store"}},
+	{"github.com/google/btree", []string{"crdt/store"}},
 	{"github.com/hashicorp/memberlist", []string{"gossip"}},
 	{"github.com/hashicorp/serf", []string{"gossip"}},
 	{"github.com/hashicorp/yamux", []string{"gossip"}},
-	{"github.com/klauspost/compress", []string{"crdt", "gossip"}},
+	{"github.com/klauspost/compress", []string{"crdt/store", "gossip"}},
 	{"github.com/goccy/go-yaml", []string{"httpapi"}}, // where in a configuration file something is
 	{"gopkg.in/natefinch/lumberjack.v2", []string{"httpapi"}},
 	{"github.com/labstack/echo/v4", []string{"httpapi"}},

@@ -63,10 +63,10 @@ func mentions(n ast.Node, name string) (found bool) {
 }
 
 // waiting are the names of what may take as long as a disk, another node or a goroutine takes: functions of the store and its
-// homes, of connections, and of what waits. To close most things is nothing; to close a multiplexed connection says goodbye to
+// primary, of connections, and of what waits. To close most things is nothing; to close a multiplexed connection says goodbye to
 // the peer first.
 var waiting = []string{
-	"Commit", "Derive", "StoodFor", "RoundTrip", "Dial", "DialContext", "Accept", "OpenStream", "AcceptStream", "Sleep", "Wait",
+	"Commit", "Derive", "TranslateVersion", "RoundTrip", "Dial", "DialContext", "Accept", "OpenStream", "AcceptStream", "Sleep", "Wait",
 	"ReadAll", "ReadFull", "ServeHTTP", "UpdateStatus", "mux.Close", "ym.Close",
 }
 

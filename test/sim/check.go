@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // checkAlways looks at every node again and again.
@@ -59,10 +60,10 @@ func (n *node) describe(k crdt.Key) string {
 	return fmt.Sprintf("%s %s", k, e.JSON())
 }
 
-func claimed(have crdt.Vector, wr *write) bool { return have[wr.origin] >= wr.seq }
+func claimed(have crdt.VersionVector, wr *write) bool { return have[wr.origin] >= wr.seq }
 
 // checkKey checks one object, or its absence (nil), where a vector is claimed.
-func checkKey(key crdt.Key, writes []*write, have crdt.Vector, e *crdt.Entry) error {
+func checkKey(key crdt.Key, writes []*write, have crdt.VersionVector, e *store.Entry) error {
 	var deletions []*write // that count and are claimed
 	unclaimed := false     // a deletion that is not claimed here may have come all the same
 	for _, wr := range writes {
@@ -134,7 +135,7 @@ func checkKey(key crdt.Key, writes []*write, have crdt.Vector, e *crdt.Entry) er
 }
 
 // checkField checks one register: its value is that of a write which no claimed write has knowingly replaced.
-func checkField(field, value string, writes []*write, have crdt.Vector) error {
+func checkField(field, value string, writes []*write, have crdt.VersionVector) error {
 	var candidates []*write // who may have left it so
 	for _, wr := range writes {
 		if wr.fields[field] == value {
@@ -208,9 +209,9 @@ func (n *node) documents() map[string][]byte {
 // watcher follows one resource as a client does, and checks that it could.
 type watcher struct {
 	resource string
-	watch    *crdt.Watch
-	last     crdt.Version
-	objects  map[crdt.Key]*crdt.Entry
+	watch    *store.Watch
+	last     store.Version
+	objects  map[crdt.Key]*store.Entry
 }
 
 // watch begins to watch, after a list.
@@ -221,7 +222,7 @@ func (n *node) watch() {
 		n.world.fail("%s begins at version %v after %v", n.name, snap.Version(), n.lastVersion)
 	}
 	for _, r := range resources {
-		wa := &watcher{resource: r, last: snap.Version(), objects: map[crdt.Key]*crdt.Entry{}}
+		wa := &watcher{resource: r, last: snap.Version(), objects: map[crdt.Key]*store.Entry{}}
 		for e := range snap.Range(r, "", "") {
 			wa.objects[e.Key] = e
 			if n.gone[string(e.UID)] {
@@ -242,7 +243,7 @@ func (n *node) watched(compare bool) {
 	for _, wa := range n.watchers {
 		for w.err == nil {
 			events, err := wa.watch.Next(over)
-			if err == crdt.ErrGone {
+			if err == store.ErrGone {
 				w.fail("%s: a watcher of %s fell behind", n.name, wa.resource)
 			}
 			if err != nil {
@@ -271,7 +272,7 @@ func (n *node) watched(compare bool) {
 	}
 }
 
-func (n *node) event(wa *watcher, ev crdt.Event) {
+func (n *node) event(wa *watcher, ev store.Event) {
 	w, e := n.world, ev.Entry
 	have := wa.objects[e.Key]
 	if e.Version <= wa.last {
@@ -279,7 +280,7 @@ func (n *node) event(wa *watcher, ev crdt.Event) {
 	}
 	wa.last = e.Version
 	switch ev.Type {
-	case crdt.Added:
+	case store.Added:
 		if have != nil {
 			w.fail("%s: %s is added, and was there", n.name, e.Key)
 		}
@@ -287,12 +288,12 @@ func (n *node) event(wa *watcher, ev crdt.Event) {
 			w.fail("%s: %s rises again with UID %s", n.name, e.Key, e.UID)
 		}
 		wa.objects[e.Key] = e
-	case crdt.Modified:
+	case store.Modified:
 		if have == nil || have.UID != e.UID {
 			w.fail("%s: %s is modified, and was not there so", n.name, e.Key)
 		}
 		wa.objects[e.Key] = e
-	case crdt.Deleted:
+	case store.Deleted:
 		if have == nil || have.UID != e.UID {
 			w.fail("%s: %s is deleted, and was not there so", n.name, e.Key)
 		}

@@ -5,7 +5,7 @@ import (
 	"iter"
 	"time"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // crashPoint is where the next write to a disk fails.
@@ -20,7 +20,7 @@ const (
 // disk is a node's disk: what it holds survives crashes, and a write to it may be the moment of one. Some states that it went through
 // are kept, because it may turn out that what it acknowledged since was never on it.
 type disk struct {
-	*crdt.Memory
+	*store.Memory
 	*past
 	now     func() time.Duration
 	crash   crashPoint
@@ -29,7 +29,7 @@ type disk struct {
 	lies func() bool
 }
 
-func (d *disk) Write(records []crdt.Record) error {
+func (d *disk) Write(records []store.Record) error {
 	if d.crashed || d.crash == crashBefore {
 		d.crashed = true
 		return errCrash
@@ -51,35 +51,35 @@ func (d *disk) Write(records []crdt.Record) error {
 // past is what a machine's disk was, and the mark beside its log.
 type past struct {
 	states []state
-	mark   crdt.Mark
-	trust  crdt.Trust
+	mark   store.Mark
+	trust  store.Trust
 }
 
 // state is what a disk held until a moment.
 type state struct {
 	until  time.Duration
-	memory *crdt.Memory
+	memory *store.Memory
 }
 
 // maxPast bounds the states that are kept.
 const maxPast = 24
 
-func (p *past) keep(now time.Duration, m *crdt.Memory) {
+func (p *past) keep(now time.Duration, m *store.Memory) {
 	if p.states = append(p.states, state{now, m.Clone()}); len(p.states) > maxPast {
 		p.states = p.states[1:]
 	}
 }
 
-func (p *past) Marked() (crdt.Mark, crdt.Trust) { return p.mark, p.trust }
+func (p *past) Marked() (store.Mark, store.Trust) { return p.mark, p.trust }
 
-func (p *past) Mark(m crdt.Mark, _ bool) error {
-	p.mark, p.trust = m, crdt.Exact
+func (p *past) Mark(m store.Mark, _ bool) error {
+	p.mark, p.trust = m, store.Exact
 	return nil
 }
 
 // unmarked is a disk without a mark (a mutant).
-type unmarked struct{ crdt.Disk }
+type unmarked struct{ store.Disk }
 
-func (d *disk) All() iter.Seq2[crdt.Record, error] { return d.Memory.All() }
-func (d *disk) Run(context.Context)                {}
-func (d *disk) Close() error                       { return nil }
+func (d *disk) All() iter.Seq2[store.Record, error] { return d.Memory.All() }
+func (d *disk) Run(context.Context)                 {}
+func (d *disk) Close() error                        { return nil }

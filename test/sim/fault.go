@@ -5,7 +5,7 @@ import (
 	"errors"
 	"time"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // faultsUntil has something go wrong every now and then.
@@ -88,14 +88,14 @@ func (w *world) sound() (n int) {
 
 // letGo has nodes let go of what all have seen, each at its own time, as one finds out who can ask all.
 func (w *world) letGo() {
-	var reports []crdt.Report
+	var reports []store.Report
 	for _, n := range w.nodes {
 		if !n.up() {
 			return
 		}
 		reports = append(reports, n.store.Report())
 	}
-	c := crdt.Conclude(reports)
+	c := store.Conclude(reports)
 	w.tell("all have seen %v of %v", c.Seen, c.Made)
 	for _, n := range w.nodes {
 		if w.chance(0.3) {
@@ -110,7 +110,7 @@ func (w *world) letGo() {
 				return
 			}
 			n.publish() // it may have moved the horizon of lives
-			if errors.Is(err, crdt.ErrBehind) {
+			if errors.Is(err, store.ErrBehind) {
 				return
 			}
 			if err != nil {
@@ -126,14 +126,14 @@ func (w *world) letGo() {
 func (w *world) letGoEverywhere() {
 	for range 4 { // what is reported first is firm with the next
 		w.runUntil(w.now + firmAfter)
-		var reports []crdt.Report
+		var reports []store.Report
 		for _, n := range w.nodes {
 			if !n.up() || w.err != nil {
 				return
 			}
 			reports = append(reports, n.store.Report())
 		}
-		c := crdt.Conclude(reports)
+		c := store.Conclude(reports)
 		for _, n := range w.nodes {
 			if err := n.store.Settle(context.Background(), c); err != nil {
 				w.fail("%s cannot settle when all is quiet: %v", n.name, err)

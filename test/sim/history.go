@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 type writeKind byte
@@ -23,7 +24,7 @@ type write struct {
 	origin crdt.Origin
 	seq    uint64
 	// before is what the node had when it made the write: what it knew, and overwrote.
-	before crdt.Vector
+	before crdt.VersionVector
 	// fields are what it wrote; the empty string takes a field away.
 	fields map[string]string
 	// durable: it was acknowledged, or found on disk after the crash that kept it from being so.
@@ -82,8 +83,8 @@ func (h *history) survived(n *node, was crdt.Origin) {
 }
 
 // excuse excuses what is lost when a node's disk becomes one that has less: commits since then that nobody else has.
-func (h *history) excuse(w *world, n *node, left crdt.Vector) {
-	var others crdt.Vector = map[crdt.Origin]uint64{}
+func (h *history) excuse(w *world, n *node, left crdt.VersionVector) {
+	var others crdt.VersionVector = map[crdt.Origin]uint64{}
 	for _, o := range w.nodes {
 		if o != n {
 			for origin, seq := range o.claims() {
@@ -99,7 +100,7 @@ func (h *history) excuse(w *world, n *node, left crdt.Vector) {
 }
 
 // claims is what a node has, also while it is down.
-func (n *node) claims() crdt.Vector {
+func (n *node) claims() crdt.VersionVector {
 	if n.up() {
 		return n.store.Report().Vector
 	}
@@ -107,11 +108,11 @@ func (n *node) claims() crdt.Vector {
 }
 
 // vectorOf is what a disk of a node has.
-func vectorOf(n *node, m *crdt.Memory) crdt.Vector {
+func vectorOf(n *node, m *store.Memory) crdt.VersionVector {
 	if m == nil {
 		return nil
 	}
-	s, err := crdt.Open(crdt.Config{Disk: m.Clone(), Cluster: "sim", Now: n.clock})
+	s, err := store.Open(store.Config{Disk: m.Clone(), Cluster: "sim", Now: n.clock})
 	if err != nil {
 		n.world.fail("read the disk of %s: %v", n.name, err)
 		return nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/gossip"
 )
 
@@ -17,9 +18,9 @@ type node struct {
 	name  string
 	zone  int
 
-	memory *crdt.Memory
-	backup *crdt.Memory // an older state of memory
-	past   *past        // others, of the last seconds
+	memory *store.Memory
+	backup *store.Memory // an older state of memory
+	past   *past         // others, of the last seconds
 	// jumped is when the clock was last set.
 	jumped time.Duration
 	skew   time.Duration
@@ -28,7 +29,7 @@ type node struct {
 	// Of one life; nothing of it survives a crash.
 	life     uint64
 	disk     *disk
-	store    *crdt.Store
+	store    *store.Store
 	plane    *gossip.Plane
 	end      func()
 	sessions []uint64 // by peer: the connection known here; 0 is none
@@ -39,7 +40,7 @@ type node struct {
 
 	// Of the machine, over all lives since a backup was restored.
 	origin      crdt.Origin
-	lastVersion crdt.Version
+	lastVersion store.Version
 	gone        map[string]bool // UIDs that were seen to be deleted
 	acked       uint64          // the last commit acknowledged
 }
@@ -65,21 +66,21 @@ func (s seeded) Read(b []byte) (int, error) {
 func (n *node) start(copied bool) {
 	w := n.world
 	if n.memory == nil {
-		n.memory = &crdt.Memory{}
+		n.memory = &store.Memory{}
 	}
 	if n.past == nil {
 		n.past = &past{}
 	}
 	n.life++
 	n.disk = &disk{Memory: n.memory, past: n.past, now: func() time.Duration { return w.now }}
-	var d crdt.Disk = n.disk
+	var d store.Disk = n.disk
 	if w.options.Mutant == TailReused {
 		d, copied = unmarked{n.disk}, false
 	}
 	if w.options.Mutant == DiskLies {
 		n.disk.lies = func() bool { return w.faulty && w.chance(0.1) }
 	}
-	store, err := crdt.Open(crdt.Config{Disk: d, Cluster: "sim", Now: n.clock, Copied: copied, Rand: seeded{w}, Firm: firmAfter, Graves: gravesFor})
+	store, err := store.Open(store.Config{Disk: d, Cluster: "sim", Now: n.clock, Copied: copied, Rand: seeded{w}, Firm: firmAfter, Graves: gravesFor})
 	if err != nil {
 		w.fail("%s does not start: %v", n.name, err)
 		return
@@ -190,7 +191,7 @@ func (n *node) crash(back time.Duration, restore bool) {
 	w.tell("%s crashes", n.name)
 	n.watched(false)
 	n.stop()
-	n.past.trust = crdt.Exact
+	n.past.trust = store.Exact
 	n.crashedAgain(back, restore)
 }
 
@@ -199,7 +200,7 @@ func (n *node) crash(back time.Duration, restore bool) {
 func (n *node) loseTail(power bool) {
 	w := n.world
 	if power {
-		n.past.trust = crdt.Stale
+		n.past.trust = store.Stale
 	}
 	var from []state
 	for _, s := range n.past.states {
@@ -260,7 +261,7 @@ func (n *node) crashedAgain(back time.Duration, restore bool) {
 
 // waits tells whether a machine that is down will be behind when it starts, and so do nothing before it has met somebody.
 func (n *node) waits() bool {
-	s, err := crdt.Open(crdt.Config{Disk: &disk{Memory: n.memory.Clone(), past: &past{mark: n.past.mark, trust: n.past.trust}, now: func() time.Duration { return 0 }}, Cluster: "sim", Now: n.clock})
+	s, err := store.Open(store.Config{Disk: &disk{Memory: n.memory.Clone(), past: &past{mark: n.past.mark, trust: n.past.trust}, now: func() time.Duration { return 0 }}, Cluster: "sim", Now: n.clock})
 	return err == nil && s.Behind()
 }
 
@@ -395,7 +396,7 @@ var over = func() context.Context {
 }()
 
 // commit writes one object on this node, and tells whether it was acknowledged.
-func (n *node) commit(wr crdt.Write) (*crdt.Entry, bool) {
+func (n *node) commit(wr store.Write) (*store.Entry, bool) {
 	w := n.world
 	e, err := n.store.Commit(context.Background(), wr)
 	if n.crashed() {

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 var (
@@ -95,7 +95,7 @@ func TestRotIsMended(t *testing.T) {
 		rotten := 0
 		for _, k := range slices.Sorted(maps.Keys(n.documents())) {
 			if rotten < 2 {
-				_ = n.memory.Write([]crdt.Record{{Key: k}})
+				_ = n.memory.Write([]store.Record{{Key: k}})
 				rotten++
 			}
 		}
@@ -124,7 +124,7 @@ func (n *node) forgetSum() {
 			cut := len(r.Value) - 8
 			for cut--; r.Value[cut-1]&0x80 != 0; cut-- {
 			}
-			_ = n.memory.Write([]crdt.Record{{Key: key, Value: r.Value[:cut-1]}})
+			_ = n.memory.Write([]store.Record{{Key: key, Value: r.Value[:cut-1]}})
 		}
 	}
 }

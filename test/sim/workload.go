@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 const (
@@ -51,7 +52,7 @@ func (w *world) write(n *node) {
 	k := crdt.Key{Resource: resources[w.random.IntN(2)], Namespace: "default", Name: fmt.Sprintf("o%d", w.random.IntN(4))}
 	base, exists := n.store.Snapshot().Get(k)
 	wr := &write{node: n, key: k, before: n.store.Report().Vector, origin: n.store.Origin(), seq: n.seq() + 1, fields: map[string]string{}}
-	in := crdt.Write{Key: k, Base: base}
+	in := store.Write{Key: k, Base: base}
 	switch {
 	case !exists:
 		in.Base = nil
@@ -103,7 +104,7 @@ func (w *world) fresh(wr *write) runtime.Object {
 	return d
 }
 
-func (w *world) change(wr *write, base *crdt.Entry) runtime.Object {
+func (w *world) change(wr *write, base *store.Entry) runtime.Object {
 	if wr.key.Resource == configMaps {
 		cm := &corev1.ConfigMap{}
 		if err := base.Into(cm); err != nil {
@@ -162,15 +163,15 @@ func (w *world) setContainers(wr *write, d *appsv1.Deployment) {
 }
 
 // fieldsOf reads an object as the workload wrote it.
-func fieldsOf(e *crdt.Entry) (map[string]string, error) {
+func fieldsOf(e *store.Entry) (map[string]string, error) {
 	if e.Key.Resource == configMaps {
-		cm, err := crdt.As[corev1.ConfigMap](e)
+		cm, err := store.As[corev1.ConfigMap](e)
 		if err != nil {
 			return nil, err
 		}
 		return maps.Clone(cm.Data), nil
 	}
-	d, err := crdt.As[appsv1.Deployment](e)
+	d, err := store.As[appsv1.Deployment](e)
 	if err != nil {
 		return nil, err
 	}

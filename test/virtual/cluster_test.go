@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/gossip"
 	"murmur/sched"
 	"murmur/test/memnet"
@@ -50,11 +51,11 @@ type node struct {
 	index   int
 	name    string
 	agent   *gossip.Agent
-	store   *crdt.Store
+	store   *store.Store
 	sched   *sched.Scheduler
 	stop    func()
 	// disk is what its store is on; nil is Badger, in the cluster's directory.
-	disk crdt.Disk
+	disk store.Disk
 }
 
 func address(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}) }
@@ -102,7 +103,7 @@ func (n *node) start() {
 	t := n.cluster.t
 	t.Helper()
 	var err error
-	if n.store, err = crdt.Open(n.storeConfig()); err != nil {
+	if n.store, err = store.Open(n.storeConfig()); err != nil {
 		t.Fatal(err)
 	}
 	cert := n.cluster.ca.issue(t, gossip.NodeUser(n.name))
@@ -149,11 +150,11 @@ func (n *node) start() {
 	}
 }
 
-func (n *node) storeConfig() crdt.Config {
+func (n *node) storeConfig() store.Config {
 	if n.disk != nil {
-		return crdt.Config{Disk: n.disk, Cluster: "test"}
+		return store.Config{Disk: n.disk, Cluster: "test"}
 	}
-	return crdt.Config{Dir: filepath.Join(n.cluster.dir, n.name), Cluster: "test"}
+	return store.Config{Dir: filepath.Join(n.cluster.dir, n.name), Cluster: "test"}
 }
 
 // known are the nodes that should be members, as the registered ones are to the daemon.
@@ -248,13 +249,13 @@ func (n *node) put(name, key, value string) {
 		cm.Data = map[string]string{}
 	}
 	cm.Data[key] = value
-	if _, err := n.store.Commit(t.Context(), crdt.Write{Key: k, Object: cm, Base: base}); err != nil {
+	if _, err := n.store.Commit(t.Context(), store.Write{Key: k, Object: cm, Base: base}); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func (n *node) get(name, key string) string {
-	cm, ok := crdt.Get[corev1.ConfigMap](n.store.Snapshot(), crdt.Key{Resource: "configmaps", Namespace: "default", Name: name})
+	cm, ok := store.Get[corev1.ConfigMap](n.store.Snapshot(), crdt.Key{Resource: "configmaps", Namespace: "default", Name: name})
 	if !ok {
 		return ""
 	}
@@ -306,7 +307,7 @@ func (n *node) register() {
 			corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("8Gi"), corev1.ResourcePods: resource.MustParse("110"),
 		}},
 	}
-	if _, err := n.store.Commit(n.cluster.t.Context(), crdt.Write{Key: crdt.Key{Resource: "nodes", Name: n.name}, Object: o}); err != nil {
+	if _, err := n.store.Commit(n.cluster.t.Context(), store.Write{Key: crdt.Key{Resource: "nodes", Name: n.name}, Object: o}); err != nil {
 		n.cluster.t.Fatal(err)
 	}
 }
@@ -318,13 +319,13 @@ func (n *node) createPod(name string) {
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", Annotations: n.sched.ArbiterAnnotations()},
 		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "example/app:1"}}},
 	}
-	if _, err := n.store.Commit(n.cluster.t.Context(), crdt.Write{Key: crdt.Key{Resource: "pods", Namespace: "default", Name: name}, Object: p}); err != nil {
+	if _, err := n.store.Commit(n.cluster.t.Context(), store.Write{Key: crdt.Key{Resource: "pods", Namespace: "default", Name: name}, Object: p}); err != nil {
 		n.cluster.t.Fatal(err)
 	}
 }
 
 func (n *node) pods() []*corev1.Pod {
-	return crdt.List[corev1.Pod](n.store.Snapshot(), "pods", "default")
+	return store.List[corev1.Pod](n.store.Snapshot(), "pods", "default")
 }
 
 // authority signs certificates that are valid in virtual time.

@@ -11,17 +11,18 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/gossip"
 )
 
 // slow is a disk that takes its time to sync.
 type slow struct {
-	crdt.Memory
+	store.Memory
 	takes  time.Duration
 	writes atomic.Int64
 }
 
-func (d *slow) Write(records []crdt.Record) error {
+func (d *slow) Write(records []store.Record) error {
 	time.Sleep(d.takes)
 	d.writes.Add(1)
 	return d.Memory.Write(records)
@@ -59,7 +60,7 @@ func TestASlowDiskSlowsWritesOnly(t *testing.T) {
 					name := fmt.Sprintf("w%d-%d", w, i)
 					cm := &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}}
 					began := time.Now()
-					if _, err := n2.store.Commit(c.t.Context(), crdt.Write{Key: crdt.Key{Resource: "configmaps", Namespace: "default", Name: name}, Object: cm}); err != nil {
+					if _, err := n2.store.Commit(c.t.Context(), store.Write{Key: crdt.Key{Resource: "configmaps", Namespace: "default", Name: name}, Object: cm}); err != nil {
 						c.t.Errorf("a write on the slow disk: %v", err)
 						return
 					}

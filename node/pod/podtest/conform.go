@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/node/pod"
 )
 
@@ -229,7 +230,7 @@ func Conform(t *testing.T, w *World, cgroup func(*testing.T, *corev1.Pod) pod.Re
 	run("the node says how it is", func(t *testing.T) {
 		w.Create("nodes", w.Kubelet.Node())
 		w.Eventually(5*time.Second, "the node is ready", func() error {
-			node, ok := crdt.Get[corev1.Node](w.Store.Snapshot(), crdt.Key{Resource: "nodes", Name: "n1"})
+			node, ok := store.Get[corev1.Node](w.Store.Snapshot(), crdt.Key{Resource: "nodes", Name: "n1"})
 			if !ok {
 				return fmt.Errorf("no node")
 			}

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"murmur/crdt"
+	"murmur/crdt/store"
 	"murmur/node/pod"
 )
 
@@ -27,7 +28,7 @@ const Image = "test.local/busybox:1"
 // World is a node with one Kubelet, and the store it reads.
 type World struct {
 	T       testing.TB
-	Store   *crdt.Store
+	Store   *store.Store
 	Runtime pod.Runtime
 	Volumes pod.Volumes
 	Kubelet *pod.Kubelet
@@ -41,19 +42,19 @@ type World struct {
 // New opens a store in memory and starts a Kubelet on it. Everything is stopped and every pod removed when the test ends.
 func New(t testing.TB, r pod.Runtime, v pod.Volumes, dir string) *World {
 	t.Helper()
-	store, err := crdt.Open(crdt.Config{Cluster: "test"})
+	replica, err := store.Open(store.Config{Cluster: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
-	group.Go(func() { _ = store.Run(ctx) })
+	group.Go(func() { _ = replica.Run(ctx) })
 	sysctls, err := pod.NewSysctls([]string{"kernel.msg*"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &World{T: t, Store: store, Runtime: r, Volumes: v, Events: &Events{}}
-	w.Config = pod.Config{Store: store, Node: "n1", Runtime: r, Volumes: v, Recorder: w.Events, HostIPs: []string{"192.0.2.1"}, Sysctls: sysctls,
+	w := &World{T: t, Store: replica, Runtime: r, Volumes: v, Events: &Events{}}
+	w.Config = pod.Config{Store: replica, Node: "n1", Runtime: r, Volumes: v, Recorder: w.Events, HostIPs: []string{"192.0.2.1"}, Sysctls: sysctls,
 		ClusterDNS: []string{"10.43.0.10"}, LogDir: filepath.Join(dir, "logs"), DataDir: dir,
 		Log: slog.New(slog.NewTextHandler(writer{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))}
 	w.Config.Record = func(ctx context.Context, verb string, key crdt.Key, uid types.UID) (context.Context, func(error)) {
@@ -65,7 +66,7 @@ func New(t testing.TB, r pod.Runtime, v pod.Volumes, dir string) *World {
 	}
 	w.Start()
 	t.Cleanup(func() {
-		for _, p := range crdt.List[corev1.Pod](store.Snapshot(), "pods", "") {
+		for _, p := range store.List[corev1.Pod](replica.Snapshot(), "pods", "") {
 			w.Remove(p.Name)
 		}
 		w.Eventually(time.Minute, "nothing is left", func() error {
@@ -82,7 +83,7 @@ func New(t testing.TB, r pod.Runtime, v pod.Volumes, dir string) *World {
 		w.Stop()
 		cancel()
 		group.Wait()
-		store.Close()
+		replica.Close()
 		if t.Failed() {
 			t.Logf("events:\n%s", w.Events)
 		}
@@ -138,7 +139,7 @@ func (w *World) Create(resource string, o interface {
 	runtime.Object
 }) {
 	w.T.Helper()
-	if _, err := w.Store.Commit(context.Background(), crdt.Write{Key: crdt.Key{Resource: resource, Namespace: o.GetNamespace(), Name: o.GetName()}, Object: o}); err != nil {
+	if _, err := w.Store.Commit(context.Background(), store.Write{Key: crdt.Key{Resource: resource, Namespace: o.GetNamespace(), Name: o.GetName()}, Object: o}); err != nil {
 		w.T.Fatal(err)
 	}
 }
@@ -160,7 +161,7 @@ func Change[T any, P interface {
 			w.T.Fatal(err)
 		}
 		change(o)
-		if _, err := w.Store.Commit(context.Background(), crdt.Write{Key: key, Object: o, Base: e}); err == nil {
+		if _, err := w.Store.Commit(context.Background(), store.Write{Key: key, Object: o, Base: e}); err == nil {
 			return
 		}
 	}
@@ -184,7 +185,7 @@ func (w *World) Remove(name string) {
 		if !ok {
 			return
 		}
-		if _, err := w.Store.Commit(context.Background(), crdt.Write{Key: key, Base: e}); err == nil {
+		if _, err := w.Store.Commit(context.Background(), store.Write{Key: key, Base: e}); err == nil {
 			return
 		}
 	}
@@ -193,7 +194,7 @@ func (w *World) Remove(name string) {
 
 // Get reads a pod; nil when it is gone.
 func (w *World) Get(name string) *corev1.Pod {
-	p, _ := crdt.Get[corev1.Pod](w.Store.Snapshot(), crdt.Key{Resource: "pods", Namespace: "default", Name: name})
+	p, _ := store.Get[corev1.Pod](w.Store.Snapshot(), crdt.Key{Resource: "pods", Namespace: "default", Name: name})
 	return p
 }
 

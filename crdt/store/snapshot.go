@@ -1,0 +1,116 @@
+package store
+
+import (
+	"iter"
+	"murmur/crdt"
+	"strings"
+
+	"github.com/google/btree"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// slot is what the store has under one key: the replicated document, dead or alive, and what readers see of it.
+type slot struct {
+	key crdt.Key
+	doc *crdt.Document
+	// derived shadows the document's value for this node's readers.
+	derived []byte
+	// entry is nil if readers see no object.
+	entry *Entry
+	// sum is what the record on disk adds to the sum of all; 0 if there is none.
+	sum uint64
+}
+
+// replicated tells whether peers are told of the slot.
+func (sl *slot) replicated() bool { return sl.doc != nil && !sl.doc.Retired }
+
+type tree = btree.BTreeG[*slot]
+
+func newTree() *tree {
+	return btree.NewG(32, func(a, b *slot) bool { return a.key.Less(b.key) })
+}
+
+// Snapshot is the whole store at one version. It is immutable, costs nothing to take and may be kept.
+type Snapshot struct {
+	cluster string
+	version Version
+	tree    *tree
+}
+
+// Version is the version of the last apply contained.
+func (s *Snapshot) Version() Version { return s.version }
+
+// Get finds one object.
+func (s *Snapshot) Get(k crdt.Key) (*Entry, bool) {
+	sl, ok := s.tree.Get(&slot{key: k})
+	if !ok || sl.entry == nil {
+		return nil, false
+	}
+	return sl.entry, true
+}
+
+// Range walks a resource in order of namespace and name. The empty namespace means all; after, if not empty, is
+// the "namespace/name" behind which to begin.
+func (s *Snapshot) Range(resource, namespace, after string) iter.Seq[*Entry] {
+	return func(yield func(*Entry) bool) {
+		from := crdt.Key{Resource: resource, Namespace: namespace}
+		if ns, name, ok := strings.Cut(after, "/"); ok {
+			from = crdt.Key{Resource: resource, Namespace: ns, Name: name + "\x00"}
+		}
+		s.tree.AscendGreaterOrEqual(&slot{key: from}, func(sl *slot) bool {
+			if sl.key.Resource != resource || namespace != "" && sl.key.Namespace != namespace {
+				return false
+			}
+			return sl.entry == nil || yield(sl.entry)
+		})
+	}
+}
+
+// NextUID is the UID that an object created now under a free key will have.
+func (s *Snapshot) NextUID(k crdt.Key) types.UID {
+	return crdt.IncarnationUID(s.cluster, k, s.nextLife(k))
+}
+
+func (s *Snapshot) nextLife(k crdt.Key) crdt.Stamp {
+	if sl, ok := s.tree.Get(&slot{key: k}); ok && sl.doc != nil {
+		if sl.doc.Deleted() {
+			return s.begins(sl.doc)
+		}
+		return sl.doc.Incarnation
+	}
+	return s.begins(nil)
+}
+
+// Get finds one object and decodes it. Objects that do not decode as T are treated as absent. Read only.
+func Get[T any](s *Snapshot, k crdt.Key) (*T, bool) {
+	e, ok := s.Get(k)
+	if !ok {
+		return nil, false
+	}
+	t, err := As[T](e)
+	return t, err == nil
+}
+
+// List decodes all objects of a resource, in a namespace or ("") in all. Objects that do not decode as T are left
+// out. Read only.
+func List[T any](s *Snapshot, resource, namespace string) []*T {
+	var out []*T
+	for e := range s.Range(resource, namespace, "") {
+		if t, err := As[T](e); err == nil {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// Stored finds an object as it is replicated, below what this node derives in its place.
+func (s *Snapshot) Stored(k crdt.Key) (*Entry, bool) {
+	sl, ok := s.tree.Get(&slot{key: k})
+	if !ok || sl.doc == nil || sl.doc.Deleted() {
+		return nil, false
+	}
+	if sl.derived == nil {
+		return sl.entry, true
+	}
+	return newEntry(s.cluster, sl.doc, sl.entry.Version), true
+}
