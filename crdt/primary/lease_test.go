@@ -179,11 +179,11 @@ func TestFollows(t *testing.T) {
 		now  *crdt.Document
 		want bool
 	}{
-		"as it was":                          {decision, true},
+		"as it was":                             {decision, true},
 		"written since by the primary":          {&crdt.Document{Context: crdt.Counters{{Origin: 1, N: 6}, {Origin: 2, N: 3}}}, true},
-		"merged with another's":              {&crdt.Document{Context: crdt.Counters{{Origin: 1, N: 5}, {Origin: 2, N: 4}}}, false},
-		"merged with a third's":              {&crdt.Document{Context: crdt.Counters{{Origin: 1, N: 5}, {Origin: 2, N: 3}, {Origin: 3, N: 1}}}, false},
-		"gone":                               {nil, false},
+		"merged with another's":                 {&crdt.Document{Context: crdt.Counters{{Origin: 1, N: 5}, {Origin: 2, N: 4}}}, false},
+		"merged with a third's":                 {&crdt.Document{Context: crdt.Counters{{Origin: 1, N: 5}, {Origin: 2, N: 3}, {Origin: 3, N: 1}}}, false},
+		"gone":                                  {nil, false},
 		"deleted by the primary":                {&crdt.Document{Context: crdt.Counters{{Origin: 1, N: 6}, {Origin: 2, N: 3}}, DeletedAt: crdt.Stamp{HLC: 9, Writer: 1}}, false},
 		"deleted, and made anew by the primary": {&crdt.Document{Context: crdt.Counters{{Origin: 1, N: 7}}, Incarnation: crdt.Stamp{HLC: 9, Writer: 2}}, false},
 	} {

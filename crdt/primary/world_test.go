@@ -38,13 +38,13 @@ type testNode struct {
 	skew  time.Duration
 	stop  func()
 
-	mu      sync.Mutex
-	coordinator   *Coordinator // nil while down
-	view    *testView
-	conns   map[net.Conn]bool
-	inbox   chan net.Conn
-	process context.CancelFunc
-	ended   chan struct{}
+	mu          sync.Mutex
+	coordinator *Coordinator // nil while down
+	view        *testView
+	conns       map[net.Conn]bool
+	inbox       chan net.Conn
+	process     context.CancelFunc
+	ended       chan struct{}
 }
 
 // testView is what a node sees of the others, set by the test.
