@@ -2,11 +2,14 @@ package e2e
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // older is a murmur program of an earlier commit: make older OLD=REF builds one and gives it.
@@ -46,6 +49,47 @@ func TestBesideAnOlderNode(t *testing.T) {
 	}
 	l.apply("n1", deployment("web", 6, "one"))
 	l.within(time.Minute, "six pods are ready", l.wantReady("n2", "web", 6))
+	// What pods take from Secrets is theirs, whichever version made them and whichever looks after them.
+	value := marker(t)
+	l.do("load", toolbox(t))
+	l.apply("n1", "{apiVersion: v1, kind: Secret, metadata: {name: variable}, stringData: {password: "+value+"}}")
+	readers := []string{}
+	reader := func(name string) {
+		t.Helper()
+		readers = append(readers, name)
+		l.apply("n1", `{apiVersion: v1, kind: Pod, metadata: {name: `+name+`}, spec: {nodeName: n2, terminationGracePeriodSeconds: 1, containers: [{name: c, image: "example.murmur.io/toolbox:1",
+  env: [{name: P, valueFrom: {secretKeyRef: {name: variable, key: password}}}], command: [sh, -c, 'test ${#P} = `+fmt.Sprint(len(value))+` && { trap "exit 1" TERM; while sleep 0.2; do :; done; }'], args: [sh, $(P)]}]}}`)
+		l.kubectl("n1", "wait", "pod/"+name, "--for=condition=Ready", "--timeout=60s")
+	}
+	read := func(when string) {
+		t.Helper()
+		for _, name := range readers {
+			l.within(time.Minute, when+": a command in "+name+" sees what it should", func() error {
+				env, err := l.tryKubectl("n2", "exec", name, "--", "env")
+				if err == nil && !strings.Contains(env, "P="+value+"\n") {
+					err = fmt.Errorf("it sees %s", env)
+				}
+				return err
+			})
+		}
+	}
+	// again ends the first process of each, so that the version that looks after the pod now starts another in the sandbox that there is.
+	again := func(when string) {
+		t.Helper()
+		for _, name := range readers {
+			restarts := get[corev1.Pod](l, "n2", "pod", name).Status.ContainerStatuses[0].RestartCount
+			l.kubectl("n2", "exec", name, "--", "sh", "-c", "kill 1")
+			l.within(time.Minute, when+": "+name+" runs again", func() error {
+				c := get[corev1.Pod](l, "n2", "pod", name).Status.ContainerStatuses[0]
+				if c.RestartCount == restarts || !c.Ready {
+					return fmt.Errorf("%d restarts, state %v", c.RestartCount, c.State)
+				}
+				return nil
+			})
+		}
+		read(when + ", started again")
+	}
+	reader("by-the-newer")
 	before := l.containers("n2")
 
 	l.do("stop", "n2")
@@ -55,6 +99,8 @@ func TestBesideAnOlderNode(t *testing.T) {
 		t.Fatalf("start the older program on n2: %v: %s", err, out)
 	}
 	l.within(time.Minute, "all are ready as n2 sees it", l.allReady("n2", 3))
+	read("under the older")
+	reader("by-the-older")
 	l.kubectl("n2", "scale", "deployment/web", "--replicas=9")
 	l.within(time.Minute, "nine pods are ready", l.wantReady("n1", "web", 9, "n1", "n2", "n3"))
 	l.within(time.Minute, "all have the same", l.sameDigests)
@@ -94,4 +140,6 @@ func TestBesideAnOlderNode(t *testing.T) {
 			t.Errorf("container %s of n2 was started anew", c)
 		}
 	}
+	read("under the newer")
+	again("under the newer")
 }
