@@ -47,7 +47,8 @@ type Driver struct {
 	mu         sync.Mutex // guards the caches of what no longer changes
 	containers map[string]pod.Container
 	sandboxes  map[string]pod.Sandbox
-	key        *seal.Key // of this boot; nil before containerd was first started
+	unseals    map[string]bool // by sandbox: what starts its containers opens sealed texts
+	key        *seal.Key       // of this boot; nil before containerd was first started
 
 	cgroups cgroups
 
@@ -92,7 +93,7 @@ func New(cfg Config) (*Driver, error) {
 	d := &Driver{cfg: cfg, conn: conn, client: c,
 		runtime: cri.NewRuntimeServiceClient(conn), images: cri.NewImageServiceClient(conn),
 		ready:      make(chan struct{}),
-		containers: map[string]pod.Container{}, sandboxes: map[string]pod.Sandbox{},
+		containers: map[string]pod.Container{}, sandboxes: map[string]pod.Sandbox{}, unseals: map[string]bool{},
 		cgroups: cgroups{fs: "/sys/fs/cgroup", root: cfg.CgroupRoot}}
 	d.readUsers()
 	return d, nil
@@ -142,6 +143,7 @@ func (d *Driver) Socket() string { return d.cfg.Socket }
 func (d *Driver) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if d.cfg.External {
+		d.cfg.Log.Warn("what pods take from Secrets as variables is written down by this containerd, which is not ours to configure", "socket", d.cfg.Socket)
 		group.Go(func() error {
 			for ctx.Err() == nil {
 				if _, err := d.Version(ctx); err == nil {

@@ -215,6 +215,9 @@ func (d *Driver) RunSandbox(ctx context.Context, s *pod.SandboxSpec) (string, er
 	if err != nil {
 		return "", plain(err)
 	}
+	d.mu.Lock()
+	d.unseals[r.PodSandboxId] = opens(config.Annotations)
+	d.mu.Unlock()
 	return r.PodSandboxId, nil
 }
 
@@ -233,6 +236,7 @@ func (d *Driver) RemoveSandbox(ctx context.Context, id string) error {
 	}
 	d.mu.Lock()
 	delete(d.sandboxes, id)
+	delete(d.unseals, id)
 	d.mu.Unlock()
 	return nil
 }
@@ -313,6 +317,11 @@ func (d *Driver) trim(sandboxes []pod.Sandbox, containers []pod.Container) {
 	for id := range d.sandboxes {
 		if !live[id] {
 			delete(d.sandboxes, id)
+		}
+	}
+	for id := range d.unseals {
+		if !live[id] {
+			delete(d.unseals, id) // one that was made since the list is asked for again
 		}
 	}
 	for id := range d.containers {

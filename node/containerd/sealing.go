@@ -78,12 +78,11 @@ func (d *Driver) texts(ctx context.Context, s *pod.ContainerSpec) (func(pod.Text
 	if !wanted || d.cfg.External {
 		return asTheyAre, nil
 	}
-	// A container is started as its sandbox was, whatever the configuration says by then.
-	r, err := d.runtime.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: s.SandboxID})
+	opened, err := d.opened(ctx, s.SandboxID)
 	if err != nil {
-		return nil, fmt.Errorf("ask whether sandbox %s opens sealed texts: %w", s.SandboxID, plain(err))
+		return nil, err
 	}
-	if r.GetStatus().GetAnnotations()[annotationUnseals] != seals {
+	if !opened {
 		d.cfg.Log.Warn("the pod was started by an older murmur: what its containers take from Secrets is on the disk until it is made anew",
 			"pod", pod.RefOf(s.Pod).String(), "container", s.Container.Name)
 		return asTheyAre, nil
@@ -100,6 +99,29 @@ func (d *Driver) texts(ctx context.Context, s *pod.ContainerSpec) (func(pod.Text
 		return t.Value
 	}, nil
 }
+
+// opened tells whether sealed texts of the containers of a sandbox are opened: a container is started as its sandbox was, whatever the
+// configuration says by then.
+func (d *Driver) opened(ctx context.Context, sandboxID string) (bool, error) {
+	d.mu.Lock()
+	known, ok := d.unseals[sandboxID]
+	d.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	r, err := d.runtime.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: sandboxID})
+	if err != nil {
+		return false, fmt.Errorf("ask whether sandbox %s opens sealed texts: %w", sandboxID, plain(err))
+	}
+	is := opens(r.GetStatus().GetAnnotations())
+	d.mu.Lock()
+	d.unseals[sandboxID] = is
+	d.mu.Unlock()
+	return is, nil
+}
+
+// opens reads what a sandbox says of itself.
+func opens(annotations map[string]string) bool { return annotations[annotationUnseals] == seals }
 
 // keptKey is the key, which is where the unsealer looks for it even if somebody took it away.
 func (d *Driver) keptKey() (*seal.Key, error) {
