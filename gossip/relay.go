@@ -1,9 +1,10 @@
 package gossip
 
 import (
-	"encoding/binary"
 	"slices"
 	"time"
+
+	"murmur/rendezvous"
 )
 
 // In a small cluster everybody pushes to everybody, and nothing is passed on. But two nodes may not reach each other while
@@ -62,20 +63,13 @@ func (p *Plane) relay(now time.Duration, m *message, from *peer) {
 
 // chosen tells whether this node is the one to pass on to q what comes from a sender that does not reach it.
 func (p *Plane) chosen(from, q *peer) bool {
-	mine := rank(p.hash, q.hash)
+	key := rendezvous.NewKey(q.name)
 	for _, h := range from.reach {
-		if o := p.byHash[h]; o != nil && o != q && contains(o.reach, q.hash) && rank(h, q.hash) < mine {
+		if o := p.byHash[h]; o != nil && o != q && contains(o.reach, q.hash) && rendezvous.Outranks(key, o.name, p.config.Self) {
 			return false
 		}
 	}
 	return true
-}
-
-func rank(node, target uint64) uint64 {
-	var b [16]byte
-	binary.BigEndian.PutUint64(b[:8], node)
-	binary.BigEndian.PutUint64(b[8:], target)
-	return hash64(b[:])
 }
 
 func contains(sorted []uint64, h uint64) bool {

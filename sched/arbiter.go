@@ -4,11 +4,14 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"murmur/rendezvous"
 )
 
 // arbiter is the side that asks for bids and awards, for the pods whose record names this node in this life.
@@ -305,8 +308,7 @@ func (a *arbiter) start(now time.Time, c *class) {
 	}
 	a.last++
 	// A uniform sample, never by advertised load: that makes all arbiters run to the same node.
-	seed := fmt.Sprintf("%s %d %s", a.self, a.last, c.key)
-	sort.Slice(feasible, func(i, j int) bool { return rendezvous(seed, feasible[i]) > rendezvous(seed, feasible[j]) })
+	feasible = rendezvous.Rank(rendezvous.NewKey(a.self.String(), strconv.FormatUint(a.last, 10), c.key), feasible)
 	// Where room was made for a pod of the wave it is offered whatever the draw.
 	made := map[string]bool{}
 	for _, uid := range wave {
@@ -429,7 +431,7 @@ func (a *arbiter) fill(now time.Time, r *round) {
 				break
 			}
 			if best == "" || b.Curve[i] > r.bids[best].Curve[next[best]] ||
-				b.Curve[i] == r.bids[best].Curve[next[best]] && rendezvous(string(uid), node) > rendezvous(string(uid), best) {
+				b.Curve[i] == r.bids[best].Curve[next[best]] && rendezvous.Outranks(rendezvous.NewKey(string(uid)), node, best) {
 				best = node
 			}
 		}

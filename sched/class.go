@@ -2,10 +2,8 @@ package sched
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"hash/fnv"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,26 +40,4 @@ func classOf(r *corev1.Pod) string {
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:8])
-}
-
-// rendezvous is the rank of a node for something: the same on every node, and unrelated to anything else.
-func rendezvous(of, node string) uint64 {
-	h := fnv.New64a()
-	h.Write([]byte(of))
-	h.Write([]byte{0})
-	h.Write([]byte(node))
-	// FNV alone leaves neighbouring names near each other.
-	sum := sha256.Sum256(binary.BigEndian.AppendUint64(nil, h.Sum64()))
-	return binary.BigEndian.Uint64(sum[:8])
-}
-
-// highest is the node with the highest rank; "" among none.
-func highest(of string, nodes []string) string {
-	best := ""
-	for _, n := range nodes {
-		if best == "" || rendezvous(of, n) > rendezvous(of, best) || rendezvous(of, n) == rendezvous(of, best) && n < best {
-			best = n
-		}
-	}
-	return best
 }

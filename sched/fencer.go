@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"murmur/rendezvous"
 )
 
 // Ballot is an arbiter of a pod with its epoch. Ballots are ordered, so that of any two that want a pod one is higher.
@@ -63,7 +65,7 @@ func (f *fencer) fencerOf(id Identity) string {
 	if f.world.alive(id.Node) {
 		return id.Node
 	}
-	return highest(id.Node, f.world.Alive)
+	return rendezvous.First(rendezvous.PodKey(id.Node), f.world.Alive)
 }
 
 func (f *fencer) look(now time.Time) {

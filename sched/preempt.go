@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+
+	"murmur/rendezvous"
 )
 
 // Sacrifice is what it would cost a node to make room for one pod more: the pods that it would evict. Without any, the
@@ -242,7 +244,7 @@ func (a *arbiter) preempt(now time.Time, c *class) map[types.UID]string {
 				continue
 			}
 			o := &c.declined[best].Sacrifices[next[best]]
-			if s.less(o) || !o.less(s) && rendezvous(string(uid), node) > rendezvous(string(uid), best) {
+			if s.less(o) || !o.less(s) && rendezvous.Outranks(rendezvous.NewKey(string(uid)), node, best) {
 				best = node
 			}
 		}

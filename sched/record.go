@@ -12,6 +12,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"murmur/rendezvous"
 )
 
 // The placement record of a pod, and the incarnation of a node, as annotations.
@@ -143,7 +145,7 @@ func (c Claim) beats(o Claim, uid string) bool {
 	case !c.At.Equal(o.At):
 		return c.At.Before(o.At)
 	}
-	return rendezvous(uid, c.Node) > rendezvous(uid, o.Node)
+	return rendezvous.Outranks(rendezvous.PodKey(uid), c.Node, o.Node)
 }
 
 // Holds tells whether a node is one of those that run the pod. While two nodes claim a pod both do, whatever

@@ -1,9 +1,10 @@
 package allocator
 
 import (
-	"hash/fnv"
 	"sync"
 	"time"
+
+	"murmur/rendezvous"
 )
 
 // reserveLife bounds how long a number drawn for a Service that is not in the store yet is held.
@@ -49,22 +50,11 @@ func (r *reserved[T]) has(v T) bool {
 
 // probe walks a ring of n places from the hash of a name until one is free.
 func probe(name string, n uint64, free func(uint64) bool) (uint64, bool) {
-	h := fnv.New64a()
-	h.Write([]byte(name))
-	start := mix(h.Sum64()) % n
+	start := rendezvous.Hash(name) % n
 	for i := range n {
 		if at := (start + i) % n; free(at) {
 			return at, true
 		}
 	}
 	return 0, false
-}
-
-// mix spreads FNV's bits, whose low ones are weak for names that differ in one character (murmur3's finaliser).
-func mix(x uint64) uint64 {
-	x ^= x >> 33
-	x *= 0xff51afd7ed558ccd
-	x ^= x >> 33
-	x *= 0xc4ceb9fe1a85ec53
-	return x ^ x>>33
 }

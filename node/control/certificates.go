@@ -18,6 +18,7 @@ import (
 
 	"murmur/crdt"
 	"murmur/crdt/store"
+	"murmur/rendezvous"
 )
 
 // Signer signs approved certificate signing requests with the cluster's CA.
@@ -63,7 +64,7 @@ func answer(w *world, issuers []string, r *certificatesv1.CertificateSigningRequ
 		return plan{}
 	}
 	issuers = slices.DeleteFunc(slices.Clone(issuers), func(n string) bool { return !slices.Contains(w.alive, n) })
-	if rendezvous(string(r.UID), issuers) != w.self {
+	if rendezvous.First(rendezvous.OwnerKey(r.UID), issuers) != w.self {
 		return plan{}
 	}
 	parsed, err := certificates.ParseCSR(r.Spec.Request)

@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 	"pgregory.net/rapid"
+
+	"murmur/rendezvous"
 )
 
 // side is what one side of a partition holds and sees.
@@ -78,12 +80,12 @@ func (m *model) control(s *side) bool {
 			here = append(here, n)
 		}
 	}
-	p, r := m.decide(s, rendezvous("set", here))
+	p, r := m.decide(s, rendezvous.First(rendezvous.OwnerKey("set"), here))
 	// Whoever decides withdraws the same.
 	for _, n := range here {
 		q, _ := m.decide(s, n)
 		if a, b := gone(p), gone(q); !slices.Equal(a, b) {
-			m.t.Fatalf("%v would withdraw %v, %s %v", rendezvous("set", here), a, n, b)
+			m.t.Fatalf("%v would withdraw %v, %s %v", rendezvous.First(rendezvous.OwnerKey("set"), here), a, n, b)
 		}
 	}
 	before := s.ready()

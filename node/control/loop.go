@@ -22,6 +22,7 @@ import (
 
 	"murmur/crdt"
 	"murmur/crdt/store"
+	"murmur/rendezvous"
 )
 
 // row is one controller.
@@ -176,7 +177,9 @@ func of[T any](w *world, resource, namespace string, uid types.UID) []*T {
 }
 
 // mine tells whether this node is the controller of record of an owner.
-func (w *world) mine(uid types.UID) bool { return rendezvous(string(uid), w.alive) == w.self }
+func (w *world) mine(uid types.UID) bool {
+	return rendezvous.First(rendezvous.OwnerKey(uid), w.alive) == w.self
+}
 
 // look takes the world as it is now.
 func (c *Controllers) look() *world {

@@ -9,6 +9,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
+
+	"murmur/rendezvous"
 )
 
 // The values of ReconcileAnnotation.
@@ -86,7 +88,7 @@ func ranked(rs *appsv1.ReplicaSet, pods []*corev1.Pod, counting map[string]bool,
 			cover:   counting[p.Annotations[CoversAnnotation]],
 			doubled: neighbours[p.Spec.NodeName],
 			started: p.CreationTimestamp.Time,
-			lot:     score(string(rs.UID), string(p.UID)),
+			lot:     rendezvous.OwnerKey(rs.UID).Weight(string(p.UID)),
 		}
 		if n, err := strconv.ParseInt(p.Annotations[corev1.PodDeletionCost], 10, 32); err == nil {
 			s.cost = int(n)

@@ -13,6 +13,7 @@ import (
 
 	"murmur/crdt"
 	"murmur/crdt/store"
+	"murmur/rendezvous"
 )
 
 // Tokens makes the tokens that Secrets of type kubernetes.io/service-account-token hold.
@@ -159,7 +160,7 @@ func (t *secretTokens) mine(w *world, uid types.UID) bool {
 	if t.signing == nil { // none in sight is an answer, too, and is not nil
 		t.signing = slices.DeleteFunc(append([]string{}, t.issuers()...), func(n string) bool { return !slices.Contains(w.alive, n) })
 	}
-	return len(t.signing) > 0 && rendezvous(string(uid), t.signing) == w.self
+	return len(t.signing) > 0 && rendezvous.First(rendezvous.OwnerKey(uid), t.signing) == w.self
 }
 
 // later tells whether something has been so for long enough to be believed; at is when it may be. While it is not to be believed there is no

@@ -9,19 +9,21 @@ type room struct {
 }
 
 // rooms are all packages. Data flows one way, from the API through the store to those who act; so crdt and gossip know
-// nobody, crdt/store knows crdt, the parts know the store, drivers know whom they drive for, and only node knows all.
+// nobody but leaves (rendezvous), crdt/store knows crdt, the parts know the store, drivers know whom they drive for, and
+// only node knows all.
 var rooms = []room{
 	{pkg: "crdt", tests: []string{"crdt/formattest"}},
 	{pkg: "crdt/store", may: []string{"crdt"}, tests: []string{"crdt/formattest"}},
-	{pkg: "crdt/primary", may: []string{"crdt", "crdt/store"}, tests: []string{"crdt/formattest"}},
+	{pkg: "crdt/primary", may: []string{"crdt", "crdt/store", "rendezvous"}, tests: []string{"crdt/formattest"}},
 	{pkg: "crdt/formattest"},
 	{pkg: "durable"},
-	{pkg: "gossip"},
-	{pkg: "sched", may: []string{"crdt", "crdt/store", "durable"}},
+	{pkg: "rendezvous"},
+	{pkg: "gossip", may: []string{"rendezvous"}},
+	{pkg: "sched", may: []string{"crdt", "crdt/store", "durable", "rendezvous"}},
 	{pkg: "httpapi", may: []string{"crdt", "crdt/store", "httpapi/..."}, tests: []string{"crdt/primary"}},
 	{pkg: "httpapi/accepted"},
 	{pkg: "httpapi/admit"},
-	{pkg: "httpapi/allocator", may: []string{"crdt", "crdt/store", "httpapi/storage"}},
+	{pkg: "httpapi/allocator", may: []string{"crdt", "crdt/store", "httpapi/storage", "rendezvous"}},
 	{pkg: "httpapi/audit", may: []string{"httpapi/configfile"}},
 	{pkg: "httpapi/authn", may: []string{"crdt", "crdt/store", "httpapi/caller", "httpapi/issuers", "httpapi/standing", "httpapi/storage"}},
 	{pkg: "httpapi/authz", may: []string{"crdt", "crdt/store", "httpapi/admit"}},
@@ -59,7 +61,7 @@ var rooms = []room{
 	{pkg: "node/iptables", may: []string{"crdt/store", "node/proxy"}, tests: []string{"crdt"}},
 	{pkg: "node/dns", may: []string{"crdt", "crdt/store"}},
 	{pkg: "node/member", may: []string{"crdt", "crdt/store", "durable"}},
-	{pkg: "node/control", may: []string{"crdt", "crdt/store"}, tests: []string{"httpapi"}},
+	{pkg: "node/control", may: []string{"crdt", "crdt/store", "rendezvous"}, tests: []string{"httpapi"}},
 	{pkg: "node", may: []string{
 		"crdt", "crdt/primary", "crdt/store", "durable", "gossip", "sched", "httpapi", "httpapi/audit", "httpapi/encryption", "httpapi/issuers", "node/pod", "node/volume", "node/containerd", "node/network", "node/proxy",
 		"node/iptables", "node/dns", "node/control", "node/secrecy", "node/member",
@@ -77,7 +79,7 @@ var rooms = []room{
 
 // pure are the packages whose functions depend on their arguments alone: they may read or write nothing, ask no clock and draw no random
 // numbers. Times are values that are handed in.
-var pure = []string{"crdt", "node/proxy"}
+var pure = []string{"crdt", "node/proxy", "rendezvous"}
 
 // impure are the packages and functions that they may not use.
 var (
