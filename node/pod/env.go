@@ -221,6 +221,21 @@ func commandLine(c *corev1.Container, env []Variable) (command, args []Text) {
 	return command, args
 }
 
+// probeCommand is the command of a probe with the variables in it replaced that the container's spec sets to a text, which is taken as it stands there;
+// those that it takes from elsewhere are empty, as upstream has it (ExpandContainerCommandOnlyStatic), so no Secret comes into it.
+func probeCommand(c *corev1.Container, command []string) []string {
+	vars := map[string]string{}
+	for _, e := range c.Env {
+		vars[e.Name] = e.Value
+	}
+	mapping := expansion.MappingFuncFor(vars)
+	var out []string
+	for _, word := range command {
+		out = append(out, expansion.Expand(word, mapping))
+	}
+	return out
+}
+
 func byName(env []Variable) map[string]Text {
 	vars := make(map[string]Text, len(env))
 	for _, e := range env {

@@ -19,6 +19,15 @@ func (vault) Secret(_, name string) (*corev1.Secret, bool) {
 	return &corev1.Secret{Data: map[string][]byte{"key": []byte("hush $(PLAIN)"), "both": []byte("hush")}}, name == "vault"
 }
 
+// TestProbeCommand: a probe's command names variables as upstream's may: those that the spec spells out, unexpanded, and no others.
+func TestProbeCommand(t *testing.T) {
+	c := &corev1.Container{Env: []corev1.EnvVar{{Name: "A", Value: "a"}, {Name: "B", Value: "<$(A)>"}, {Name: "S", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{Key: "key"}}}}}
+	got := strings.Join(probeCommand(c, []string{"sh", "$(A)", "$(B)", "[$(S)]", "$(NOT)", "$$(A)"}), " ")
+	if want := "sh a <$(A)> [] $(NOT) $(A)"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 // TestWhatIsSecret: each text that has a Secret's bytes is marked, by whatever way they came, and no other is.
 func TestWhatIsSecret(t *testing.T) {
 	no := false

@@ -244,10 +244,11 @@ func (r *prober) try(ctx context.Context) (bool, string) {
 	var err error
 	switch h := r.spec.ProbeHandler; {
 	case h.Exec != nil:
-		output, code, execErr := r.ps.w.k.cfg.Runtime.Exec(ctx, r.run.ID, h.Exec.Command, timeout)
+		command := probeCommand(r.container, h.Exec.Command)
+		output, code, execErr := r.ps.w.k.cfg.Runtime.Exec(ctx, r.run.ID, command, timeout)
 		switch {
 		case errors.Is(execErr, ErrExecTimeout):
-			return false, fmt.Sprintf("command timed out: %q timed out after %v", h.Exec.Command, timeout)
+			return false, fmt.Sprintf("command timed out: %q timed out after %v", command, timeout)
 		case execErr != nil:
 			return false, execErr.Error()
 		}

@@ -176,9 +176,11 @@ func Conform(t *testing.T, w *World, cgroup func(*testing.T, *corev1.Pod) pod.Re
 			return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: cmd}}, PeriodSeconds: 1, FailureThreshold: 1, TimeoutSeconds: 5}
 		}
 		p := Pod("probed", "sleep", "1000")
-		p.Spec.Containers[0].StartupProbe, p.Spec.Containers[0].ReadinessProbe, p.Spec.Containers[0].LivenessProbe = exec("true"), exec("true"), exec("true")
+		p.Spec.Containers[0].StartupProbe, p.Spec.Containers[0].ReadinessProbe, p.Spec.Containers[0].LivenessProbe = exec("true"), exec("$(GOOD)"), exec("true")
+		p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "GOOD", Value: "true"}}
 		unready := Pod("unready", "sleep", "1000")
-		unready.Spec.Containers[0].ReadinessProbe = exec("false")
+		unready.Spec.Containers[0].ReadinessProbe = exec("$(BAD)")
+		unready.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "BAD", Value: "false"}}
 		dying := Pod("dying", "sleep", "1000")
 		dying.Spec.Containers[0].LivenessProbe = exec("false")
 		for _, p := range []*corev1.Pod{p, unready, dying} {
