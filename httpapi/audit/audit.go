@@ -53,7 +53,6 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/apiserver/plugin/pkg/audit/buffered"
-	auditlog "k8s.io/apiserver/plugin/pkg/audit/log"
 	"k8s.io/apiserver/plugin/pkg/audit/truncate"
 	auditwebhook "k8s.io/apiserver/plugin/pkg/audit/webhook"
 
@@ -134,14 +133,14 @@ func New(cfg Config) (*Recorder, error) {
 	switch cfg.LogPath {
 	case "":
 	case "-":
-		backends = append(backends, auditlog.NewBackend(os.Stdout, auditlog.FormatJson, gv))
+		backends = append(backends, lines{os.Stdout})
 	default:
 		if err := writable(cfg.LogPath); err != nil {
 			return nil, fmt.Errorf("audit log: %w", err)
 		}
 		out := &lumberjack.Logger{Filename: cfg.LogPath, MaxAge: cfg.MaxAge, MaxBackups: cfg.MaxBackups, MaxSize: cfg.MaxSize}
 		r.out = out
-		backends = append(backends, auditlog.NewBackend(out, auditlog.FormatJson, gv))
+		backends = append(backends, lines{out})
 	}
 	r.sink = audit.Union(backends...)
 	return r, nil
