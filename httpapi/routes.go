@@ -32,7 +32,7 @@ import (
 	"murmur/httpapi/route"
 )
 
-// routes builds the router and, around it, the pipeline. Outermost first: recovery, request info, timeout, warnings,
+// routes builds the router and, around it, the pipeline. Outermost first: room on the stack, recovery, request info, timeout, warnings,
 // authentication, audit, impersonation, priority and fairness, authorisation, class of the writes; then the route, which does admission and the registry.
 func (s *Server) routes() (*echo.Echo, error) {
 	e := echo.New()
@@ -45,6 +45,7 @@ func (s *Server) routes() (*echo.Echo, error) {
 		refused, recorded = s.cfg.Audit.Failed(refused), s.cfg.Audit.Filter(filter.LongRunning)
 	}
 	e.Use(pipeline(
+		filter.Deep,
 		filter.Recovery(s.cfg.Log),
 		filter.BodyWithin(filter.JoinBody, isJoin),
 		filters.WithAuditInit,

@@ -1,6 +1,8 @@
 package filter
 
 import (
+	"net/http"
+
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -16,6 +18,16 @@ func deep() {
 
 //go:noinline
 func touch(b []byte) { b[0] = 1 }
+
+// Deep does so for a request that may write, before it goes through the other filters.
+func Deep(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			deep()
+		}
+		h.ServeHTTP(w, r)
+	})
+}
 
 // DeepCreater does so for the goroutine in which upstream's handlers create: the first that it asks for is an empty object.
 type DeepCreater struct{ runtime.ObjectCreater }

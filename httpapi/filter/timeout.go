@@ -31,7 +31,6 @@ func Timeout(limit time.Duration) func(http.Handler) http.Handler {
 				bounded.ServeHTTP(w, r)
 				return
 			}
-			deep()
 			// What a client in this process sends is all there; it has no deadline to set.
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(limit))
 			r.Body = timely{r.Body}
