@@ -35,11 +35,11 @@ const (
 // rootCA gives every namespace the bundle that its pods verify the API with.
 func rootCA(now func() []byte) func(*world, *store.Entry) plan {
 	return func(w *world, e *store.Entry) plan {
-		bundle := ""
+		var bundle []byte
 		if now != nil {
-			bundle = string(now())
+			bundle = now()
 		}
-		if !active(e) || bundle == "" {
+		if !active(e) || len(bundle) == 0 {
 			return plan{}
 		}
 		have, ok := store.Get[corev1.ConfigMap](w.snap, crdt.Key{Resource: "configmaps", Namespace: e.Key.Name, Name: rootCAName})
@@ -47,13 +47,13 @@ func rootCA(now func() []byte) func(*world, *store.Entry) plan {
 		case !ok:
 			return plan{writes: []write{{verb: create, obj: &corev1.ConfigMap{
 				ObjectMeta: metav1.ObjectMeta{Name: rootCAName, Namespace: e.Key.Name, Annotations: map[string]string{rootCANoteKey: rootCANote}},
-				Data:       map[string]string{rootCAFile: bundle},
+				Data:       map[string]string{rootCAFile: string(bundle)},
 			}}}}
-		case len(have.Data) == 1 && have.Data[rootCAFile] == bundle && len(have.Annotations[rootCANoteKey]) > 0:
+		case len(have.Data) == 1 && have.Data[rootCAFile] == string(bundle) && len(have.Annotations[rootCANoteKey]) > 0:
 			return plan{}
 		}
 		next := have.DeepCopy()
-		next.Data, next.BinaryData = map[string]string{rootCAFile: bundle}, nil
+		next.Data, next.BinaryData = map[string]string{rootCAFile: string(bundle)}, nil
 		metav1.SetMetaDataAnnotation(&next.ObjectMeta, rootCANoteKey, rootCANote)
 		return plan{writes: []write{{verb: update, obj: next}}}
 	}

@@ -16,6 +16,7 @@ type Trust struct {
 	// roots are the CAs, that which signs today first; chains are certificates by which one CA vouches for another.
 	roots, chains []*x509.Certificate
 	pool, between *x509.CertPool
+	bundle        []byte
 	// robbed names the public keys of CAs whose private half somebody may hold who was shut out. Of what such a CA signed, or one for which
 	// only it vouches, the members in pins are still believed.
 	robbed, pins map[[32]byte]bool
@@ -51,6 +52,7 @@ func newTrust(roots, chains []*x509.Certificate, robbed map[[32]byte]bool, denie
 			}
 		}
 	}
+	t.bundle = encodeCerts(slices.SortedFunc(slices.Values(roots), func(a, b *x509.Certificate) int { return cmp.Compare(Hash(a), Hash(b)) })...)
 	said, _ := json.Marshal([]any{encodeCerts(roots...), encodeCerts(chains...), fmt.Sprint(robbed), denied})
 	t.name = sha256.Sum256(said)
 	return t
@@ -74,10 +76,9 @@ func pinOf(leaf *x509.Certificate) ([32]byte, bool) {
 // Pool is the set of CAs, for what can use nothing better.
 func (t *Trust) Pool() *x509.CertPool { return t.pool }
 
-// Bundle is the CAs in PEM, in an order that is the same on all members: it stands in objects that any of them writes.
-func (t *Trust) Bundle() []byte {
-	return encodeCerts(slices.SortedFunc(slices.Values(t.roots), func(a, b *x509.Certificate) int { return cmp.Compare(Hash(a), Hash(b)) })...)
-}
+// Bundle is the CAs in PEM, in an order that is the same on all members: it stands in objects that any of them writes. It is for reading only:
+// controllers ask for it at every change of what they watch.
+func (t *Trust) Bundle() []byte { return t.bundle }
 
 // Member checks the certificate of a peer, with the ones that it sent along, and tells who it is. Only that it has expired
 // counts of time: a certificate of tomorrow was signed by the CA all the same, and it is this node's clock that is wrong.
