@@ -198,6 +198,7 @@ func (s *Server) installKinds(e *echo.Echo) error {
 	s.table = &route.Table[restful.RouteFunction]{}
 	legacy := aggregated.NewResourceManager("api")
 	var services []*openapi.Service
+	parameters := openapi.Parameters{}
 	for _, gv := range s.registry.Versions() {
 		container := restful.NewContainer()
 		resources, _, err := s.version(gv, equivalents).InstallREST(container)
@@ -205,7 +206,7 @@ func (s *Server) installKinds(e *echo.Echo) error {
 			return fmt.Errorf("routes of %s: %w", gv, err)
 		}
 		for _, ws := range container.RegisteredWebServices() {
-			services = append(services, openapi.NewService(ws))
+			services = append(services, openapi.NewService(ws, parameters))
 			for _, r := range ws.Routes() {
 				if of, err := s.table.Add(r.Method, r.Path, r.Function); err != nil {
 					return err

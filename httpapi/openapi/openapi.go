@@ -160,12 +160,28 @@ type Service struct {
 	routes     []restful.Route
 }
 
-// NewService describes one.
-func NewService(ws *restful.WebService) *Service {
+// Parameters are those of many routes, each kept once: nearly every route has the same dozen, and go-restful makes them anew for each.
+type Parameters map[string]*restful.Parameter
+
+// of is the list with each parameter that is known already in the place of its copy.
+func (p Parameters) of(list []*restful.Parameter) []*restful.Parameter {
+	out := make([]*restful.Parameter, len(list))
+	for i, one := range list {
+		name := fmt.Sprintf("%#v", one.Data())
+		if p[name] == nil {
+			p[name] = one
+		}
+		out[i] = p[name]
+	}
+	return out
+}
+
+// NewService describes one. What its routes have in common with others is kept in known.
+func NewService(ws *restful.WebService, known Parameters) *Service {
 	d := &Service{root: ws.RootPath(), parameters: (&restfuladapter.WebServiceAdapter{WebService: ws}).PathParameters()}
 	for _, r := range ws.Routes() {
 		d.routes = append(d.routes, restful.Route{Method: r.Method, Path: r.Path, Operation: r.Operation, Doc: r.Doc, Consumes: r.Consumes, Produces: r.Produces,
-			Metadata: r.Metadata, ParameterDocs: r.ParameterDocs, ResponseErrors: r.ResponseErrors, ReadSample: r.ReadSample, WriteSample: r.WriteSample})
+			Metadata: r.Metadata, ParameterDocs: known.of(r.ParameterDocs), ResponseErrors: r.ResponseErrors, ReadSample: r.ReadSample, WriteSample: r.WriteSample})
 	}
 	return d
 }

@@ -107,12 +107,14 @@ type Registry struct {
 func New(cfg Config) (*Registry, error) {
 	AddToScheme()
 	r := &Registry{cfg: cfg, proxy: newProxy(), kinds: map[string]*kind{}, versions: map[schema.GroupVersion]map[string]rest.Storage{}}
+	printed := newTables()
 	for _, k := range kinds() {
 		r.kinds[k.Key()] = k
 		storages, err := k.rest(r)
 		if err != nil {
 			return nil, fmt.Errorf("registry of %s: %w", k.Resource, err)
 		}
+		printed.share(storages[""])
 		gvks, _, err := legacyscheme.Scheme.ObjectKinds(storages[""].New())
 		if err != nil {
 			return nil, fmt.Errorf("registry of %s: %w", k.Resource, err)
