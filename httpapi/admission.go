@@ -15,6 +15,7 @@ import (
 	"murmur/httpapi/policy"
 	"murmur/httpapi/quota"
 	"murmur/httpapi/registry"
+	"murmur/httpapi/storage"
 	"murmur/httpapi/webhook"
 )
 
@@ -28,8 +29,14 @@ func (s *Server) admission() (admission.Interface, error) {
 		TolerationSeconds: s.cfg.TolerationSeconds,
 		Arbiter:           s.cfg.Arbiter,
 		MutatingPolicies:  s.policies.Mutating(), ValidatingPolicies: s.policies.Validating(), Quota: s.quotas,
-		Accepted:     s.fields.Plugin(),
-		ExternalIPs:  s.cfg.ExternalIPs,
+		Accepted:    s.fields.Plugin(),
+		ExternalIPs: s.cfg.ExternalIPs,
+		MutatingWebhooks: func() bool {
+			for range s.cfg.Store.Snapshot().Range(storage.MutatingWebhooks, "", "") {
+				return true
+			}
+			return false
+		},
 		Initializers: s.initializers(false), CoverInitializers: s.initializers(true),
 	})
 }

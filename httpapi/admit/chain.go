@@ -50,6 +50,8 @@ type Config struct {
 	ExternalIPs bool
 	// Initializers give upstream's plugins what they ask for: listers, clients, the authorizer, feature gates.
 	Initializers admission.PluginInitializers
+	// MutatingWebhooks tells whether any is stored. Nil: upstream's plugin is asked to find out.
+	MutatingWebhooks func() bool
 	// CoverInitializers are those of the webhooks that covers are shown to: every one may fail. Nil: covers are admitted
 	// as all else.
 	CoverInitializers admission.PluginInitializers
@@ -149,7 +151,7 @@ func New(cfg Config) (admission.Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("admission of covers: %w", err)
 	}
-	out, err := plugins.NewFromPlugins(names, unconfigured{}, cfg.Initializers, exempt(covers))
+	out, err := plugins.NewFromPlugins(names, unconfigured{}, cfg.Initializers, exempt(covers, cfg.MutatingWebhooks))
 	if err != nil {
 		return nil, fmt.Errorf("admission: %w", err)
 	}

@@ -49,15 +49,22 @@ type unlessOwn struct {
 	admission.Interface
 	// cover is asked about covers instead; nil: the plugin itself is.
 	cover admission.Interface
+	// stored tells whether anything is stored that it would ask; nil: it knows itself. Upstream's plugin of mutating webhooks remembers each
+	// object, a copy of it, for when it is asked again, also if there is no webhook.
+	stored func() bool
 }
 
 // exempt gives the plugins that do what somebody has stored their exceptions.
-func exempt(covers map[string]admission.Interface) admission.DecoratorFunc {
+func exempt(covers map[string]admission.Interface, webhooks func() bool) admission.DecoratorFunc {
 	return func(p admission.Interface, name string) admission.Interface {
-		if stored[name] {
-			return unlessOwn{p, covers[name]}
+		if !stored[name] {
+			return p
 		}
-		return p
+		u := unlessOwn{Interface: p, cover: covers[name]}
+		if name == mutating.PluginName {
+			u.stored = webhooks
+		}
+		return u
 	}
 }
 
@@ -73,6 +80,9 @@ func (u unlessOwn) of(ctx context.Context) admission.Interface {
 }
 
 func (u unlessOwn) Admit(ctx context.Context, a admission.Attributes, o admission.ObjectInterfaces) error {
+	if u.stored != nil && !u.stored() {
+		return nil
+	}
 	if m, ok := u.of(ctx).(admission.MutationInterface); ok {
 		return m.Admit(ctx, a, o)
 	}
