@@ -6,6 +6,9 @@
 // when it dies (daemon.go). And it translates: node/pod's Runtime in terms of CRI (driver.go, sandbox.go, container.go,
 // image.go), with pod cgroups (cgroup.go) and the pause image (pause.go) that CRI expects from its caller.
 //
+// What containers take from Secrets as variables or arguments is sealed before containerd hears of it, and opened by what containerd
+// starts in place of runc (sealing.go, package seal).
+//
 // # Its one law
 //
 // containers outlive the daemon. containerd is started in a session of its own and is left running when Run returns, however
@@ -19,5 +22,6 @@
 // # How to look inside
 //
 // Config.Root/containerd.log is containerd's own log; Config.Root/config.toml its configuration;
-// `ctr --address SOCKET -n k8s.io` works against it.
+// `ctr --address SOCKET -n k8s.io` works against it. Texts that begin with `murmur-sealed:` there are as the container's process does
+// not see them.
 package containerd

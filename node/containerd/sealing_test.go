@@ -1,12 +1,14 @@
 package containerd
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -71,6 +73,23 @@ func TestSealing(t *testing.T) {
 	sandboxID, err := d.RunSandbox(ctx, s)
 	if err != nil {
 		t.Fatal(err)
+	}
+
+	// The key is in memory, for root alone, and a daemon that starts anew takes it over.
+	var fs unix.Statfs_t
+	info, err := os.Stat(cfg.sealDir())
+	if err := errors.Join(err, unix.Statfs(cfg.sealDir(), &fs)); err != nil || fs.Type != unix.TMPFS_MAGIC || info.Mode().Perm() != 0o700 {
+		t.Fatalf("the key's directory: file system %x, %v", fs.Type, err)
+	}
+	before, err := d.keptKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.keepKey(); err != nil || !before.Kept(cfg.sealDir()) {
+		t.Fatalf("the key is another one: %v", err)
+	}
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Count(string(mounts), " "+cfg.sealDir()+" ") != 1 {
+		t.Errorf("%d file systems are mounted on the key's directory, %v", strings.Count(string(mounts), " "+cfg.sealDir()+" "), err)
 	}
 
 	started := container(s, sandboxID, as)

@@ -10,7 +10,8 @@
 // # Its one law
 //
 // A container either runs with the text that was meant, or not at all. A text that begins with Prefix is always a sealed one: what users
-// write that looks like it is sealed as well. What does not open is an error, which says which variable and never what is in it.
+// write that looks like it is sealed as well. What does not open is an error, which says which variable and never what is in it. An image
+// whose own variables begin so does not start.
 //
 // # The key
 //
