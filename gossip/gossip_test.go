@@ -25,6 +25,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"murmur/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -347,22 +349,24 @@ func TestPortInUseIsAnError(t *testing.T) {
 	}
 }
 
-func TestFramesAreBounded(t *testing.T) {
+func TestPacketsAreFramed(t *testing.T) {
 	var b bytes.Buffer
 	if err := writePacket(sink{&b}, []byte("payload")); err != nil {
 		t.Fatal(err)
 	}
 	whole := b.Bytes()
-	if got, err := readPacket(bytes.NewReader(whole)); err != nil || string(got) != "payload" {
-		t.Errorf("round trip: %q, %v", got, err)
+	if want := "\x00\x00\x00\x07payload"; string(whole) != want {
+		t.Errorf("written as %q, want %q: other daemons read that", whole, want)
 	}
-	for cut := range whole {
-		if _, err := readPacket(bytes.NewReader(whole[:cut])); err == nil {
-			t.Errorf("frame cut at %d was read", cut)
-		}
+	if err := writePacket(sink{&b}, make([]byte, maxFrame+1)); !errors.Is(err, wire.ErrTooLong) {
+		t.Errorf("a huge packet: %v", err)
 	}
-	if _, err := readPacket(bytes.NewReader([]byte{0xff, 0xff, 0xff, 0xff, 1})); !errors.Is(err, errFrame) {
-		t.Errorf("huge frame: %v", err)
+	// A stream on which a longer one is announced is closed.
+	here, there := net.Pipe()
+	go func() { _, _ = there.Write([]byte("\x01\x00\x00\x01")) }()
+	(&carrier{}).receive(t.Context(), nil, here)
+	if _, err := there.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the stream goes on: %v", err)
 	}
 }
 

@@ -17,6 +17,8 @@ import (
 
 	"github.com/hashicorp/yamux"
 	"golang.org/x/sync/semaphore"
+
+	"murmur/wire"
 )
 
 var (
@@ -133,11 +135,12 @@ func (x *mux) yamux() *yamux.Config {
 
 // run accepts and dials until the context ends, then closes every session and waits for its streams.
 func (x *mux) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer cancel()
 	wg.Go(func() {
 		<-ctx.Done()
-		_ = x.listener.Close()
 		x.mu.Lock()
 		sessions, services := slices.Collect(maps.Values(x.sessions)), slices.Collect(maps.Values(x.services))
 		x.mu.Unlock()
@@ -151,44 +154,47 @@ func (x *mux) run(ctx context.Context) error {
 		closing.Wait()
 	})
 	wg.Go(func() { x.dialPeers(ctx, &wg) })
+	return x.listen(ctx, &wg)
+}
+
+// listen has a connection prove who it is from, and then be a session with that peer, or a side connection.
+func (x *mux) listen(ctx context.Context, wg *sync.WaitGroup) error {
 	var limit slots
 	var noise noise
-	for {
-		conn, err := x.listener.Accept()
-		if ctx.Err() != nil {
-			return nil
+	refused := func(conn net.Conn, err error) {
+		if others, say := noise.refused(time.Now()); say {
+			x.agent.log.Warn("stream connection refused", "from", conn.RemoteAddr(), "err", err, "others since the last line", others)
 		}
-		if err != nil {
-			x.agent.log.Warn("accept stream", "err", err)
-			time.Sleep(100 * time.Millisecond)
-			continue
-		}
-		refused := func(err error) {
-			if others, say := noise.refused(time.Now()); say {
-				x.agent.log.Warn("stream connection refused", "from", conn.RemoteAddr(), "err", err, "others since the last line", others)
+	}
+	server := &wire.Server{
+		Listener: x.listener, Log: x.agent.log,
+		// A connection has a place while its handshake is under way.
+		Admit: func(conn net.Conn) (func(), bool) {
+			from, known := x.agent.source(conn.RemoteAddr())
+			if !limit.take(from, known) {
+				refused(conn, errTooMany)
+				return nil, false
 			}
-			_ = conn.Close()
-		}
-		from, known := x.agent.source(conn.RemoteAddr())
-		if !limit.take(from, known) {
-			refused(errTooMany)
-			continue
-		}
-		wg.Go(func() {
+			return func() { limit.release(from, known) }, true
+		},
+		Handle: func(_ context.Context, conn net.Conn) {
 			tc := tls.Server(conn, x.tls(sideProtocol))
 			name, err := x.shake(ctx, tc)
-			limit.release(from, known)
 			if err != nil {
-				refused(err)
+				refused(conn, err)
+				_ = conn.Close()
 				return
 			}
-			if tc.ConnectionState().NegotiatedProtocol == sideProtocol {
-				x.side(ctx, name, tc)
-				return
-			}
-			x.serve(ctx, name, tc, false)
-		})
+			wg.Go(func() {
+				if tc.ConnectionState().NegotiatedProtocol == sideProtocol {
+					x.side(name, tc)
+					return
+				}
+				x.serve(ctx, name, tc, false)
+			})
+		},
 	}
+	return server.Run(ctx)
 }
 
 func (x *mux) shake(ctx context.Context, tc *tls.Conn) (string, error) {

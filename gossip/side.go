@@ -40,7 +40,7 @@ func (a *Agent) DialSide(ctx context.Context, at netip.AddrPort) (net.Conn, erro
 }
 
 // side hands a side connection to its service.
-func (x *mux) side(_ context.Context, name string, tc *tls.Conn) {
+func (x *mux) side(name string, tc *tls.Conn) {
 	x.mu.Lock()
 	sv := x.services[ServiceSide]
 	x.mu.Unlock()

@@ -2,15 +2,13 @@ package gossip
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"time"
+
+	"murmur/wire"
 )
 
 // State is the replicated store, as far as the network is concerned. Everything it says is bytes to us.
@@ -247,7 +245,7 @@ func (c *carrier) receive(ctx context.Context, s *session, stream net.Conn) {
 	defer stream.Close()
 	r := bufio.NewReader(stream)
 	for {
-		packet, err := readPacket(r)
+		packet, err := wire.Read(r, maxFrame)
 		if err != nil {
 			return
 		}
@@ -341,32 +339,10 @@ func (c *carrier) check(s *session, k Check) {
 	c.of(s, func(now time.Duration, p *Plane) { p.Checked(now, s.name, out, mended, err) })
 }
 
-// writePacket sends a packet behind its length (4 bytes).
+// writePacket sends a packet.
 func writePacket(w net.Conn, packet []byte) error {
 	_ = w.SetWriteDeadline(time.Now().Add(sendLimit))
-	b := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(packet)), uint32(len(packet)))
-	_, err := w.Write(append(b, packet...))
-	return err
-}
-
-func readPacket(r io.Reader) ([]byte, error) {
-	var size [4]byte
-	if _, err := io.ReadFull(r, size[:]); err != nil {
-		return nil, err
-	}
-	n := binary.BigEndian.Uint32(size[:])
-	if n > maxFrame {
-		return nil, fmt.Errorf("%w: %d bytes", errFrame, n)
-	}
-	// Grow with what arrives, not with what is announced.
-	var b bytes.Buffer
-	if _, err := io.CopyN(&b, r, int64(n)); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return nil, err
-	}
-	return b.Bytes(), nil
+	return wire.Write(w, maxFrame, packet)
 }
 
 // Sync exchanges everything with one node. When it returns without error, this store has all that the other had, and the

@@ -1,7 +1,6 @@
 package sched
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"murmur/wire"
 )
 
 // Kind is what a message is for.
@@ -83,7 +84,7 @@ func placementOf(pod *corev1.Pod) Placement {
 	return Placement{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}
 }
 
-// On the wire a message is its length (4 bytes, big endian), the version (1 byte) and JSON.
+// On the wire a message is a frame of the version (1 byte) and JSON.
 const (
 	wireVersion = 1
 	maxMessage  = 4 << 20
@@ -97,30 +98,22 @@ func writeMessage(w io.Writer, m Message) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", m.Kind, err)
 	}
-	if len(b)+1 > maxMessage {
-		return fmt.Errorf("%s of %d bytes: %w", m.Kind, len(b), ErrMessage)
+	if err := wire.Write(w, maxMessage, []byte{wireVersion}, b); err != nil {
+		return fmt.Errorf("write %s: %w", m.Kind, err)
 	}
-	frame := binary.BigEndian.AppendUint32(make([]byte, 0, len(b)+5), uint32(len(b)+1))
-	frame = append(append(frame, wireVersion), b...)
-	_, err = w.Write(frame)
-	return err
+	return nil
 }
 
 func readMessage(r io.Reader) (Message, error) {
 	var m Message
-	var head [5]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
+	b, err := wire.Read(r, maxMessage)
+	if err != nil {
 		return m, err
 	}
-	n := binary.BigEndian.Uint32(head[:4])
-	if n < 1 || n > maxMessage || head[4] != wireVersion {
-		return m, fmt.Errorf("%w: length %d, version %d", ErrMessage, n, head[4])
+	if len(b) == 0 || b[0] != wireVersion {
+		return m, fmt.Errorf("%w: %d bytes that begin with %x, want version %d", ErrMessage, len(b), b[:min(len(b), 1)], wireVersion)
 	}
-	b := make([]byte, n-1)
-	if _, err := io.ReadFull(r, b); err != nil {
-		return m, err
-	}
-	if err := json.Unmarshal(b, &m); err != nil {
+	if err := json.Unmarshal(b[1:], &m); err != nil {
 		return m, fmt.Errorf("%w: %w", ErrMessage, err)
 	}
 	return m, nil

@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"murmur/wire"
 )
 
 // peers carries messages to other nodes and from them. Each direction of a pair has its own stream, dialled by who speaks,
@@ -39,36 +41,13 @@ const (
 
 // run accepts streams until the context ends, and returns when all are closed.
 func (p *peers) run(ctx context.Context) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	wg.Go(func() {
-		<-ctx.Done()
-		_ = p.listener.Close()
-	})
-	for {
-		c, err := p.listener.Accept()
-		if ctx.Err() != nil {
-			if c != nil {
-				_ = c.Close()
-			}
-			return nil
-		}
-		if errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		if err != nil {
-			p.log.Warn("accept a stream", "err", err)
-			time.Sleep(dialPause)
-			continue
-		}
-		wg.Go(func() { p.listen(ctx, c) })
-	}
+	s := &wire.Server{Listener: p.listener, Handle: p.listen, Log: p.log}
+	return s.Run(ctx)
 }
 
 // listen reads one peer's stream. A newer stream of the same peer replaces it.
 func (p *peers) listen(ctx context.Context, c net.Conn) {
 	defer c.Close()
-	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
 	node := c.RemoteAddr().String()
 	p.mu.Lock()
 	if old, ok := p.heard[node]; ok {
@@ -86,7 +65,7 @@ func (p *peers) listen(ctx context.Context, c net.Conn) {
 	for ctx.Err() == nil {
 		m, err := readMessage(c)
 		if err != nil {
-			if errors.Is(err, ErrMessage) {
+			if errors.Is(err, ErrMessage) || errors.Is(err, wire.ErrTooLong) {
 				p.log.Warn("stream closed", "peer", node, "err", err)
 			}
 			return
@@ -173,7 +152,7 @@ func (p *peers) speak(ctx context.Context, node string, queue <-chan Message) {
 			if err == nil {
 				break
 			}
-			if errors.Is(err, ErrMessage) {
+			if errors.Is(err, wire.ErrTooLong) {
 				p.log.Error("message not sent", "peer", node, "err", err)
 				break
 			}

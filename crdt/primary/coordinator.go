@@ -127,7 +127,7 @@ func (h *Coordinator) Run(ctx context.Context) error {
 	h.leases.started = h.config.Now()
 	h.mu.Unlock()
 	if h.config.Listener != nil {
-		wg.Go(func() { h.accept(ctx, &wg) })
+		wg.Go(func() { h.accept(ctx) })
 	}
 	wake := &store.Wake{}
 	if len(h.config.Registry) > 0 {

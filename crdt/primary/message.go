@@ -3,16 +3,15 @@ package primary
 import (
 	"bufio"
 	"encoding/binary"
-	"fmt"
-	"io"
 	"murmur/crdt"
 	"murmur/crdt/store"
+	"murmur/wire"
 	"net"
 	"time"
 )
 
 // What passes between nodes about writes of class H: each call is a stream of its own. The caller sends a request, the other
-// side answers it in one or more messages; both in frames of a length (4 bytes) and a payload.
+// side answers it in one or more messages; both in frames (package wire).
 const (
 	// messageFormat is the first byte of a request.
 	messageFormat = 1
@@ -190,22 +189,6 @@ type call struct {
 
 func newCall(c net.Conn) *call { return &call{conn: c, r: bufio.NewReader(c)} }
 
-func (c *call) send(payload []byte) error {
-	b := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(payload)), uint32(len(payload)))
-	_, err := c.conn.Write(append(b, payload...))
-	return err
-}
+func (c *call) send(payload []byte) error { return wire.Write(c.conn, maxFrame, payload) }
 
-func (c *call) receive() ([]byte, error) {
-	var size [4]byte
-	if _, err := io.ReadFull(c.r, size[:]); err != nil {
-		return nil, err
-	}
-	n := binary.BigEndian.Uint32(size[:])
-	if n > maxFrame {
-		return nil, fmt.Errorf("%w: a frame of %d bytes", crdt.ErrCorrupt, n)
-	}
-	b := make([]byte, n)
-	_, err := io.ReadFull(c.r, b)
-	return b, err
-}
+func (c *call) receive() ([]byte, error) { return wire.Read(c.r, maxFrame) }

@@ -7,8 +7,8 @@ import (
 	"io"
 	"murmur/crdt"
 	"murmur/crdt/store"
+	"murmur/wire"
 	"net"
-	"sync"
 	"time"
 )
 
@@ -283,32 +283,15 @@ func (h *Coordinator) resolve(ctx context.Context, node string, k crdt.Key, v st
 }
 
 // accept serves calls until the context ends.
-func (h *Coordinator) accept(ctx context.Context, wg *sync.WaitGroup) {
-	defer context.AfterFunc(ctx, func() { _ = h.config.Listener.Close() })()
-	for {
-		conn, err := h.config.Listener.Accept()
-		if ctx.Err() != nil {
-			if conn != nil {
-				_ = conn.Close()
-			}
-			return
+func (h *Coordinator) accept(ctx context.Context) {
+	s := &wire.Server{Listener: h.config.Listener, Log: h.config.Log, Handle: func(ctx context.Context, conn net.Conn) {
+		defer conn.Close()
+		if err := h.serve(ctx, newCall(conn)); err != nil && ctx.Err() == nil {
+			h.config.Log.Debug("call of a peer", "peer", conn.RemoteAddr(), "err", err)
 		}
-		if errors.Is(err, net.ErrClosed) {
-			h.config.Log.Error("writes of other nodes are no longer decided here: the listener ended", "err", err)
-			return
-		}
-		if err != nil {
-			h.config.Log.Warn("accept a call", "err", err)
-			time.Sleep(retryLease)
-			continue
-		}
-		wg.Go(func() {
-			defer conn.Close()
-			defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-			if err := h.serve(ctx, newCall(conn)); err != nil && ctx.Err() == nil {
-				h.config.Log.Debug("call of a peer", "peer", conn.RemoteAddr(), "err", err)
-			}
-		})
+	}}
+	if err := s.Run(ctx); err != nil {
+		h.config.Log.Error("writes of other nodes are no longer decided here: the listener ended", "err", err)
 	}
 }
 

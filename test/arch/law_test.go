@@ -9,17 +9,18 @@ type room struct {
 }
 
 // rooms are all packages. Data flows one way, from the API through the store to those who act; so crdt and gossip know
-// nobody but leaves (rendezvous), crdt/store knows crdt, the parts know the store, drivers know whom they drive for, and
+// nobody but leaves (rendezvous, wire), crdt/store knows crdt, the parts know the store, drivers know whom they drive for, and
 // only node knows all.
 var rooms = []room{
 	{pkg: "crdt", tests: []string{"crdt/formattest"}},
 	{pkg: "crdt/store", may: []string{"crdt"}, tests: []string{"crdt/formattest"}},
-	{pkg: "crdt/primary", may: []string{"crdt", "crdt/store", "rendezvous"}, tests: []string{"crdt/formattest"}},
+	{pkg: "crdt/primary", may: []string{"crdt", "crdt/store", "rendezvous", "wire"}, tests: []string{"crdt/formattest"}},
 	{pkg: "crdt/formattest"},
 	{pkg: "durable"},
 	{pkg: "rendezvous"},
-	{pkg: "gossip", may: []string{"rendezvous"}},
-	{pkg: "sched", may: []string{"crdt", "crdt/store", "durable", "rendezvous"}},
+	{pkg: "wire"},
+	{pkg: "gossip", may: []string{"rendezvous", "wire"}},
+	{pkg: "sched", may: []string{"crdt", "crdt/store", "durable", "rendezvous", "wire"}},
 	{pkg: "httpapi", may: []string{"crdt", "crdt/store", "httpapi/..."}, tests: []string{"crdt/primary"}},
 	{pkg: "httpapi/accepted"},
 	{pkg: "httpapi/admit"},
