@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"murmur/crdt"
-	"slices"
 )
 
 // What the apply loop does for class H: decisions and holds are made where all writes are, so that what a node may decide is
@@ -155,15 +154,8 @@ func (s *Store) Hold(ctx context.Context, d *crdt.Document, may func() bool) err
 
 // Adopt shows this node's readers what a primary has decided, and returns the entry of it.
 func (s *Store) Adopt(ctx context.Context, d *crdt.Document) (*Entry, error) {
-	have := s.Document(d.Key).DocVersion()
-	switch {
-	case !have.Includes(d.DocVersion()):
+	if !s.Document(d.Key).DocVersion().Includes(d.DocVersion()) {
 		if err := s.Hold(ctx, d, func() bool { return true }); err != nil {
-			return nil, err
-		}
-	case !d.DocVersion().Includes(have):
-		// It has been overtaken; the event that did so may not have come to the history yet.
-		if _, err := s.Flush(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -209,17 +201,8 @@ func (s *Store) DocumentAt(k crdt.Key, v Version) *crdt.Document {
 	h := s.history
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	i, found := slices.BinarySearchFunc(h.events, v, func(e Event, v Version) int {
-		switch {
-		case e.Entry.Version < v:
-			return -1
-		case e.Entry.Version > v:
-			return 1
-		}
-		return 0
-	})
-	if found && h.events[i].Entry.Key == k && h.events[i].Type != Deleted {
-		return h.events[i].Entry.doc
+	if behind := h.behind(v - 1); len(behind) > 0 && behind[0].Entry.Version == v && behind[0].Entry.Key == k && behind[0].Type != Deleted {
+		return behind[0].Entry.doc
 	}
 	return nil
 }

@@ -17,6 +17,8 @@ type slot struct {
 	derived []byte
 	// entry is nil if readers see no object.
 	entry *Entry
+	// postings are the terms that the entry is found by: see Index.
+	postings []*posting
 	// sum is what the record on disk adds to the sum of all; 0 if there is none.
 	sum uint64
 }
@@ -35,6 +37,8 @@ type Snapshot struct {
 	cluster string
 	version Version
 	tree    *tree
+	// postings have the keys of the objects under their terms.
+	postings *postings
 }
 
 // Version is the version of the last apply contained.

@@ -174,7 +174,7 @@ func Open(c Config) (*Store, error) {
 
 func (s *Store) load(c Config) error {
 	st := &state{
-		snapshot: Snapshot{tree: newTree()},
+		snapshot: Snapshot{tree: newTree(), postings: newPostings()},
 		dots:     btree.NewG(32, dotLess),
 	}
 	if c.Copied {
@@ -225,6 +225,7 @@ func (s *Store) load(c Config) error {
 		}
 		st.snapshot.tree.ReplaceOrInsert(sl)
 		st.index(nil, sl)
+		post(st.snapshot.postings, nil, sl)
 		st.bytes += r.doc.Size()
 		s.clock.Observe(s.now(), r.doc.Newest())
 	}
@@ -838,6 +839,7 @@ func (b *batch) seal() {
 	}
 	st := &state{snapshot: b.old.snapshot, meta: b.meta, progress: b.old.progress, dots: b.old.dots.Clone(), bytes: b.held()}
 	st.snapshot.tree = b.old.snapshot.tree.Clone()
+	st.snapshot.postings = b.old.snapshot.postings.Clone()
 	st.snapshot.version = b.version
 	if b.progress != nil {
 		st.progress = *b.progress
@@ -845,6 +847,7 @@ func (b *batch) seal() {
 	for _, sl := range b.staged {
 		old, _ := st.snapshot.tree.ReplaceOrInsert(sl)
 		st.index(old, sl)
+		post(st.snapshot.postings, old, sl)
 		if old != nil && old.entry != nil && old.entry != sl.entry {
 			b.overwritten = append(b.overwritten, old.entry)
 		}
@@ -876,15 +879,14 @@ func (b *batch) persist() error {
 			b.store.log.Error("the store's mark could not be written: should the disk lose something, it may not be noticed", "err", err)
 		}
 	}
-	b.store.current.Store(b.next)
-	b.store.quota.look(b.next.bytes)
 	for _, e := range b.overwritten {
 		decoded.drop(e)
 	}
 	if len(b.losses) > 0 {
 		b.store.remember(b.losses)
 	}
-	b.store.history.append(b.events, b.version, b.now)
+	b.store.history.append(b.events, b.version, b.now, func() { b.store.current.Store(b.next) })
+	b.store.quota.look(b.next.bytes)
 	b.store.outbox.add(b.sent)
 	return nil
 }

@@ -474,7 +474,7 @@ func TestNewsReachesPeersInOrderAndGapsAreSeen(t *testing.T) {
 func TestHistoryForgetsWhatIsOld(t *testing.T) {
 	h := newHistory(10, 100)
 	at := func(minute int, resource string, v Version) {
-		h.append([]Event{{Type: Added, Entry: &Entry{Key: crdt.Key{Resource: resource, Name: "x"}, Version: v}}}, v, time.Unix(0, 0).Add(time.Duration(minute)*time.Minute))
+		h.append([]Event{{Type: Added, Entry: &Entry{Key: crdt.Key{Resource: resource, Name: "x"}, Version: v}}}, v, time.Unix(0, 0).Add(time.Duration(minute)*time.Minute), func() {})
 	}
 	at(0, "nodes", 11)
 	at(1, "pods", 12)

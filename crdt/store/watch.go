@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"murmur/crdt"
@@ -90,10 +91,12 @@ func (h *history) aged(now time.Time) (old Version) {
 	return old
 }
 
-// append adds events and wakes readers. latest is the version now current.
-func (h *history) append(events []Event, latest Version, now time.Time) {
+// append adds events and wakes readers. latest is the version now current. publish shows the state of that version, in the same step: who has
+// seen a version finds its events, and who has seen an event finds its state.
+func (h *history) append(events []Event, latest Version, now time.Time, publish func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	publish()
 	old := h.aged(now)
 	h.latest = latest
 	h.events = append(h.events, events...)
@@ -131,17 +134,8 @@ func (h *history) since(resource, namespace string, v Version, limit int) ([]Eve
 	if h.misses(resource, v) {
 		return nil, v, nil, ErrGone
 	}
-	i, _ := slices.BinarySearchFunc(h.events, v+1, func(e Event, v Version) int {
-		if e.Entry.Version < v {
-			return -1
-		} else if e.Entry.Version > v {
-			return 1
-		}
-		return 0
-	})
 	var out []Event
-	for ; i < len(h.events); i++ {
-		e := h.events[i]
+	for _, e := range h.behind(v) {
 		if e.Entry.Key.Resource != resource || namespace != "" && e.Entry.Key.Namespace != namespace {
 			continue
 		}
@@ -160,6 +154,12 @@ func (h *history) since(resource, namespace string, v Version, limit int) ([]Eve
 		h.grown[resource] = c
 	}
 	return nil, at, c, nil
+}
+
+// behind are all events after a version. mu is held.
+func (h *history) behind(v Version) []Event {
+	i, _ := slices.BinarySearchFunc(h.events, v+1, func(e Event, v Version) int { return cmp.Compare(e.Entry.Version, v) })
+	return h.events[i:]
 }
 
 // deleted are the objects whose end readers were shown after a version, as far as that is remembered.
@@ -244,11 +244,37 @@ func (s *Store) Watch(resource, namespace string, since Version) (*Watch, error)
 	if since == 0 {
 		since = h.latest
 	}
-	// A version may have been published a moment before its events.
-	if h.misses(resource, since) || since > max(h.latest, s.Snapshot().Version()) {
+	if h.misses(resource, since) || since > h.latest {
 		return nil, ErrGone
 	}
 	return &Watch{history: h, resource: resource, namespace: namespace, at: since}, nil
+}
+
+// Changes is the newest state and what became of some resources since a version: their events, the oldest first. With no resource named it is
+// of all. complete is false if that is not, or no longer, known: then everything may have changed. A loop that begins asks since version 0,
+// which nobody remembers.
+func (s *Store) Changes(since Version, resources ...string) (snap *Snapshot, events []Event, complete bool) {
+	h := s.history
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	snap = s.Snapshot()
+	if since < h.began || since > h.latest {
+		return snap, nil, false
+	}
+	if len(resources) == 0 && since < h.floor {
+		return snap, nil, false
+	}
+	for _, r := range resources {
+		if h.misses(r, since) {
+			return snap, nil, false
+		}
+	}
+	for _, e := range h.behind(since) {
+		if len(resources) == 0 || slices.Contains(resources, e.Entry.Key.Resource) {
+			events = append(events, e)
+		}
+	}
+	return snap, events, true
 }
 
 // Wake tells a loop to look again. Any number of changes make one wake-up.

@@ -1,0 +1,422 @@
+package store
+
+import (
+	"encoding/json"
+	"iter"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/google/btree"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apimachinery/pkg/types"
+
+	"murmur/crdt"
+)
+
+// Whole resources are only walked for who asks for all of them. Whatever else is asked of a snapshot is looked up: an
+// object has terms, each of an Index, and beside the tree of objects a second one has the keys of the objects under
+// each term. A commit changes both; a term that an object keeps costs a write nothing.
+//
+// Terms are read from the canonical encoding of what readers see, so that an object which is derived here is found by
+// what is derived. They are not stored: a store that is opened makes them anew.
+
+// Index is one way to look objects up.
+type Index byte
+
+const (
+	// ByOwner has the objects of any resource under the UIDs of those that they name as their owners.
+	ByOwner Index = 'o'
+	// ByLabel has the objects of any resource under their labels, each as LabelTerm writes it.
+	ByLabel Index = 'l'
+	// ByNode has pods under the name of the node that they are bound to; those that are bound to none are under "".
+	ByNode Index = 'n'
+	// ByClaim has pods under the names of the PersistentVolumeClaims in their namespace that their volumes are of.
+	ByClaim Index = 'c'
+	// ByAddress has pods, Services and EndpointSlices under their addresses.
+	ByAddress Index = 'a'
+	// ByType has Secrets under their types.
+	ByType Index = 't'
+	// ByTies has, under "", the objects that name an owner, have a finalizer or are being deleted.
+	ByTies Index = 'g'
+)
+
+// LabelTerm is the term of a label.
+func LabelTerm(key, value string) string { return key + "=" + value }
+
+// posting says that an object has a term. Postings are shared by all states in which the object has it.
+type posting struct {
+	term string
+	key  *crdt.Key
+}
+
+type postings = btree.BTreeG[*posting]
+
+func newPostings() *postings {
+	return btree.NewG(16, func(a, b *posting) bool {
+		if c := strings.Compare(a.term, b.term); c != 0 {
+			return c < 0
+		}
+		return a.key.Less(*b.key)
+	})
+}
+
+// post has a slot's terms say what its entry has, in place of those of the slot before it.
+func post(p *postings, old, sl *slot) {
+	var had []*posting
+	if old != nil {
+		had = old.postings
+	}
+	if old != nil && old.entry != nil && sl.entry != nil && sameValue(old.entry, sl.entry) {
+		sl.postings = had
+		return
+	}
+	var terms []string
+	if sl.entry != nil {
+		terms = termsOf(sl.key.Resource, sl.entry.value)
+	}
+	if slices.EqualFunc(had, terms, func(p *posting, term string) bool { return p.term == term }) {
+		sl.postings = had
+		return
+	}
+	sl.postings = nil
+	if len(terms) > 0 {
+		sl.postings = make([]*posting, 0, len(terms))
+	}
+	var key *crdt.Key
+	for _, term := range terms {
+		i := slices.IndexFunc(had, func(p *posting) bool { return p.term == term })
+		if i >= 0 {
+			sl.postings = append(sl.postings, had[i])
+			continue
+		}
+		if key == nil {
+			key = &crdt.Key{Resource: sl.key.Resource, Namespace: sl.key.Namespace, Name: sl.key.Name}
+		}
+		at := &posting{term: term, key: key}
+		// Those who share a term share its text.
+		p.AscendGreaterOrEqual(&posting{term: term, key: &crdt.Key{}}, func(other *posting) bool {
+			if other.term == term {
+				at.term = other.term
+			}
+			return false
+		})
+		p.ReplaceOrInsert(at)
+		sl.postings = append(sl.postings, at)
+	}
+	for _, was := range had {
+		if !slices.Contains(terms, was.term) {
+			p.Delete(was)
+		}
+	}
+}
+
+// sameValue tells whether two entries show the same bytes, at no cost.
+func sameValue(a, b *Entry) bool {
+	return len(a.value) == len(b.value) && (len(a.value) == 0 || &a.value[0] == &b.value[0])
+}
+
+// termsOf are the terms of an object, each once, in the order of their indexes and values.
+func termsOf(resource string, value []byte) []string {
+	var terms []string
+	add := func(i Index, v string) {
+		if term := string(i) + v; !slices.Contains(terms, term) {
+			terms = append(terms, term)
+		}
+	}
+	meta := member(value, "metadata")
+	tied := false
+	for name, v := range members(meta) {
+		switch name {
+		case "labels":
+			for k, l := range members(v) {
+				add(ByLabel, LabelTerm(k, text(l)))
+			}
+		case "ownerReferences":
+			for _, ref := range elements(v) {
+				add(ByOwner, text(member(ref, "uid")))
+				tied = true
+			}
+		case "finalizers", "deletionTimestamp":
+			tied = true
+		}
+	}
+	if tied {
+		add(ByTies, "")
+	}
+	switch resource {
+	case "pods":
+		spec := member(value, "spec")
+		add(ByNode, text(member(spec, "nodeName")))
+		for _, v := range elements(member(spec, "volumes")) {
+			if claim := member(v, "persistentVolumeClaim"); claim != nil {
+				add(ByClaim, text(member(claim, "claimName")))
+			}
+		}
+		for _, ip := range elements(member(member(value, "status"), "podIPs")) {
+			add(ByAddress, text(member(ip, "ip")))
+		}
+	case "services":
+		for _, ip := range elements(member(member(value, "spec"), "clusterIPs")) {
+			add(ByAddress, text(ip))
+		}
+	case "discovery.k8s.io/endpointslices":
+		for _, e := range elements(member(value, "endpoints")) {
+			for _, ip := range elements(member(e, "addresses")) {
+				add(ByAddress, text(ip))
+			}
+		}
+	case "secrets":
+		add(ByType, text(member(value, "type")))
+	}
+	slices.Sort(terms)
+	return terms
+}
+
+// Indexed walks the objects of a resource that an index has under a value, in order of namespace and name. The empty
+// namespace means all.
+func (s *Snapshot) Indexed(i Index, value, resource, namespace string) iter.Seq[*Entry] {
+	return func(yield func(*Entry) bool) {
+		for k := range s.indexed(i, value, resource, namespace) {
+			if e, ok := s.Get(*k); ok && !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+func (s *Snapshot) indexed(i Index, value, resource, namespace string) iter.Seq[*crdt.Key] {
+	return func(yield func(*crdt.Key) bool) {
+		from := &posting{term: string(i) + value, key: &crdt.Key{Resource: resource, Namespace: namespace}}
+		s.postings.AscendGreaterOrEqual(from, func(p *posting) bool {
+			if p.term != from.term || p.key.Resource != resource || namespace != "" && p.key.Namespace != namespace {
+				return false
+			}
+			return yield(p.key)
+		})
+	}
+}
+
+// Owned walks the objects of a resource that name an object as an owner.
+func (s *Snapshot) Owned(by types.UID, resource, namespace string) iter.Seq[*Entry] {
+	return s.Indexed(ByOwner, string(by), resource, namespace)
+}
+
+// Find decodes the objects of a resource that an index has under a value. Objects that do not decode as T are left out.
+// Read only.
+func Find[T any](s *Snapshot, i Index, value, resource, namespace string) []*T {
+	return decode[T](s.Indexed(i, value, resource, namespace))
+}
+
+// Selected walks the objects of a resource whose labels a selector matches, in order of namespace and name. If the
+// selector asks for the value of a label, only objects that have one of the values are looked at.
+func (s *Snapshot) Selected(resource, namespace string, by labels.Selector) iter.Seq[*Entry] {
+	candidates := s.candidates(resource, namespace, by)
+	return func(yield func(*Entry) bool) {
+		for e := range candidates {
+			if by.Matches(e.Labels()) && !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// Select decodes the objects of a resource that a selector matches. Read only.
+func Select[T any](s *Snapshot, resource, namespace string, by labels.Selector) []*T {
+	return decode[T](s.Selected(resource, namespace, by))
+}
+
+func decode[T any](entries iter.Seq[*Entry]) []*T {
+	var out []*T
+	for e := range entries {
+		if t, err := As[T](e); err == nil {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// candidates walks what a selector may match: of what it asks for, the label that the fewest objects have.
+func (s *Snapshot) candidates(resource, namespace string, by labels.Selector) iter.Seq[*Entry] {
+	requirements, selectable := by.Requirements()
+	if !selectable {
+		return func(func(*Entry) bool) {}
+	}
+	var terms []string
+	for _, r := range requirements {
+		switch op := r.Operator(); {
+		case op == selection.Equals, op == selection.DoubleEquals, op == selection.In && len(r.Values()) == 1:
+			for v := range r.Values() {
+				terms = append(terms, LabelTerm(r.Key(), v))
+			}
+		}
+	}
+	if len(terms) == 0 {
+		return s.Range(resource, namespace, "")
+	}
+	return s.Indexed(ByLabel, s.rarest(terms, resource, namespace), resource, namespace)
+}
+
+// rarest is the label that the fewest objects have. The lists are counted side by side, so that it takes no longer than a few times the
+// shortest.
+func (s *Snapshot) rarest(terms []string, resource, namespace string) string {
+	for limit := 16; len(terms) > 1; limit *= 4 {
+		for _, term := range terms {
+			n := 0
+			for range s.indexed(ByLabel, term, resource, namespace) {
+				if n++; n == limit {
+					break
+				}
+			}
+			if n < limit {
+				return term
+			}
+		}
+	}
+	return terms[0]
+}
+
+// Labels are the object's, for a selector to match. They are read from its encoding at each call.
+func (e *Entry) Labels() labels.Set {
+	out := labels.Set{}
+	for k, v := range members(member(member(e.value, "metadata"), "labels")) {
+		out[k] = text(v)
+	}
+	return out
+}
+
+// What follows reads canonical JSON, which crdt.Canonical writes, as far as it must be read to find a member. Nothing is decoded but what is
+// asked for. What is no JSON has no members.
+
+// members walks the members of an object with their encodings.
+func members(object []byte) iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		walk(object, '{', '}', func(name, value []byte) bool { return yield(text(name), value) })
+	}
+}
+
+// elements walks the elements of a list.
+func elements(list []byte) iter.Seq2[int, []byte] {
+	return func(yield func(int, []byte) bool) {
+		i := -1
+		walk(list, '[', ']', func(_, value []byte) bool { i++; return yield(i, value) })
+	}
+}
+
+// member is the encoding of an object's member; nil if there is none.
+func member(object []byte, name string) (value []byte) {
+	walk(object, '{', '}', func(n, v []byte) bool {
+		if len(n) == len(name)+2 && string(n[1:len(n)-1]) == name {
+			value = v
+			return false
+		}
+		return true
+	})
+	return value
+}
+
+// walk calls each with every part of an object or list, until it has enough or what is there is no JSON.
+func walk(b []byte, open, end byte, each func(name, value []byte) bool) {
+	b = space(b)
+	if len(b) < 2 || b[0] != open {
+		return
+	}
+	for b = space(b[1:]); len(b) > 0 && b[0] != end; {
+		var name []byte
+		if open == '{' {
+			n := quoted(b)
+			if n == 0 {
+				return
+			}
+			name, b = b[:n], space(b[n:])
+			if len(b) == 0 || b[0] != ':' {
+				return
+			}
+			b = space(b[1:])
+		}
+		n := skip(b)
+		if n == 0 || !each(name, b[:n]) {
+			return
+		}
+		if b = space(b[n:]); len(b) > 0 && b[0] == ',' {
+			b = space(b[1:])
+		}
+	}
+}
+
+// skip is how long the value is that b begins with; 0 if it is none.
+func skip(b []byte) int {
+	if len(b) == 0 {
+		return 0
+	}
+	if b[0] == '"' {
+		return quoted(b)
+	}
+	depth := 0
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '"':
+			n := quoted(b[i:])
+			if n == 0 {
+				return 0
+			}
+			i += n - 1
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth--; depth < 0 {
+				return i
+			}
+			if depth == 0 {
+				return i + 1
+			}
+		case ',':
+			if depth == 0 {
+				return i
+			}
+		}
+	}
+	if depth > 0 {
+		return 0
+	}
+	return len(b)
+}
+
+// quoted is how long the string is that b begins with; 0 if it is none.
+func quoted(b []byte) int {
+	if len(b) == 0 || b[0] != '"' {
+		return 0
+	}
+	for i := 1; i < len(b); i++ {
+		switch b[i] {
+		case '\\':
+			i++
+		case '"':
+			return i + 1
+		}
+	}
+	return 0
+}
+
+func space(b []byte) []byte {
+	for len(b) > 0 && (b[0] == ' ' || b[0] == '\n' || b[0] == '\t' || b[0] == '\r') {
+		b = b[1:]
+	}
+	return b
+}
+
+// text is the value of a string's encoding; what is no string is "".
+func text(b []byte) string {
+	if len(b) < 2 || b[0] != '"' {
+		return ""
+	}
+	if slices.Contains(b, '\\') || !utf8.Valid(b) {
+		var s string
+		if json.Unmarshal(b, &s) != nil {
+			return ""
+		}
+		return s
+	}
+	return string(b[1 : len(b)-1])
+}

@@ -1,0 +1,273 @@
+package store
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+
+	"murmur/crdt"
+)
+
+// wanted are the terms of a pod, by what Kubernetes' types say.
+func wanted(p *corev1.Pod) []string {
+	set := map[string]bool{string(ByNode) + p.Spec.NodeName: true}
+	for k, v := range p.Labels {
+		set[string(ByLabel)+LabelTerm(k, v)] = true
+	}
+	for _, o := range p.OwnerReferences {
+		set[string(ByOwner)+string(o.UID)] = true
+	}
+	for _, v := range p.Spec.Volumes {
+		if c := v.PersistentVolumeClaim; c != nil {
+			set[string(ByClaim)+c.ClaimName] = true
+		}
+	}
+	for _, ip := range p.Status.PodIPs {
+		set[string(ByAddress)+ip.IP] = true
+	}
+	if len(p.OwnerReferences)+len(p.Finalizers) > 0 || p.DeletionTimestamp != nil {
+		set[string(ByTies)] = true
+	}
+	return slices.Sorted(maps.Keys(set))
+}
+
+func randomPod(r *rand.Rand, name string) *corev1.Pod {
+	p := &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: fmt.Sprint("ns", r.IntN(2))}}
+	for i := range r.IntN(3) {
+		if p.Labels == nil {
+			p.Labels = map[string]string{}
+		}
+		p.Labels[fmt.Sprint("k", i)] = fmt.Sprint("v", r.IntN(2))
+	}
+	if r.IntN(2) == 0 {
+		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "X", Name: `a "quoted" name`, UID: types.UID(fmt.Sprint("u", r.IntN(3)))}}
+	}
+	if r.IntN(3) == 0 {
+		p.Finalizers = []string{"a/b"}
+	}
+	if r.IntN(2) == 0 {
+		p.Spec.NodeName = fmt.Sprint("n", r.IntN(3))
+		p.Status.PodIPs = []corev1.PodIP{{IP: fmt.Sprint("10.0.0.", r.IntN(3))}, {IP: "fd00::1"}}
+	}
+	if r.IntN(2) == 0 {
+		p.Spec.Volumes = []corev1.Volume{
+			{Name: "c", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: fmt.Sprint("c", r.IntN(2))}}},
+			{Name: "e", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+		}
+	}
+	p.Annotations = map[string]string{"text": `{"labels":{"k0":"not a label"},"metadata":{}} \" é`}
+	return p
+}
+
+// TestIndexesSayWhatAScanFinds: after any writes, merges, deletions and derivations, and after it is opened again, each index of a store has what
+// a walk over all objects finds.
+func TestIndexesSayWhatAScanFinds(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	dir := t.TempDir()
+	s, err := Open(Config{Dir: dir, Cluster: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := run(t, s)
+	other := open(t, "")
+	check := func(s *Store) {
+		t.Helper()
+		snap := s.Snapshot()
+		want := map[string][]string{}
+		for e := range snap.Range("pods", "", "") {
+			p, err := As[corev1.Pod](e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, term := range wanted(p) {
+				want[term] = append(want[term], e.Key.String())
+			}
+			if !maps.Equal(e.Labels(), p.Labels) {
+				t.Errorf("%s: labels %v, want %v", e.Key, e.Labels(), p.Labels)
+			}
+		}
+		have := map[string][]string{}
+		snap.postings.Ascend(func(p *posting) bool {
+			if p.key.Resource == "pods" {
+				have[p.term] = append(have[p.term], p.key.String())
+			}
+			return true
+		})
+		if !maps.EqualFunc(want, have, slices.Equal) {
+			t.Fatalf("indexed are\n%v\nand there are\n%v", have, want)
+		}
+		for _, text := range []string{"k0=v0", "k0=v1,k1=v0", "k0 in (v0)", "k0 in (v0,v1)", "k1!=v0", "!k0", "k0=v0,!k1", ""} {
+			by, err := labels.Parse(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, namespace := range []string{"", "ns1"} {
+				var want, have []string
+				for e := range snap.Range("pods", namespace, "") {
+					if by.Matches(e.Labels()) {
+						want = append(want, e.Key.String())
+					}
+				}
+				for _, p := range Select[corev1.Pod](snap, "pods", namespace, by) {
+					have = append(have, "pods/"+p.Namespace+"/"+p.Name)
+				}
+				if !slices.Equal(want, have) {
+					t.Errorf("%q in %q selects %v, want %v", text, namespace, have, want)
+				}
+			}
+		}
+	}
+	write := func(s *Store) {
+		t.Helper()
+		p := randomPod(r, fmt.Sprint("p", r.IntN(20)))
+		k := crdt.Key{Resource: "pods", Namespace: p.Namespace, Name: p.Name}
+		base, there := s.Snapshot().Get(k)
+		w := Write{Key: k, Base: base, Object: p}
+		if there && r.IntN(4) == 0 {
+			w.Object = nil
+		}
+		if there && r.IntN(8) == 0 {
+			stored, _ := s.Snapshot().Stored(k)
+			if err := s.Derive(t.Context(), k, stored, p); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		if _, err := s.Commit(t.Context(), w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 600 {
+		write(s)
+		write(other)
+		if i%50 == 49 {
+			sync2(t, s, other)
+			sync2(t, other, s)
+			check(s)
+			check(other)
+		}
+	}
+	for e := range s.Snapshot().Range("pods", "", "") {
+		if err := s.Derive(t.Context(), e.Key, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(s)
+	before := s.Snapshot().postings.Len()
+	stop()
+	again := open(t, dir)
+	check(again)
+	if n := again.Snapshot().postings.Len(); n != before {
+		t.Errorf("%d postings after it is opened again, %d before", n, before)
+	}
+}
+
+// TestChangesAndStateAreOneStep: who has a state is told all that led to it and nothing that did not yet happen in it.
+func TestChangesAndStateAreOneStep(t *testing.T) {
+	s := open(t, "")
+	if _, _, complete := s.Changes(0); complete {
+		t.Error("what became of everything since the beginning is said to be known")
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 300 {
+			put(t, s, fmt.Sprint("x", i%7), func(c *corev1.ConfigMap) { c.Data = map[string]string{"n": fmt.Sprint(i)} })
+		}
+	}()
+	seen := map[crdt.Key]Version{}
+	snap, _, _ := s.Changes(0)
+	at := snap.Version()
+	for e := range snap.Range("configmaps", "", "") {
+		seen[e.Key] = e.Version
+	}
+	for ended := false; !ended; {
+		select {
+		case <-done:
+			ended = true
+		default:
+		}
+		snap, events, complete := s.Changes(at, "configmaps")
+		if !complete {
+			t.Fatal("the changes are not known any more")
+		}
+		for _, e := range events {
+			seen[e.Entry.Key] = e.Entry.Version
+		}
+		at = snap.Version()
+		now := map[crdt.Key]Version{}
+		for e := range snap.Range("configmaps", "", "") {
+			now[e.Key] = e.Version
+		}
+		if !maps.Equal(now, seen) {
+			t.Fatalf("the events lead to %v, there is %v", seen, now)
+		}
+		if w, err := s.Watch("configmaps", "", at); err != nil || w.Version() != at {
+			t.Fatalf("a watch from a version that was seen: %v", err)
+		}
+	}
+	if _, events, complete := s.Changes(at, "pods"); !complete || len(events) > 0 {
+		t.Errorf("of others: %v, %v", events, complete)
+	}
+}
+
+// TestChangesThatAreForgotten: a loop that was away for long is told that it does not know everything.
+func TestChangesThatAreForgotten(t *testing.T) {
+	s, err := Open(Config{Cluster: "test", History: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, s)
+	at := s.Snapshot().Version()
+	for i := range 40 {
+		put(t, s, "x", func(c *corev1.ConfigMap) { c.Data = map[string]string{"n": fmt.Sprint(i)} })
+	}
+	if _, _, complete := s.Changes(at, "configmaps"); complete {
+		t.Error("all changes of 40 are said to be among the last 8")
+	}
+	if _, _, complete := s.Changes(at); complete {
+		t.Error("all changes of all resources are said to be among the last 8")
+	}
+	if _, events, complete := s.Changes(at, "pods"); !complete || len(events) > 0 {
+		t.Errorf("of a resource of which nothing was forgotten: %v, %v", events, complete)
+	}
+}
+
+// FuzzMembers: what is found in an encoding is what encoding/json finds in it.
+func FuzzMembers(f *testing.F) {
+	for _, s := range []string{`{"a":1}`, `{"a":{"b":["}",{"c":"\""}]},"d":null}`, `[]`, `{`, `{"a"`, `{"é":"é"}`, ` { "a" : [ 1 , 2 ] , "b" : { } } `, `{"a":1}}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for range members(b) {
+		}
+		for range elements(b) {
+		}
+		_ = termsOf("pods", b)
+		var want map[string]json.RawMessage
+		if !json.Valid(b) || json.Unmarshal(b, &want) != nil || want == nil {
+			return
+		}
+		have := map[string]json.RawMessage{}
+		for k, v := range members(b) {
+			have[k] = v
+		}
+		if len(have) != len(want) {
+			t.Fatalf("%q has %v, want %v", b, have, want)
+		}
+		for k, v := range want {
+			var a, b any
+			if json.Unmarshal(v, &a) != nil || json.Unmarshal(have[k], &b) != nil || fmt.Sprint(a) != fmt.Sprint(b) {
+				t.Fatalf("%q is %q, want %q", k, have[k], v)
+			}
+		}
+	})
+}
