@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/btree"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apimachinery/pkg/types"
@@ -32,8 +33,11 @@ const (
 	ByLabel Index = 'l'
 	// ByNode has pods under the name of the node that they are bound to; those that are bound to none are under "".
 	ByNode Index = 'n'
-	// ByClaim has pods under the names of the PersistentVolumeClaims in their namespace that their volumes are of.
+	// ByClaim has pods under the names of the PersistentVolumeClaims in their namespace that their volumes are of, those that are made for
+	// the pod among them.
 	ByClaim Index = 'c'
+	// ByVolume has PersistentVolumeClaims under the name of the volume that they are bound to.
+	ByVolume Index = 'v'
 	// ByAddress has pods, Services and EndpointSlices under their addresses.
 	ByAddress Index = 'a'
 	// ByType has Secrets under their types.
@@ -150,12 +154,16 @@ func termsOf(resource string, value []byte) []string {
 		spec := member(value, "spec")
 		add(ByNode, text(member(spec, "nodeName")))
 		for _, v := range elements(member(spec, "volumes")) {
-			if claim := member(v, "persistentVolumeClaim"); claim != nil {
-				add(ByClaim, text(member(claim, "claimName")))
+			if name := claimOf(value, v); name != "" {
+				add(ByClaim, name)
 			}
 		}
 		for _, ip := range elements(member(member(value, "status"), "podIPs")) {
 			add(ByAddress, text(member(ip, "ip")))
+		}
+	case "persistentvolumeclaims":
+		if v := text(member(member(value, "spec"), "volumeName")); v != "" {
+			add(ByVolume, v)
 		}
 	case "services":
 		for _, ip := range elements(member(member(value, "spec"), "clusterIPs")) {
@@ -284,6 +292,40 @@ func (e *Entry) Labels() labels.Set {
 		out[k] = text(v)
 	}
 	return out
+}
+
+// Controller is the object's reference to what controls it. It is read from its encoding at each call.
+func (e *Entry) Controller() (ref metav1.OwnerReference, ok bool) {
+	for _, r := range elements(member(member(e.value, "metadata"), "ownerReferences")) {
+		if string(member(r, "controller")) == "true" {
+			return metav1.OwnerReference{
+				APIVersion: text(member(r, "apiVersion")), Kind: text(member(r, "kind")), Name: text(member(r, "name")), UID: types.UID(text(member(r, "uid"))),
+			}, true
+		}
+	}
+	return ref, false
+}
+
+// Claims are the names of the PersistentVolumeClaims that a pod's volumes are of.
+func (e *Entry) Claims() (names []string) {
+	for _, v := range elements(member(member(e.value, "spec"), "volumes")) {
+		if name := claimOf(e.value, v); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// claimOf is the name of the claim that a volume of a pod is of; "" if it is of none.
+func claimOf(pod, volume []byte) string {
+	if claim := member(volume, "persistentVolumeClaim"); claim != nil {
+		return text(member(claim, "claimName"))
+	}
+	if member(volume, "ephemeral") != nil {
+		// As k8s.io/component-helpers/storage/ephemeral names it.
+		return text(member(member(pod, "metadata"), "name")) + "-" + text(member(volume, "name"))
+	}
+	return ""
 }
 
 // What follows reads canonical JSON, which crdt.Canonical writes, as far as it must be read to find a member. Nothing is decoded but what is

@@ -49,8 +49,8 @@ func adoptPods(w *world, owner metav1.Object, kind schema.GroupVersionKind, by *
 	if owner.GetDeletionTimestamp() != nil {
 		return p
 	}
-	for _, q := range of[corev1.Pod](w, "pods", owner.GetNamespace(), "") {
-		if controller.IsPodActive(q) && selector.Matches(labels.Set(q.Labels)) {
+	for _, q := range orphans[corev1.Pod](w, "pods", owner.GetNamespace(), selector) {
+		if controller.IsPodActive(q) {
 			taken := q.DeepCopy()
 			taken.OwnerReferences = append(taken.OwnerReferences, *metav1.NewControllerRef(owner, kind))
 			p.writes = append(p.writes, recommit(w, "pods", taken))
@@ -76,8 +76,8 @@ func adoptSets(w *world, d *appsv1.Deployment, mine []*appsv1.ReplicaSet) plan {
 	if d.DeletionTimestamp != nil {
 		return p
 	}
-	for _, rs := range of[appsv1.ReplicaSet](w, replicaSets, d.Namespace, "") {
-		if rs.DeletionTimestamp == nil && selector.Matches(labels.Set(rs.Labels)) {
+	for _, rs := range orphans[appsv1.ReplicaSet](w, replicaSets, d.Namespace, selector) {
+		if rs.DeletionTimestamp == nil {
 			taken := rs.DeepCopy()
 			taken.OwnerReferences = append(taken.OwnerReferences, *metav1.NewControllerRef(d, appsv1.SchemeGroupVersion.WithKind("Deployment")))
 			p.writes = append(p.writes, recommit(w, replicaSets, taken))

@@ -129,8 +129,8 @@ func (s *scaling) shares(targets *targets, other *autoscalingv2.HorizontalPodAut
 // or if nobody covers it; once it is lost to this side, its cover stands for it.
 func (w *world) scaledPods(namespace string, selector labels.Selector) []*corev1.Pod {
 	var out []*corev1.Pod
-	for _, p := range store.List[corev1.Pod](w.snap, "pods", namespace) {
-		if selector.Matches(labels.Set(p.Labels)) && !w.covered(p) {
+	for _, p := range store.Select[corev1.Pod](w.snap, "pods", namespace, selector) {
+		if !w.covered(p) {
 			out = append(out, p)
 		}
 	}

@@ -172,33 +172,52 @@ func table(cfg Config) []row {
 	const pods, nodes = "pods", "nodes"
 	collector, lost, evicted, scaled := newGarbage(cfg.Store), newStrays(), newEviction(), newAutoscalers()
 	rows := []row{
-		{name: "deployment-controller", owners: []string{deployments}, watches: []string{replicaSets, pods}, decide: deployment},
-		{name: "replicaset-controller", owners: []string{replicaSets}, watches: []string{pods, nodes}, decide: replicaSet},
-		{name: "replication-controller", owners: []string{replicationControllers}, watches: []string{pods, nodes}, decide: replicationController},
-		{name: "endpointslice-controller", owners: []string{"services"}, watches: []string{pods, nodes, endpointSlices}, decide: endpointSlice},
-		{name: "endpoint-controller", owners: []string{"services"}, watches: []string{pods, nodes, "endpoints"}, decide: endpoints},
-		{name: "endpointslicemirroring-controller", owners: []string{"endpoints"}, watches: []string{"services", endpointSlices}, decide: mirror},
-		{name: "disruption-controller", owners: []string{budgets}, watches: []string{pods, nodes, replicaSets, deployments, replicationControllers}, decide: disruption},
-		{name: "statefulset-controller", owners: []string{statefulSets}, watches: []string{pods, nodes, controllerRevisions}, decide: statefulSet},
-		{name: "daemon-set-controller", owners: []string{daemonSets}, watches: []string{pods, nodes, controllerRevisions}, decide: daemonSet},
-		{name: "daemon-set-controller", owners: []string{daemonSets}, watches: []string{pods, nodes}, everywhere: true, decide: daemon},
-		{name: "job-controller", owners: []string{jobs}, watches: []string{pods, nodes}, decide: job},
-		{name: "cronjob-controller", owners: []string{cronJobs}, watches: []string{jobs}, decide: cronJob},
-		{name: "service-account-controller", owners: []string{"namespaces"}, watches: []string{"serviceaccounts"}, decide: serviceAccount},
-		{name: "root-ca-cert-publisher", owners: []string{"namespaces"}, watches: []string{"configmaps", "murmur.io/authorities", "murmur.io/members"}, decide: rootCA(cfg.CACert)},
-		{name: "namespace-controller", owners: []string{"namespaces"}, watchesAll: true, decide: namespace},
+		{name: "deployment-controller", owners: []string{deployments}, watches: []string{replicaSets, pods}, decide: deployment,
+			concerns: map[string]concern{replicaSets: theController(deployments, "Deployment"), pods: theDeployment}},
+		{name: "replicaset-controller", owners: []string{replicaSets}, watches: []string{pods, nodes}, decide: replicaSet,
+			concerns: map[string]concern{pods: together(theController(replicaSets, "ReplicaSet"), theSiblings)}},
+		{name: "replication-controller", owners: []string{replicationControllers}, watches: []string{pods, nodes}, decide: replicationController,
+			concerns: map[string]concern{pods: theController(replicationControllers, "ReplicationController")}},
+		{name: "endpointslice-controller", owners: []string{"services"}, watches: []string{pods, nodes, endpointSlices}, decide: endpointSlice,
+			concerns: map[string]concern{pods: theServices, endpointSlices: theController("services", "Service")}},
+		{name: "endpoint-controller", owners: []string{"services"}, watches: []string{pods, nodes, "endpoints"}, decide: endpoints,
+			concerns: map[string]concern{pods: theServices, "endpoints": theNamesake("services")}},
+		{name: "endpointslicemirroring-controller", owners: []string{"endpoints"}, watches: []string{"services", endpointSlices}, decide: mirror,
+			concerns: map[string]concern{"services": theNamesake("endpoints"), endpointSlices: theController("endpoints", "Endpoints")}},
+		{name: "disruption-controller", owners: []string{budgets}, watches: []string{pods, nodes, replicaSets, deployments, replicationControllers}, decide: disruption,
+			concerns: map[string]concern{
+				pods: theNeighbours(budgets), replicaSets: theNeighbours(budgets), deployments: theNeighbours(budgets), replicationControllers: theNeighbours(budgets),
+			}},
+		{name: "statefulset-controller", owners: []string{statefulSets}, watches: []string{pods, nodes, controllerRevisions}, decide: statefulSet,
+			concerns: map[string]concern{pods: theController(statefulSets, "StatefulSet"), controllerRevisions: theController(statefulSets, "StatefulSet")}},
+		{name: "daemon-set-controller", owners: []string{daemonSets}, watches: []string{pods, nodes, controllerRevisions}, decide: daemonSet,
+			concerns: map[string]concern{pods: theController(daemonSets, "DaemonSet"), controllerRevisions: theController(daemonSets, "DaemonSet")}},
+		{name: "daemon-set-controller", owners: []string{daemonSets}, watches: []string{pods, nodes}, everywhere: true, decide: daemon,
+			concerns: map[string]concern{pods: theController(daemonSets, "DaemonSet")}},
+		{name: "job-controller", owners: []string{jobs}, watches: []string{pods, nodes}, decide: job,
+			concerns: map[string]concern{pods: theController(jobs, "Job")}},
+		{name: "cronjob-controller", owners: []string{cronJobs}, watches: []string{jobs}, decide: cronJob,
+			concerns: map[string]concern{jobs: theController(cronJobs, "CronJob")}},
+		{name: "service-account-controller", owners: []string{"namespaces"}, watches: []string{"serviceaccounts"}, decide: serviceAccount,
+			concerns: map[string]concern{"serviceaccounts": theNamespace}},
+		{name: "root-ca-cert-publisher", owners: []string{"namespaces"}, watches: []string{"configmaps", "murmur.io/authorities", "murmur.io/members"}, decide: rootCA(cfg.CACert),
+			concerns: map[string]concern{"configmaps": theNamespace}},
+		{name: "namespace-controller", owners: []string{"namespaces"}, watchesAll: true, decide: namespace,
+			concerns: map[string]concern{anyResource: theNamespace}},
 		{name: "generic-garbage-collector", all: true, pace: 50 * time.Millisecond,
 			prepare: collector.prepare, decide: collector.decide},
 		{name: "pod-garbage-collector", owners: []string{pods}, watches: []string{nodes}, prepare: lost.prepare, decide: lost.decide},
 		{name: "node-controller", owners: []string{pods}, watches: []string{nodes}, prepare: evicted.prepare, decide: evicted.decide},
 		{name: "horizontal-pod-autoscaler", owners: []string{horizontalPodAutoscalers}, ask: scaled.ask, decide: scaled.decide},
 		{name: "clusterrole-aggregation-controller", owners: []string{clusterRoles}, decide: clusterRole},
-		{name: "pvc-protection-controller", owners: []string{claims}, watches: []string{pods, nodes}, decide: claimProtection},
-		{name: "pv-protection-controller", owners: []string{volumes}, watches: []string{claims, nodes}, decide: volumeProtection},
+		{name: "pvc-protection-controller", owners: []string{claims}, watches: []string{pods, nodes}, decide: claimProtection,
+			concerns: map[string]concern{pods: theClaims}},
+		{name: "pv-protection-controller", owners: []string{volumes}, watches: []string{claims, nodes}, decide: volumeProtection,
+			concerns: map[string]concern{claims: theVolume}},
 		{name: "volumeattributesclass-protection-controller", owners: []string{attributeClasses}, watches: []string{volumes, claims, nodes}, decide: attributesProtection},
-		{name: "certificate-controller", owners: []string{requests}, decide: cleaning},
-		{name: "token-cleaner", owners: []string{"secrets"}, decide: token},
-		{name: "podcertificaterequestcleaner", owners: []string{podCertificateRequests}, decide: podCertificateRequest},
+		{name: "certificate-controller", owners: []string{requests}, decide: cleaning, concerns: map[string]concern{}},
+		{name: "token-cleaner", owners: []string{"secrets"}, decide: token, concerns: map[string]concern{}},
+		{name: "podcertificaterequestcleaner", owners: []string{podCertificateRequests}, decide: podCertificateRequest, concerns: map[string]concern{}},
 	}
 	if cfg.Numbers != nil {
 		services, claims := &numbered{}, &numbered{}
@@ -207,7 +226,8 @@ func table(cfg Config) []row {
 			row{name: "service-controller", owners: []string{addressClaims, portClaims}, watches: []string{"services"}, prepare: claims.prepare, decide: claims.claim})
 	}
 	if cfg.Signer != nil {
-		rows = append(rows, row{name: "certificate-controller", owners: []string{requests}, watches: []string{nodes}, everywhere: true, decide: signing(cfg.Signer)})
+		rows = append(rows, row{name: "certificate-controller", owners: []string{requests}, watches: []string{nodes}, everywhere: true, decide: signing(cfg.Signer),
+			concerns: map[string]concern{}})
 	}
 	if cfg.Signer != nil && cfg.Tokens != nil {
 		held := newSecretTokens(cfg)

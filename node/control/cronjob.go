@@ -28,7 +28,7 @@ func cronJob(w *world, e *store.Entry) plan {
 	if err != nil || cj.DeletionTimestamp != nil {
 		return plan{}
 	}
-	p, st := schedule(cj, of[batchv1.Job](w, jobs, cj.Namespace, cj.UID), w.now)
+	p, st := schedule(cj, controlled[batchv1.Job](w, jobs, cj.Namespace, cj.UID), w.now)
 	if !equality.Semantic.DeepEqual(st, cj.Status) {
 		next := cj.DeepCopy()
 		next.Status = st

@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	schedulinghelpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
@@ -63,16 +62,16 @@ type place struct {
 func newDaemons(w *world, set *appsv1.DaemonSet) *daemons {
 	d := &daemons{
 		set: set, sights: w.nodes, now: w.now, nodes: store.List[corev1.Node](w.snap, "nodes", ""),
-		pods:      of[corev1.Pod](w, "pods", set.Namespace, set.UID),
-		revisions: of[appsv1.ControllerRevision](w, controllerRevisions, set.Namespace, set.UID),
+		pods:      controlled[corev1.Pod](w, "pods", set.Namespace, set.UID),
+		revisions: controlled[appsv1.ControllerRevision](w, controllerRevisions, set.Namespace, set.UID),
 		taken: func(name string) bool {
 			_, ok := w.snap.Get(crdt.Key{Resource: "pods", Namespace: set.Namespace, Name: name})
 			return ok
 		},
 	}
 	if selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector); err == nil && !selector.Empty() {
-		for _, q := range of[corev1.Pod](w, "pods", set.Namespace, "") {
-			if controller.IsPodActive(q) && selector.Matches(labels.Set(q.Labels)) {
+		for _, q := range orphans[corev1.Pod](w, "pods", set.Namespace, selector) {
+			if controller.IsPodActive(q) {
 				d.pods = append(d.pods, q)
 			}
 		}
@@ -86,7 +85,7 @@ func daemonSet(w *world, e *store.Entry) plan {
 	if err != nil || set.DeletionTimestamp != nil {
 		return plan{}
 	}
-	if p := adoptPods(w, set, daemonKind, set.Spec.Selector, of[corev1.Pod](w, "pods", set.Namespace, set.UID)); len(p.writes) > 0 {
+	if p := adoptPods(w, set, daemonKind, set.Spec.Selector, controlled[corev1.Pod](w, "pods", set.Namespace, set.UID)); len(p.writes) > 0 {
 		return p
 	}
 	p, st := newDaemons(w, set).decide()

@@ -30,14 +30,14 @@ func deployment(w *world, e *store.Entry) plan {
 	if err != nil {
 		return plan{}
 	}
-	mine := of[appsv1.ReplicaSet](w, replicaSets, d.Namespace, d.UID)
+	mine := controlled[appsv1.ReplicaSet](w, replicaSets, d.Namespace, d.UID)
 	if p := adoptSets(w, d, mine); len(p.writes) > 0 {
 		return p
 	}
 	r := &rolling{d: d.DeepCopy(), now: w.now}
 	for _, rs := range mine {
 		r.sets = append(r.sets, rs.DeepCopy())
-		for _, p := range of[corev1.Pod](w, "pods", d.Namespace, rs.UID) {
+		for _, p := range controlled[corev1.Pod](w, "pods", d.Namespace, rs.UID) {
 			if controller.IsPodActive(p) || p.DeletionTimestamp != nil {
 				r.running = append(r.running, p)
 			}

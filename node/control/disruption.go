@@ -8,7 +8,6 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	budgethelper "k8s.io/component-helpers/apps/poddisruptionbudget"
@@ -34,12 +33,7 @@ func disruption(w *world, e *store.Entry) plan {
 	if err != nil {
 		return plan{}
 	}
-	var pods []*corev1.Pod
-	for _, p := range store.List[corev1.Pod](w.snap, "pods", budget.Namespace) {
-		if selector.Matches(labels.Set(p.Labels)) {
-			pods = append(pods, p)
-		}
-	}
+	pods := store.Select[corev1.Pod](w.snap, "pods", budget.Namespace, selector)
 	p := plan{}
 	st := allowance(&p, budget, pods, func(p *corev1.Pod) bool { return w.nodes[p.Spec.NodeName].reachable }, scales(w, pods), w.now)
 	next := budget.DeepCopy()

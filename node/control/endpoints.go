@@ -41,8 +41,8 @@ func selected(w *world, e *store.Entry) (*corev1.Service, []*corev1.Pod, bool) {
 	}
 	selector := labels.Set(svc.Spec.Selector).AsSelectorPreValidated()
 	var pods []*corev1.Pod
-	for _, p := range store.List[corev1.Pod](w.snap, "pods", svc.Namespace) {
-		if selector.Matches(labels.Set(p.Labels)) && endpointutil.ShouldPodBeInEndpoints(p, true) && address(p) != "" {
+	for _, p := range store.Select[corev1.Pod](w.snap, "pods", svc.Namespace, selector) {
+		if endpointutil.ShouldPodBeInEndpoints(p, true) && address(p) != "" {
 			pods = append(pods, p)
 		}
 	}
@@ -83,7 +83,7 @@ func endpointSlice(w *world, e *store.Entry) plan {
 	}
 	p := plan{}
 	var stale []write
-	for _, have := range of[discoveryv1.EndpointSlice](w, endpointSlices, svc.Namespace, svc.UID) {
+	for _, have := range controlled[discoveryv1.EndpointSlice](w, endpointSlices, svc.Namespace, svc.UID) {
 		if have.Labels[discoveryv1.LabelManagedBy] != sliceManager || have.DeletionTimestamp != nil {
 			continue
 		}

@@ -59,7 +59,7 @@ func job(w *world, e *store.Entry) plan {
 		return plan{}
 	}
 	kind := batchv1.SchemeGroupVersion.WithKind("Job")
-	pods := of[corev1.Pod](w, "pods", j.Namespace, j.UID)
+	pods := controlled[corev1.Pod](w, "pods", j.Namespace, j.UID)
 	if p := adoptPods(w, j, kind, j.Spec.Selector, pods); len(p.writes) > 0 {
 		return p
 	}

@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -44,6 +45,9 @@ type row struct {
 	prepare func(*world)
 	// everywhere means that each node decides, for itself; else only the owner's controller of record does.
 	everywhere bool
+	// concerns says, by resource, which owners a change of an object of it concerns. A change of an owner concerns that one, and one of a
+	// resource that is watched and not named here all owners. nil: every change concerns all owners.
+	concerns map[string]concern
 	// decide says what to write for one owner.
 	decide func(*world, *store.Entry) plan
 }
@@ -136,44 +140,35 @@ type world struct {
 	resources []string
 	// failures are by owner.
 	failures map[types.UID]failure
-
-	children map[string]map[types.UID][]*store.Entry
 }
 
-// of lists the entries of a resource in a namespace that are controlled by uid, or ("") by nothing.
-func of[T any](w *world, resource, namespace string, uid types.UID) []*T {
-	if w.children == nil {
-		w.children = map[string]map[types.UID][]*store.Entry{}
-	}
-	index := w.children[resource]
-	if index == nil {
-		index = map[types.UID][]*store.Entry{}
-		for e := range w.snap.Range(resource, "", "") {
-			t, err := store.As[T](e)
-			if err != nil {
-				continue
-			}
-			m, err := meta.Accessor(t)
-			if err != nil {
-				continue
-			}
-			var owner types.UID
-			if ref := metav1.GetControllerOfNoCopy(m); ref != nil {
-				owner = ref.UID
-			}
-			index[owner] = append(index[owner], e)
-		}
-		w.children[resource] = index
-	}
+// controlled lists the objects of a resource in a namespace that are controlled by an object.
+func controlled[T any](w *world, resource, namespace string, by types.UID) []*T {
 	var out []*T
-	for _, e := range index[uid] {
-		if e.Key.Namespace == namespace {
-			if t, err := store.As[T](e); err == nil {
-				out = append(out, t)
-			}
+	for e := range w.snap.Owned(by, resource, namespace) {
+		t, err := store.As[T](e)
+		if err != nil {
+			continue
+		}
+		if ref := controllerOf(t); ref != nil && ref.UID == by {
+			out = append(out, t)
 		}
 	}
 	return out
+}
+
+// orphans lists the objects of a resource in a namespace that a selector takes and nothing controls.
+func orphans[T any](w *world, resource, namespace string, selector labels.Selector) []*T {
+	return slices.DeleteFunc(store.Select[T](w.snap, resource, namespace, selector), func(t *T) bool { return controllerOf(t) != nil })
+}
+
+// controllerOf is an object's reference to its controller; nil if it has none.
+func controllerOf(obj any) *metav1.OwnerReference {
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return nil
+	}
+	return metav1.GetControllerOfNoCopy(m)
 }
 
 // mine tells whether this node is the controller of record of an owner.
@@ -181,9 +176,9 @@ func (w *world) mine(uid types.UID) bool {
 	return rendezvous.First(rendezvous.OwnerKey(uid), w.alive) == w.self
 }
 
-// look takes the world as it is now.
-func (c *Controllers) look() *world {
-	snap, now, alive := c.cfg.Store.Snapshot(), time.Now(), c.cfg.View.Alive()
+// look takes the world as it is now, with a snapshot of the store.
+func (c *Controllers) look(snap *store.Snapshot) *world {
+	now, alive := time.Now(), c.cfg.View.Alive()
 	slices.Sort(alive)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -231,12 +226,6 @@ const (
 	maxWriting = 32
 )
 
-// pause keeps an owner from being tried again at once.
-type pause struct {
-	length time.Duration
-	until  time.Time
-}
-
 // loop runs one controller: look, decide, write, wait.
 func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 	watched := append(slices.Clone(r.owners), r.watches...)
@@ -246,106 +235,67 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 	wake := c.cfg.Store.Subscribe(watched...)
 	defer wake.Close()
 	api := c.cfg.API(r.user())
-	pauses := map[types.UID]pause{}
-	failures := map[types.UID]failure{}
+	m := newAgenda()
 	// Bounded for each controller: one whose writes are slow must not hold up another, which it may be waiting for.
 	writing := make(chan struct{}, maxWriting)
+	outcomes := make(chan outcome)
+	defer func() {
+		for len(m.busy) > 0 {
+			m.ended(<-outcomes, time.Now())
+		}
+	}()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for ctx.Err() == nil {
-		w := c.look()
-		w.failures = failures
+		snap, events, complete := c.cfg.Store.Changes(m.looked, watched...)
+		w := c.look(snap)
+		w.failures = m.failures
 		if r.prepare != nil {
 			r.prepare(w)
 		}
 		if r.ask != nil {
 			r.ask(ctx, api, w)
 		}
-		next := plan{}
-		type job struct {
-			uid types.UID
-			key crdt.Key
-			plan
-		}
-		var jobs []job
-		present := map[types.UID]bool{} // those that there is something to remember of
-		owners := r.owners
-		if r.all {
-			owners = w.resources
-		}
-		for _, resource := range owners {
-			for e := range w.snap.Range(resource, "", "") {
-				if !r.everywhere && !w.mine(e.UID) {
-					continue
-				}
-				if len(pauses)+len(failures) > 0 {
-					present[e.UID] = true
-				}
-				if p := pauses[e.UID]; w.now.Before(p.until) {
-					next.at(p.until)
-					continue
-				}
-				p := r.decide(w, e)
-				next.at(p.wake)
-				for _, e := range p.events {
-					c.cfg.Recorder.Event(e.about, e.kind, e.reason, e.message)
-				}
-				if len(p.writes) > 0 {
-					present[e.UID] = true
-					jobs = append(jobs, job{e.UID, e.Key, p})
-				}
+		m.note(r, w, events, complete)
+		for _, e := range m.owners(r, w) {
+			p := r.decide(w, e)
+			m.decided(e, p.wake)
+			for _, e := range p.events {
+				c.cfg.Recorder.Event(e.about, e.kind, e.reason, e.message)
 			}
+			if len(p.writes) == 0 {
+				continue
+			}
+			m.busy[e.Key] = true
+			go func() {
+				failed, err := c.apply(ctx, r.user(), api, p.writes, writing)
+				outcomes <- outcome{key: e.Key, uid: e.UID, failed: failed, err: err}
+			}()
 		}
 		looked := time.Since(w.now)
-		var mu sync.Mutex
-		var wg sync.WaitGroup
-		for _, j := range jobs {
-			wg.Go(func() {
-				failed, err := c.apply(ctx, r.user(), api, j.writes, writing)
-				mu.Lock()
-				defer mu.Unlock()
-				if failed != nil {
-					failures[j.uid] = *failed
-				} else if err == nil {
-					delete(failures, j.uid)
-				}
-				if err == nil || ctx.Err() != nil {
-					delete(pauses, j.uid)
-					return
-				}
-				p := pauses[j.uid]
-				p.length = min(max(2*p.length, minPause), maxPause)
-				p.until = time.Now().Add(p.length)
-				pauses[j.uid] = p
-				next.at(p.until)
-				if !apierrors.IsConflict(err) && !errors.Is(err, store.ErrConflict) {
-					c.cfg.Log.Warn("controller could not write", "controller", r.name, "owner", j.key, "again in", p.length, "err", err)
-				}
-			})
-		}
-		wg.Wait()
-		for uid := range pauses {
-			if !present[uid] {
-				delete(pauses, uid)
+		settle := func(o outcome) {
+			if p := m.ended(o, time.Now()); o.err != nil && ctx.Err() == nil && !apierrors.IsConflict(o.err) && !errors.Is(o.err, store.ErrConflict) {
+				c.cfg.Log.Warn("controller could not write", "controller", r.name, "owner", o.key, "again in", p.length, "err", o.err)
 			}
 		}
-		for uid := range failures {
-			if !present[uid] {
-				delete(failures, uid)
+		// Who looks at everything at once waits for all of its writes: what it keeps in mind is of one look.
+		if r.concerns == nil {
+			for len(m.busy) > 0 {
+				settle(<-outcomes)
 			}
+			clear(m.due)
 		}
-		wait := time.Minute
-		if !next.wake.IsZero() {
-			wait = min(max(time.Until(next.wake), time.Millisecond), wait)
-		}
-		timer.Reset(wait)
+		timer.Reset(m.wait(time.Now()))
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
 			continue
+		case o := <-outcomes:
+			settle(o)
 		case <-wake.C:
 		case <-view:
+			m.everything = true
 		}
 		select {
 		case <-ctx.Done():

@@ -33,7 +33,7 @@ func mirror(w *world, e *store.Entry) plan {
 		want = mirrorsOf(ep)
 	}
 	p := plan{}
-	for _, have := range of[discoveryv1.EndpointSlice](w, endpointSlices, ep.Namespace, ep.UID) {
+	for _, have := range controlled[discoveryv1.EndpointSlice](w, endpointSlices, ep.Namespace, ep.UID) {
 		if have.Labels[discoveryv1.LabelManagedBy] != mirrorManager || have.DeletionTimestamp != nil {
 			continue
 		}

@@ -76,7 +76,7 @@ func claimProtection(w *world, e *store.Entry) plan {
 		return plan{}
 	}
 	return protect(w, claim, claim.DeepCopy, claimFinalizer, func() bool {
-		return slices.ContainsFunc(store.List[corev1.Pod](w.snap, "pods", claim.Namespace), func(p *corev1.Pod) bool { return mounts(p, claim) })
+		return slices.ContainsFunc(store.Find[corev1.Pod](w.snap, store.ByClaim, claim.Name, "pods", claim.Namespace), func(p *corev1.Pod) bool { return mounts(p, claim) })
 	})
 }
 
@@ -108,9 +108,10 @@ func volumeProtection(w *world, e *store.Entry) plan {
 				return true
 			}
 		}
-		return slices.ContainsFunc(store.List[corev1.PersistentVolumeClaim](w.snap, claims, ""), func(c *corev1.PersistentVolumeClaim) bool {
-			return c.Spec.VolumeName == v.Name
-		})
+		for range w.snap.Indexed(store.ByVolume, v.Name, claims, "") {
+			return true
+		}
+		return false
 	})
 }
 

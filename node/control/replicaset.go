@@ -63,7 +63,7 @@ func replicaSet(w *world, e *store.Entry) plan {
 
 // replicate decides for what is, or is written as, a ReplicaSet. The status is nil while pods change hands.
 func replicate(w *world, set *appsv1.ReplicaSet, kind schema.GroupVersionKind, about runtime.Object) (plan, *appsv1.ReplicaSetStatus) {
-	pods := of[corev1.Pod](w, "pods", set.Namespace, set.UID)
+	pods := controlled[corev1.Pod](w, "pods", set.Namespace, set.UID)
 	if p := adoptPods(w, set, kind, set.Spec.Selector, pods); len(p.writes) > 0 {
 		return p, nil
 	}
@@ -81,8 +81,8 @@ func replicate(w *world, set *appsv1.ReplicaSet, kind schema.GroupVersionKind, a
 	kin := [][]*corev1.Pod{pods}
 	if ref := metav1.GetControllerOfNoCopy(set); ref != nil {
 		kin = nil
-		for _, sibling := range of[appsv1.ReplicaSet](w, replicaSets, set.Namespace, ref.UID) {
-			kin = append(kin, of[corev1.Pod](w, "pods", set.Namespace, sibling.UID))
+		for _, sibling := range controlled[appsv1.ReplicaSet](w, replicaSets, set.Namespace, ref.UID) {
+			kin = append(kin, controlled[corev1.Pod](w, "pods", set.Namespace, sibling.UID))
 		}
 	}
 	for _, p := range slices.Concat(kin...) {

@@ -57,9 +57,6 @@ func newSecretTokens(cfg Config) *secretTokens {
 
 // tokenSecret is the Secret of an entry if it holds a token of an account, or is to.
 func tokenSecret(e *store.Entry) (*corev1.Secret, bool) {
-	if !e.Mentions(`"` + string(corev1.SecretTypeServiceAccountToken) + `"`) {
-		return nil, false
-	}
 	s, err := store.As[corev1.Secret](e)
 	return s, err == nil && s.Type == corev1.SecretTypeServiceAccountToken && s.Annotations[corev1.ServiceAccountNameKey] != ""
 }
@@ -78,7 +75,7 @@ func (t *secretTokens) prepare(w *world) {
 	}
 	t.looked = w.snap.Version()
 	there := map[types.UID]bool{}
-	for e := range w.snap.Range("secrets", "", "") {
+	for e := range w.snap.Indexed(store.ByType, string(corev1.SecretTypeServiceAccountToken), "secrets", "") {
 		if _, ok := tokenSecret(e); ok {
 			t.held[e.Key], there[e.UID] = true, true
 		}

@@ -42,11 +42,11 @@ func statefulSet(w *world, e *store.Entry) plan {
 	if err != nil || set.DeletionTimestamp != nil {
 		return plan{}
 	}
-	mine := of[corev1.Pod](w, "pods", set.Namespace, set.UID)
+	mine := controlled[corev1.Pod](w, "pods", set.Namespace, set.UID)
 	if p := adoptPods(w, set, statefulKind, set.Spec.Selector, mine); len(p.writes) > 0 {
 		return p
 	}
-	o := &ordered{set: set, pods: map[int]*corev1.Pod{}, revisions: of[appsv1.ControllerRevision](w, controllerRevisions, set.Namespace, set.UID),
+	o := &ordered{set: set, pods: map[int]*corev1.Pod{}, revisions: controlled[appsv1.ControllerRevision](w, controllerRevisions, set.Namespace, set.UID),
 		nodes: w.nodes, now: w.now, claimed: func(name string) bool {
 			_, ok := w.snap.Get(crdt.Key{Resource: claims, Namespace: set.Namespace, Name: name})
 			return ok
