@@ -457,7 +457,7 @@ func (n *Node) resize(p *corev1.Pod, granted map[types.UID]*corev1.Pod) (reason,
 func (n *Node) admitted(snap *store.Snapshot, but types.UID, granted map[types.UID]*corev1.Pod) []*corev1.Pod {
 	name := n.id.NodeName
 	var admitted []*corev1.Pod
-	for _, o := range store.List[corev1.Pod](snap, "pods", "") {
+	for _, o := range store.Find[corev1.Pod](snap, store.ByNode, name, "pods", "") {
 		ended := o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed
 		_, claimed := sched.ClaimOf(o, name)
 		if o.UID != but && !ended && sched.Holds(o, name) && (claimed || o.Status.StartTime != nil) {

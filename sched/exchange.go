@@ -25,8 +25,6 @@ type World struct {
 	RTT   func(node string) time.Duration
 	// Freed grows when a pod that took room somewhere is gone.
 	Freed uint64
-	// active are the pods that take room somewhere.
-	active []types.UID
 	// Ready tells whether a pod is ready on this node.
 	Ready func(*corev1.Pod) bool
 	// Budgets are the PodDisruptionBudgets; nil if there are none.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"murmur/crdt/store"
 	"sort"
 	"strconv"
 	"strings"
@@ -25,7 +26,7 @@ const (
 	EpochAnnotation = prefix + "epoch"
 	// IncarnationAnnotation of a Node object is how often the node has started.
 	IncarnationAnnotation = prefix + "incarnation"
-	claimPrefix           = prefix + "claim."
+	claimPrefix           = store.ClaimPrefix
 )
 
 // Identity is a node in one of its lives.

@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 
 	"murmur/crdt"
@@ -68,7 +67,7 @@ type Scheduler struct {
 	commits chan struct{}
 
 	// The loop's own.
-	active     map[types.UID]bool
+	looked     store.Version
 	freed      uint64
 	publishing bool
 
@@ -100,7 +99,7 @@ func New(c Config) (*Scheduler, error) {
 	}
 	s := &Scheduler{
 		config: c, self: Identity{c.Node, l.Incarnation}, inbox: make(chan Message, 1024),
-		results: make(chan func(time.Time), 1024), commits: make(chan struct{}, maxCommits), active: map[types.UID]bool{},
+		results: make(chan func(time.Time), 1024), commits: make(chan struct{}, maxCommits),
 	}
 	s.exchange = NewExchange(s.self, l.Promises, c.Now())
 	s.exchange.candidate.spares = c.Delete == nil
@@ -144,7 +143,7 @@ func (s *Scheduler) Explain(namespace, name string) (Explanation, bool) {
 		return e.copy(), true
 	}
 	s.mu.Unlock()
-	w := s.world()
+	w := s.world(s.config.Store.Snapshot())
 	pod := w.Pod(namespace, name)
 	if pod == nil {
 		return Explanation{}, false
@@ -236,16 +235,17 @@ func (s *Scheduler) Run(ctx context.Context) error {
 
 // look shows the machine the store and the view.
 func (s *Scheduler) look(ctx context.Context, wg *sync.WaitGroup, now time.Time) {
-	w := s.world()
-	s.count(w)
+	snap, events, complete := s.config.Store.Changes(s.looked, "pods")
+	s.looked = snap.Version()
+	w := s.world(snap)
+	s.count(w, events, complete)
 	s.peers.keep(w.alive)
 	s.publish(ctx, wg, w)
 	s.do(ctx, wg, now, func(x *Exchange) { x.Look(now, w) })
 }
 
-// world reads one snapshot. It is safe for concurrent use.
-func (s *Scheduler) world() *World {
-	snap := s.config.Store.Snapshot()
+// world reads a snapshot. It is safe for concurrent use.
+func (s *Scheduler) world(snap *store.Snapshot) *World {
 	w := &World{
 		Nodes: store.List[corev1.Node](snap, "nodes", ""),
 		Alive: s.config.View.Alive(),
@@ -266,15 +266,13 @@ func (s *Scheduler) world() *World {
 			}
 		},
 	}
-	for pod := range w.All {
-		switch {
-		case finished(pod):
-		case claimed(pod):
-			w.active = append(w.active, pod.UID)
-			if Holds(pod, s.config.Node) {
-				w.Mine = append(w.Mine, pod)
-			}
-		case wanted(pod):
+	for _, pod := range store.Find[corev1.Pod](snap, store.ByNode, s.config.Node, "pods", "") {
+		if !finished(pod) && Holds(pod, s.config.Node) {
+			w.Mine = append(w.Mine, pod)
+		}
+	}
+	for _, pod := range store.Find[corev1.Pod](snap, store.ByNode, "", "pods", "") {
+		if wanted(pod) {
 			w.Pending = append(w.Pending, pod)
 		}
 	}
@@ -282,18 +280,23 @@ func (s *Scheduler) world() *World {
 }
 
 // count notes in the world how many pods are gone that took room somewhere.
-func (s *Scheduler) count(w *World) {
-	active := make(map[types.UID]bool, len(w.active))
-	for _, uid := range w.active {
-		active[uid] = true
+func (s *Scheduler) count(w *World, events []store.Event, complete bool) {
+	if !complete {
+		s.freed++ // what is forgotten may have freed any
 	}
-	for uid := range s.active {
-		if !active[uid] {
-			s.freed++
+	for _, e := range events {
+		if e.Old == nil || !takesRoom(e.Old) || e.Type != store.Deleted && takesRoom(e.Entry) {
+			continue
 		}
+		s.freed++
 	}
-	s.active = active
 	w.Freed = s.freed
+}
+
+// takesRoom tells whether a pod takes room on some node.
+func takesRoom(e *store.Entry) bool {
+	pod, err := store.As[corev1.Pod](e)
+	return err == nil && !finished(pod) && claimed(pod)
 }
 
 // publish writes this life into the Node object.

@@ -31,7 +31,8 @@ const (
 	ByOwner Index = 'o'
 	// ByLabel has the objects of any resource under their labels, each as LabelTerm writes it.
 	ByLabel Index = 'l'
-	// ByNode has pods under the name of the node that they are bound to; those that are bound to none are under "".
+	// ByNode has pods under the names of the nodes that they are bound to or claimed by (ClaimPrefix). Those that wait for a node are under
+	// "": they have none, and neither gates nor the mark of a deletion.
 	ByNode Index = 'n'
 	// ByClaim has pods under the names of the PersistentVolumeClaims in their namespace that their volumes are of, those that are made for
 	// the pod among them.
@@ -45,6 +46,9 @@ const (
 	// ByTies has, under "", the objects that name an owner, have a finalizer or are being deleted.
 	ByTies Index = 'g'
 )
+
+// ClaimPrefix begins the names of a pod's annotations in which nodes claim it: JSON with the name of the node under "node".
+const ClaimPrefix = "placement.murmur.io/claim."
 
 // LabelTerm is the term of a label.
 func LabelTerm(key, value string) string { return key + "=" + value }
@@ -151,23 +155,43 @@ func termsOf(resource string, value []byte) []string {
 	}
 	switch resource {
 	case "pods":
-		spec := member(value, "spec")
-		add(ByNode, text(member(spec, "nodeName")))
+		spec, status := member(value, "spec"), member(value, "status")
+		waits := member(spec, "schedulingGates") == nil && member(meta, "deletionTimestamp") == nil
+		if node := text(member(spec, "nodeName")); node != "" {
+			add(ByNode, node)
+			waits = false
+		}
+		for name, v := range members(member(meta, "annotations")) {
+			if strings.HasPrefix(name, ClaimPrefix) {
+				add(ByNode, text(member([]byte(text(v)), "node")))
+				waits = false
+			}
+		}
+		if waits {
+			add(ByNode, "")
+		}
 		for _, v := range elements(member(spec, "volumes")) {
 			if name := claimOf(value, v); name != "" {
 				add(ByClaim, name)
 			}
 		}
-		for _, ip := range elements(member(member(value, "status"), "podIPs")) {
+		for _, ip := range elements(member(status, "podIPs")) {
 			add(ByAddress, text(member(ip, "ip")))
+		}
+		if ip := text(member(status, "podIP")); ip != "" {
+			add(ByAddress, ip)
 		}
 	case "persistentvolumeclaims":
 		if v := text(member(member(value, "spec"), "volumeName")); v != "" {
 			add(ByVolume, v)
 		}
 	case "services":
-		for _, ip := range elements(member(member(value, "spec"), "clusterIPs")) {
+		spec := member(value, "spec")
+		for _, ip := range elements(member(spec, "clusterIPs")) {
 			add(ByAddress, text(ip))
+		}
+		if ip := text(member(spec, "clusterIP")); ip != "" {
+			add(ByAddress, ip)
 		}
 	case "discovery.k8s.io/endpointslices":
 		for _, e := range elements(member(value, "endpoints")) {

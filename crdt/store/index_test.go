@@ -6,19 +6,33 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-helpers/storage/ephemeral"
 
 	"murmur/crdt"
 )
 
 // wanted are the terms of a pod, by what Kubernetes' types say.
 func wanted(p *corev1.Pod) []string {
-	set := map[string]bool{string(ByNode) + p.Spec.NodeName: true}
+	set := map[string]bool{}
+	waits := len(p.Spec.SchedulingGates) == 0
+	if p.Spec.NodeName != "" {
+		set[string(ByNode)+p.Spec.NodeName], waits = true, false
+	}
+	for k := range p.Annotations {
+		if node, ok := strings.CutPrefix(k, ClaimPrefix); ok {
+			set[string(ByNode)+node], waits = true, false
+		}
+	}
+	if waits {
+		set[string(ByNode)] = true
+	}
 	for k, v := range p.Labels {
 		set[string(ByLabel)+LabelTerm(k, v)] = true
 	}
@@ -28,6 +42,9 @@ func wanted(p *corev1.Pod) []string {
 	for _, v := range p.Spec.Volumes {
 		if c := v.PersistentVolumeClaim; c != nil {
 			set[string(ByClaim)+c.ClaimName] = true
+		}
+		if v.Ephemeral != nil {
+			set[string(ByClaim)+ephemeral.VolumeClaimName(p, &v)] = true
 		}
 	}
 	for _, ip := range p.Status.PodIPs {
@@ -61,9 +78,16 @@ func randomPod(r *rand.Rand, name string) *corev1.Pod {
 		p.Spec.Volumes = []corev1.Volume{
 			{Name: "c", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: fmt.Sprint("c", r.IntN(2))}}},
 			{Name: "e", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+			{Name: "made", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}},
 		}
 	}
+	if r.IntN(3) == 0 {
+		p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "a"}}
+	}
 	p.Annotations = map[string]string{"text": `{"labels":{"k0":"not a label"},"metadata":{}} \" é`}
+	if r.IntN(4) == 0 {
+		p.Annotations[ClaimPrefix+"n9"] = `{"node":"n9","pod":"u"}`
+	}
 	return p
 }
 

@@ -138,7 +138,7 @@ func (n nodeAuthorizer) graph(name, resource string) *nodeauthorizer.Graph {
 			}
 		}
 	case "secrets", "configmaps", "persistentvolumeclaims", "persistentvolumes", "serviceaccounts", "pods":
-		for _, pod := range store.List[corev1.Pod](snap, "pods", "") {
+		for _, pod := range store.Find[corev1.Pod](snap, store.ByNode, name, "pods", "") {
 			if pod.Spec.NodeName == name {
 				g.AddPod(pod)
 			}

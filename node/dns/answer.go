@@ -252,7 +252,7 @@ func (v View) pod(labels []string) name {
 func (v View) names(addr netip.Addr) []string {
 	text := addr.String()
 	var list []string
-	pods := store.List[corev1.Pod](v.Snapshot, "pods", "")
+	pods := store.Find[corev1.Pod](v.Snapshot, store.ByAddress, text, "pods", "")
 	pods = slices.DeleteFunc(pods, func(p *corev1.Pod) bool { return p.Status.PodIP != text || !alive(p) })
 	for _, svc := range store.List[corev1.Service](v.Snapshot, "services", "") {
 		switch svc.Spec.ClusterIP {

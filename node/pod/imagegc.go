@@ -64,7 +64,7 @@ func (k *Kubelet) imagesInUse(ctx context.Context) (map[string]bool, error) {
 	for _, c := range containers {
 		inUse[c.ImageID] = true
 	}
-	for _, p := range store.List[corev1.Pod](k.cfg.Store.Snapshot(), "pods", "") {
+	for _, p := range store.Find[corev1.Pod](k.cfg.Store.Snapshot(), store.ByNode, k.cfg.Node, "pods", "") {
 		for _, v := range p.Spec.Volumes {
 			if v.Image == nil || !k.cfg.Holds(p) {
 				continue
