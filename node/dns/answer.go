@@ -11,6 +11,7 @@ import (
 
 	"murmur/crdt"
 	"murmur/crdt/store"
+	"murmur/node/proxy"
 )
 
 // ttl is how long clients may keep what we say, in seconds.
@@ -184,11 +185,11 @@ func (v View) service(labels []string) name {
 	}
 	n := name{exists: count == 2}
 	wanted := func(p corev1.ServicePort) bool {
-		return count == 2 || count == 4 && p.Name != "" && labels[0] == "_"+p.Name && labels[1] == "_"+strings.ToLower(string(protocol(p.Protocol)))
+		return count == 2 || count == 4 && p.Name != "" && labels[0] == "_"+p.Name && labels[1] == "_"+protocol(p)
 	}
 	if count == 3 && strings.HasPrefix(labels[0], "_") {
 		for _, p := range svc.Spec.Ports {
-			n.exists = n.exists || p.Name != "" && labels[0] == "_"+strings.ToLower(string(protocol(p.Protocol)))
+			n.exists = n.exists || p.Name != "" && labels[0] == "_"+protocol(p)
 		}
 		return n
 	}
@@ -209,16 +210,16 @@ func (v View) service(labels []string) name {
 		switch {
 		case count == 2 || count == 3 && e.host == labels[0]:
 			n.exists = true
-			if !slices.Contains(n.a, e.addr) {
-				n.a = append(n.a, e.addr)
+			if !slices.Contains(n.a, e.Addr) {
+				n.a = append(n.a, e.Addr)
 			}
 			fallthrough
 		case count == 4:
 			for i, p := range svc.Spec.Ports {
 				if count == 3 || wanted(p) {
 					n.exists = true
-					if e.ports[i] != 0 {
-						n.srv = append(n.srv, target{e.host + "." + host, uint16(e.ports[i]), e.addr})
+					if e.Ports[i] != 0 {
+						n.srv = append(n.srv, target{e.host + "." + host, e.Ports[i], e.Addr})
 					}
 				}
 			}
@@ -253,7 +254,7 @@ func (v View) names(addr netip.Addr) []string {
 	text := addr.String()
 	var list []string
 	pods := store.Find[corev1.Pod](v.Snapshot, store.ByAddress, text, "pods", "")
-	pods = slices.DeleteFunc(pods, func(p *corev1.Pod) bool { return p.Status.PodIP != text || !alive(p) })
+	pods = slices.DeleteFunc(pods, func(p *corev1.Pod) bool { return p.Status.PodIP != text || !proxy.Alive(p) })
 	for _, svc := range store.List[corev1.Service](v.Snapshot, "services", "") {
 		switch svc.Spec.ClusterIP {
 		case text:
@@ -263,7 +264,7 @@ func (v View) names(addr netip.Addr) []string {
 				continue
 			}
 			for _, e := range v.endpoints(svc) {
-				if e.addr == addr && !slices.Contains(list, e.host+"."+v.host(svc)) {
+				if e.Addr == addr && !slices.Contains(list, e.host+"."+v.host(svc)) {
 					list = append(list, e.host+"."+v.host(svc))
 				}
 			}
@@ -278,6 +279,11 @@ func (v View) names(addr netip.Addr) []string {
 	}
 	slices.SortFunc(list, func(a, b string) int { return cmp.Compare(a, b) })
 	return list
+}
+
+// protocol is how names spell a port's.
+func protocol(p corev1.ServicePort) string {
+	return strings.ToLower(string(cmp.Or(p.Protocol, corev1.ProtocolTCP)))
 }
 
 // reverse reads the address in d.c.b.a.in-addr.arpa.

@@ -4,7 +4,8 @@
 //
 // An answer about the cluster is a function of the question and of what this node holds: Answer. There is nothing to
 // synchronise, no pod that could be on the node that was just lost, and no name that one side of a partition could not
-// resolve. Endpoints are those of nodes reachable from here, as for node/proxy.
+// resolve. Where a service is node/proxy says (proxy.Addresses): on nodes reachable from here. Of that the ready addresses
+// are told (proxy.Published); those that are ending are not, whatever the rules of packets do with them.
 //
 // # The loop
 //

@@ -6,12 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/util/intstr"
 )
-
-// sliceController is the value of discoveryv1.LabelManagedBy on slices that repeat what pods say.
-const sliceController = "endpointslice-controller.k8s.io"
 
 // Endpoint is one address that may serve a port of a service, with upstream's three conditions.
 type Endpoint struct {
@@ -47,7 +42,7 @@ func newIndex(v View, cfg Config) *index {
 		zones:     map[string]string{},
 	}
 	for _, p := range v.Pods {
-		if !alive(p) {
+		if !Alive(p) {
 			continue
 		}
 		for k, v := range p.Labels {
@@ -56,11 +51,9 @@ func newIndex(v View, cfg Config) *index {
 		}
 	}
 	for _, s := range v.Slices {
-		k := key{s.Namespace, s.Labels[discoveryv1.LabelServiceName]}
-		if k.name == "" || s.Labels[discoveryv1.LabelManagedBy] == sliceController {
-			continue
+		if k := (key{s.Namespace, s.Labels[discoveryv1.LabelServiceName]}); k.name != "" {
+			x.slices[k] = append(x.slices[k], s)
 		}
-		x.slices[k] = append(x.slices[k], s)
 	}
 	for _, e := range v.Endpoints {
 		x.endpoints[key{e.Namespace, e.Name}] = e
@@ -97,72 +90,30 @@ func isAPI(svc *corev1.Service) bool {
 	return svc.Namespace == corev1.NamespaceDefault && svc.Name == "kubernetes" && len(svc.Spec.Selector) == 0
 }
 
-// of lists the endpoints of one port of a service that can be reached from here, ordered by address.
-func (x *index) of(svc *corev1.Service, port corev1.ServicePort) []Endpoint {
-	if isAPI(svc) {
-		return []Endpoint{{Addr: netip.AddrPortFrom(x.cfg.NodeIP, x.cfg.APIPort), Node: x.cfg.Node, Ready: true, Serving: true}}
-	}
-	found := map[netip.AddrPort]Endpoint{}
-	add := func(ip string, number int32, e Endpoint) {
-		addr, err := netip.ParseAddr(ip)
-		if err != nil || !addr.Is4() || !addr.IsGlobalUnicast() || number < 1 || number > 65535 || !x.reachable(e.Node) {
-			return
-		}
-		e.Addr = netip.AddrPortFrom(addr, uint16(number))
-		if have, twice := found[e.Addr]; twice && (have.Ready || !e.Ready) {
-			return
-		}
-		found[e.Addr] = e
-	}
+// backing finds what may say where a service is.
+func (x *index) backing(svc *corev1.Service) Backing {
 	k := key{svc.Namespace, svc.Name}
-	if len(svc.Spec.Selector) > 0 {
-		wanted := labels.SelectorFromSet(svc.Spec.Selector)
-		for _, p := range x.candidates(svc) {
-			if !wanted.Matches(labels.Set(p.Labels)) {
-				continue
-			}
-			serving, terminating := ready(p), p.DeletionTimestamp != nil
-			add(p.Status.PodIP, targetPort(p, port), Endpoint{
-				Node:        p.Spec.NodeName,
-				Ready:       svc.Spec.PublishNotReadyAddresses || serving && !terminating,
-				Serving:     serving,
-				Terminating: terminating,
-			})
-		}
-	} else if e := x.endpoints[k]; e != nil {
-		for _, sub := range e.Subsets {
-			number := int32(0)
-			for _, p := range sub.Ports {
-				if p.Name == port.Name && protocol(p.Protocol) == protocol(port.Protocol) {
-					number = p.Port
-				}
-			}
-			for _, a := range sub.Addresses {
-				add(a.IP, number, Endpoint{Node: deref(a.NodeName), Ready: true, Serving: true})
-			}
-			for _, a := range sub.NotReadyAddresses {
-				add(a.IP, number, Endpoint{Node: deref(a.NodeName), Ready: svc.Spec.PublishNotReadyAddresses})
-			}
-		}
+	return Backing{Pods: x.candidates(svc), Slices: x.slices[k], Endpoints: x.endpoints[k]}
+}
+
+// addresses lists the addresses of a service that can be reached from here.
+func (x *index) addresses(svc *corev1.Service) []Address {
+	if isAPI(svc) {
+		port := x.cfg.APIPort
+		return []Address{{Addr: x.cfg.NodeIP, Node: x.cfg.Node, Ports: slices.Repeat([]uint16{port}, len(svc.Spec.Ports)), Ready: true, Serving: true}}
 	}
-	for _, s := range x.slices[k] {
-		number := int32(0)
-		for _, p := range s.Ports {
-			if deref(p.Name) == port.Name && (p.Protocol == nil || *p.Protocol == protocol(port.Protocol)) {
-				number = deref(p.Port)
-			}
+	return Addresses(svc, x.backing(svc), x.reachable)
+}
+
+// endpoints lists those of the addresses of a service that have one of its ports, each once, ordered by address.
+func endpoints(all []Address, port int) []Endpoint {
+	found := map[netip.AddrPort]Endpoint{}
+	for _, a := range all {
+		at := netip.AddrPortFrom(a.Addr, a.Ports[port])
+		if have, twice := found[at]; at.Port() == 0 || twice && (have.Ready || !a.Ready) {
+			continue
 		}
-		for _, e := range s.Endpoints {
-			isReady := e.Conditions.Ready == nil || *e.Conditions.Ready
-			serving := isReady
-			if e.Conditions.Serving != nil {
-				serving = *e.Conditions.Serving
-			}
-			for _, ip := range e.Addresses {
-				add(ip, number, Endpoint{Node: deref(e.NodeName), Ready: isReady || svc.Spec.PublishNotReadyAddresses,
-					Serving: serving, Terminating: deref(e.Conditions.Terminating)})
-			}
-		}
+		found[at] = Endpoint{Addr: at, Node: a.Node, Ready: a.Ready, Serving: a.Serving, Terminating: a.Terminating}
 	}
 	list := make([]Endpoint, 0, len(found))
 	for _, e := range found {
@@ -190,7 +141,8 @@ func (x *index) choose(svc *corev1.Service, all []Endpoint) choice {
 	return c
 }
 
-// usable returns the ready endpoints, or if there is none those that terminate but still serve.
+// usable returns the ready endpoints, or if there is none those that terminate but still serve. DNS has no such way out:
+// see Published.
 func usable(all []Endpoint) []Endpoint {
 	if list := where(all, func(e Endpoint) bool { return e.Ready }); len(list) > 0 {
 		return list
@@ -227,64 +179,4 @@ func where(all []Endpoint, keep func(Endpoint) bool) []Endpoint {
 		}
 	}
 	return list
-}
-
-// alive reports whether a pod may hold connections: it has an address and has not ended.
-func alive(p *corev1.Pod) bool {
-	return p.Status.PodIP != "" && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed
-}
-
-func ready(p *corev1.Pod) bool {
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
-}
-
-// targetPort is the port of this pod that the service port leads to, 0 when the pod does not have the name.
-func targetPort(p *corev1.Pod, port corev1.ServicePort) int32 {
-	if port.TargetPort.Type == intstr.Int {
-		if port.TargetPort.IntVal == 0 {
-			return port.Port
-		}
-		return port.TargetPort.IntVal
-	}
-	find := func(c corev1.Container) int32 {
-		for _, cp := range c.Ports {
-			if cp.Name == port.TargetPort.StrVal && protocol(cp.Protocol) == protocol(port.Protocol) {
-				return cp.ContainerPort
-			}
-		}
-		return 0
-	}
-	for _, c := range p.Spec.Containers {
-		if n := find(c); n != 0 {
-			return n
-		}
-	}
-	for _, c := range p.Spec.InitContainers { // sidecars
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			if n := find(c); n != 0 {
-				return n
-			}
-		}
-	}
-	return 0
-}
-
-func protocol(p corev1.Protocol) corev1.Protocol {
-	if p == "" {
-		return corev1.ProtocolTCP
-	}
-	return p
-}
-
-func deref[T any](p *T) T {
-	if p == nil {
-		var zero T
-		return zero
-	}
-	return *p
 }

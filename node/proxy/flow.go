@@ -32,7 +32,7 @@ func newFlows(v View, x *index) Flows {
 	f := Flows{Backends: map[Frontend]map[netip.AddrPort]bool{}, Alive: map[netip.Addr]bool{}, Dead: map[netip.Addr]bool{}, cfg: x.cfg}
 	for _, p := range v.Pods {
 		addr, err := netip.ParseAddr(p.Status.PodIP)
-		if err != nil || !alive(p) {
+		if err != nil || !Alive(p) {
 			continue
 		}
 		if x.reachable(p.Spec.NodeName) {

@@ -13,7 +13,8 @@
 // A service with a selector has the pods it selects. Ready pods are used; when none is left, pods that
 // terminate but still serve are (KEP-1669); spec.publishNotReadyAddresses counts every pod as ready.
 // EndpointSlices made by anything but the endpointslice controller count too, and so do Endpoints
-// objects of services without a selector. The kubernetes service in namespace default has one endpoint: the
+// objects of services without a selector. Addresses says all that, for node/dns too, which tells of what is Published: only
+// of what is ready, as CoreDNS does. The kubernetes service in namespace default has one endpoint: the
 // API on this very node, so that a pod reaches an API as long as its own node lives.
 //
 // # Rolling updates lose no request

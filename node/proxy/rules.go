@@ -114,16 +114,17 @@ func (b *builder) service(svc *corev1.Service) {
 	if !ok {
 		return
 	}
-	for _, port := range svc.Spec.Ports {
+	all := b.index.addresses(svc)
+	for i, port := range svc.Spec.Ports {
 		if port.Port < 1 || port.Port > 65535 {
 			continue
 		}
-		b.port(svc, clusterIP, port)
+		b.port(svc, clusterIP, port, endpoints(all, i))
 	}
 }
 
 // port adds all rules of one port of one service.
-func (b *builder) port(svc *corev1.Service, clusterIP netip.Addr, port corev1.ServicePort) {
+func (b *builder) port(svc *corev1.Service, clusterIP netip.Addr, port corev1.ServicePort, all []Endpoint) {
 	name := svc.Namespace + "/" + svc.Name
 	if port.Name != "" {
 		name += ":" + port.Name
@@ -131,7 +132,7 @@ func (b *builder) port(svc *corev1.Service, clusterIP netip.Addr, port corev1.Se
 	proto := protocol(port.Protocol)
 	p := strings.ToLower(string(proto))
 	p = fmt.Sprintf("-p %s -m %s", p, p)
-	chosen := b.index.choose(svc, b.index.of(svc, port))
+	chosen := b.index.choose(svc, all)
 
 	cluster := chainName("SVC", name, string(proto))
 	local := chainName("SVL", name, string(proto))
