@@ -235,6 +235,22 @@ func (s *Snapshot) Owned(by types.UID, resource, namespace string) iter.Seq[*Ent
 	return s.Indexed(ByOwner, string(by), resource, namespace)
 }
 
+// Having decodes the objects of a resource that an index has under any value, each once. Read only.
+func Having[T any](s *Snapshot, i Index, resource string) (out []*T) {
+	seen := map[crdt.Key]bool{}
+	s.postings.AscendRange(&posting{term: string(i), key: &crdt.Key{}}, &posting{term: string(i + 1), key: &crdt.Key{}}, func(p *posting) bool {
+		if p.key.Resource != resource || seen[*p.key] {
+			return true
+		}
+		seen[*p.key] = true
+		if t, ok := Get[T](s, *p.key); ok {
+			out = append(out, t)
+		}
+		return true
+	})
+	return out
+}
+
 // Find decodes the objects of a resource that an index has under a value. Objects that do not decode as T are left out.
 // Read only.
 func Find[T any](s *Snapshot, i Index, value, resource, namespace string) []*T {

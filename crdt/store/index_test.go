@@ -128,6 +128,20 @@ func TestIndexesSayWhatAScanFinds(t *testing.T) {
 		if !maps.EqualFunc(want, have, slices.Equal) {
 			t.Fatalf("indexed are\n%v\nand there are\n%v", have, want)
 		}
+		var addressed []string
+		for _, p := range Having[corev1.Pod](snap, ByAddress, "pods") {
+			addressed = append(addressed, p.Namespace+"/"+p.Name)
+		}
+		slices.Sort(addressed)
+		var addresses []string
+		for _, p := range List[corev1.Pod](snap, "pods", "") {
+			if len(p.Status.PodIPs) > 0 {
+				addresses = append(addresses, p.Namespace+"/"+p.Name)
+			}
+		}
+		if !slices.Equal(addressed, addresses) {
+			t.Errorf("with an address are %v, want %v", addressed, addresses)
+		}
 		for _, text := range []string{"k0=v0", "k0=v1,k1=v0", "k0 in (v0)", "k0 in (v0,v1)", "k1!=v0", "!k0", "k0=v0,!k1", ""} {
 			by, err := labels.Parse(text)
 			if err != nil {

@@ -103,7 +103,7 @@ func (l *Loop) Poke() {
 // Run keeps the rules until ctx ends, and leaves them as they are then. A write that fails is logged and tried again,
 // with growing pauses; it is never a reason to stop.
 func (l *Loop) Run(ctx context.Context) error {
-	wake := l.cfg.Store.Subscribe("services", "pods", "endpoints", "discovery.k8s.io/endpointslices", "nodes")
+	wake := l.cfg.Store.Subscribe(watched...)
 	defer wake.Close()
 	verify := time.NewTicker(l.cfg.Verify)
 	defer verify.Stop()
@@ -154,7 +154,7 @@ func (l *Loop) Run(ctx context.Context) error {
 		for again := false; !again; {
 			select {
 			case <-wake.C:
-				again = true
+				again = !l.current(l.Applied())
 			case <-l.poke:
 				again = true
 			case <-verify.C:
@@ -172,13 +172,51 @@ func (l *Loop) Run(ctx context.Context) error {
 	}
 }
 
+// watched are the resources that rules are made from.
+var watched = []string{"services", "pods", "endpoints", "discovery.k8s.io/endpointslices", "nodes"}
+
+// current tells whether the rules of a version are those of now: most changes of pods are of what no packet follows. If they are, they are applied
+// up to now.
+func (l *Loop) current(since store.Version) bool {
+	snap, events, complete := l.cfg.Store.Changes(since, watched...)
+	if !complete {
+		return false
+	}
+	for _, e := range events {
+		if e.Entry.Key.Resource != "pods" || !samePod(e) {
+			return false
+		}
+	}
+	l.applied.Store(uint64(snap.Version()))
+	return true
+}
+
+func samePod(e store.Event) bool {
+	pod := func(e *store.Entry) (p *corev1.Pod, ok bool) {
+		if e == nil {
+			return nil, true
+		}
+		p, err := store.As[corev1.Pod](e)
+		return p, err == nil
+	}
+	was, ok := pod(e.Old)
+	if !ok {
+		return false
+	}
+	if e.Type == store.Deleted {
+		return proxy.Same(was, nil)
+	}
+	is, ok := pod(e.Entry)
+	return ok && proxy.Same(was, is)
+}
+
 // Cleanup removes every chain, jump and rule of ours. Not while Run runs.
 func (l *Loop) Cleanup(ctx context.Context) error { return l.driver.Cleanup(ctx) }
 
 func view(snap *store.Snapshot) proxy.View {
 	return proxy.View{
 		Services:  store.List[corev1.Service](snap, "services", ""),
-		Pods:      store.List[corev1.Pod](snap, "pods", ""),
+		Pods:      store.Having[corev1.Pod](snap, store.ByAddress, "pods"),
 		Slices:    store.List[discoveryv1.EndpointSlice](snap, "discovery.k8s.io/endpointslices", ""),
 		Endpoints: store.List[corev1.Endpoints](snap, "endpoints", ""),
 		Nodes:     store.List[corev1.Node](snap, "nodes", ""),

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -65,6 +66,16 @@ func Published(all []Address) []Address {
 // Alive reports whether a pod may hold connections: it has an address and has not ended.
 func Alive(p *corev1.Pod) bool {
 	return p.Status.PodIP != "" && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed
+}
+
+// Same tells whether a change of a pod changes no address of any service. Its ports never change. nil is no pod.
+func Same(a, b *corev1.Pod) bool {
+	here, there := a != nil && Alive(a), b != nil && Alive(b)
+	if !here || !there {
+		return here == there
+	}
+	return a.UID == b.UID && a.Status.PodIP == b.Status.PodIP && a.Spec.NodeName == b.Spec.NodeName && ready(a) == ready(b) &&
+		(a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil) && maps.Equal(a.Labels, b.Labels)
 }
 
 // addresses are those of one service while they are collected.
