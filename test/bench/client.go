@@ -47,6 +47,8 @@ func runClient(args []string) error {
 		return seeAlive(number(args[1]))
 	case "ready":
 		return seeReady()
+	case "grow-rules":
+		return seeRules()
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 	if err != nil {
@@ -61,7 +63,11 @@ func runClient(args []string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	limit := 10 * time.Minute
+	if args[0] == "grow-fill" {
+		limit = time.Hour // daemons that take longer the more there is are measured, too
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	c := api{kube: kube, plain: plain, url: config.Host, out: json.NewEncoder(os.Stdout)}
 	switch args[0] {
@@ -92,7 +98,7 @@ func runClient(args []string) error {
 	case "remove": // NAME
 		return c.kube.AppsV1().Deployments(namespace).Delete(ctx, args[1], metav1.DeleteOptions{})
 	}
-	return fmt.Errorf("no client does %q", args[0])
+	return c.grow(ctx, config, args)
 }
 
 func number(s string) int {

@@ -54,27 +54,35 @@ func (l lab) down() error {
 	return err
 }
 
-// pid is the daemon of a node.
-func (l lab) pid(ctx context.Context, node string) (int, error) {
+// labNode is what a lab says of a node.
+type labNode struct {
+	Name, Address string
+	// PID is the daemon.
+	PID int
+}
+
+// node is one whose daemon runs.
+func (l lab) node(ctx context.Context, name string) (labNode, error) {
 	out, err := l.do(ctx, "status", "-o", "json")
 	if err != nil {
-		return 0, err
+		return labNode{}, err
 	}
-	var s struct {
-		Nodes []struct {
-			Name string
-			PID  int
-		}
-	}
+	var s struct{ Nodes []labNode }
 	if err := json.Unmarshal([]byte(out), &s); err != nil {
-		return 0, err
+		return labNode{}, err
 	}
 	for _, n := range s.Nodes {
-		if n.Name == node && n.PID != 0 {
-			return n.PID, nil
+		if n.Name == name && n.PID != 0 {
+			return n, nil
 		}
 	}
-	return 0, fmt.Errorf("%s does not run", node)
+	return labNode{}, fmt.Errorf("%s does not run", name)
+}
+
+// pid is the daemon of a node.
+func (l lab) pid(ctx context.Context, node string) (int, error) {
+	n, err := l.node(ctx, node)
+	return n.PID, err
 }
 
 // runDir is where a node has its sockets.
@@ -144,6 +152,21 @@ func (c *client) next() (mark, error) {
 		return m, fmt.Errorf("client on %s: %w: %s", c.node, err, strings.TrimSpace(c.stderr.String()))
 	}
 	return m, nil
+}
+
+// tell writes a line to the client's input.
+func (c *client) tell(line string) error {
+	if _, err := fmt.Fprintln(c.stdin, line); err != nil {
+		_, err = c.next() // what it said as it ended
+		return err
+	}
+	return nil
+}
+
+// end has a client end that reads its input, and waits for it.
+func (c *client) end() error {
+	_, err := c.rest()
+	return err
 }
 
 // rest ends the client if it waits for that, and returns the marks that are left.

@@ -3,9 +3,10 @@
 // It drives a lab as a user would. Clients run in a node's namespace and speak to its API; all nodes share the machine's clock,
 // so times taken on different nodes can be compared. What is promised as a ratio to upstream is measured beside upstream, in turns, in
 // the same run. Everything is measured several times and quoted as median, least and most: on a machine that does other work too only
-// the least says much. A whole run takes about a quarter of an hour, and ends its labs however it ends.
+// the least says much. A whole run takes about a quarter of an hour, and half an hour more for what grows; it ends its labs however it
+// ends.
 //
-//	go run ./test/bench [-runs 3] [-only REGEXP] [-bin DIR]
+//	go run ./test/bench [-runs 3] [-only REGEXP] [-bin DIR] [-sizes 100,1000,5000,20000] [-profiles DIR]
 package main
 
 import (
@@ -32,18 +33,27 @@ func main() {
 	only := flag.String("only", "", "measure only that whose name this regular expression finds: "+strings.Join(names(), ", "))
 	name := flag.String("name", "bench", "the lab's name")
 	bin := flag.String("bin", "bin", "the directory of the programs that are measured")
+	sizes := flag.String("sizes", "100,1000,5000,20000", "numbers of pods at which grow measures")
+	profiles := flag.String("profiles", "", "a directory for processor profiles of the daemons while grow changes something; none are taken unless it is given")
 	flag.Parse()
 	find, err := regexp.Compile(*only)
 	if err != nil {
 		exit(err)
 	}
+	pods, err := parseSizes(*sizes)
+	if err != nil {
+		exit(err)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	b := bench{lab: lab{*name, *bin}, runs: max(*runs, 1)}
+	b := bench{lab: lab{*name, *bin}, runs: max(*runs, 1), sizes: pods, profiles: *profiles}
 	began, before := time.Now(), load()
 	err = errors.Join(b.clear(), b.measure(ctx, find), b.clear())
 	stop()
 	printMachine(began, before)
-	b.table.print(os.Stdout)
+	if len(b.table) > 0 {
+		b.table.print(os.Stdout)
+	}
+	b.grid.print(os.Stdout)
 	exit(err)
 }
 
@@ -80,6 +90,10 @@ type bench struct {
 	lab   lab
 	runs  int
 	table table
+	// sizes are those at which growth is measured, grid what came of it, profiles where to put daemons' profiles, "" for none.
+	sizes    []int
+	grid     grid
+	profiles string
 	// nodes is how many the lab has now; 0: there is none.
 	nodes int
 	// images are archives of what pods run.
@@ -94,7 +108,7 @@ type experiment struct {
 
 // experiments are in such an order that a lab serves those that follow each other.
 var experiments = []experiment{
-	{"size", (*bench).sizes},
+	{"size", (*bench).programs},
 	{"start", (*bench).starts},
 	{"pods", (*bench).bursts},
 	{"creates", (*bench).creates},
@@ -105,6 +119,7 @@ var experiments = []experiment{
 	{"quiet", (*bench).quiet},
 	{"heal", (*bench).heals},
 	{"crash", (*bench).crashes},
+	{"grow", (*bench).growth},
 	{"functions", (*bench).functions},
 }
 

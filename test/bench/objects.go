@@ -29,7 +29,7 @@ func (b *bench) objects(ctx context.Context) error {
 	}
 	what := fmt.Sprintf("with %d objects of 1 kB", have)
 	for range b.runs {
-		took, err := b.reopen(ctx)
+		took, err := b.reopen(ctx, "n1")
 		if err != nil {
 			return err
 		}
@@ -54,11 +54,11 @@ func (b *bench) settledMemory(ctx context.Context, what string) error {
 }
 
 // reopen kills a node's daemon and takes the time from its start until it is ready.
-func (b *bench) reopen(ctx context.Context) (time.Duration, error) {
-	if _, err := b.lab.do(ctx, "kill", "n1", "--daemon"); err != nil {
+func (b *bench) reopen(ctx context.Context, node string) (time.Duration, error) {
+	if _, err := b.lab.do(ctx, "kill", node, "--daemon"); err != nil {
 		return 0, err
 	}
-	c, err := b.lab.client(ctx, "n1", "ready")
+	c, err := b.lab.client(ctx, node, "ready")
 	if err != nil {
 		return 0, err
 	}
@@ -66,7 +66,7 @@ func (b *bench) reopen(ctx context.Context) (time.Duration, error) {
 		return 0, errors.Join(err, errors.New("a daemon that was killed is ready"))
 	}
 	began := time.Now()
-	if _, err := b.lab.do(ctx, "start", "n1"); err != nil {
+	if _, err := b.lab.do(ctx, "start", node); err != nil {
 		return 0, err
 	}
 	m, err := c.next()

@@ -155,17 +155,22 @@ func (d daemon) goroutines(ctx context.Context) int {
 	return int(most)
 }
 
-// profile reads the number behind some words of a profile.
-func (d daemon) profile(ctx context.Context, name, words string) (float64, error) {
+// get asks a daemon for a profile of itself.
+func (d daemon) get(ctx context.Context, what string) (*http.Response, error) {
 	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var dialer net.Dialer
 		return dialer.DialContext(ctx, "unix", d.socket)
 	}}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://murmur/debug/pprof/"+name+"?debug=1", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://murmur/debug/pprof/"+what, nil)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	resp, err := c.Do(req)
+	return c.Do(req)
+}
+
+// profile reads the number behind some words of a profile.
+func (d daemon) profile(ctx context.Context, name, words string) (float64, error) {
+	resp, err := d.get(ctx, name+"?debug=1")
 	if err != nil {
 		return 0, err
 	}

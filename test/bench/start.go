@@ -8,7 +8,7 @@ import (
 )
 
 // sizes adds up what is copied to a machine.
-func (b *bench) sizes(context.Context) error {
+func (b *bench) programs(context.Context) error {
 	var sum int64
 	err := filepath.WalkDir(b.lab.bin, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && d.Name() == "older" { // the Makefile's, for a test
