@@ -12,9 +12,10 @@ import (
 )
 
 // What a cluster is filled with. A pod looks like one that a Deployment of a web program has made: the labels of such
-// (but no owner), an annotation, two variables, ports, requests and limits, probes, a volume of a ConfigMap; 1.1 kB as it is
-// sent, half as much again with its defaults. A gate keeps it from being placed. growPerApp pods that follow each other are of one program, whose name is their label
-// app, and programs go round among growNamespaces namespaces. ConfigMaps of 1 kB, two for each pod, go round among them, too.
+// (but no owner), an annotation, two variables, ports, requests and limits, probes, a volume of a ConfigMap; 1.1 kB as
+// it is sent, to which come its defaults. A gate keeps it from being placed. growPerApp pods that follow each other are
+// of one program, whose name is their label app, and programs go round among growNamespaces namespaces. ConfigMaps of
+// 1 kB, two for each pod, go round among them, too.
 //
 // What is changed is apart from these, in the namespace growHome: growFronts gated pods that have an address and are selected
 // by the Service growFront, and Deployments of one gated pod. growReal pods run, so that a list by node has something to list.

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -129,6 +130,9 @@ func (l lab) client(ctx context.Context, node string, args ...string) (*client, 
 func startClient(node string, cmd *exec.Cmd) (*client, error) {
 	c := &client{node: node, cmd: cmd}
 	c.cmd.Stderr = &c.stderr
+	// murmur-lab is between us and the client, which would go on without it.
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c.cmd.Cancel = func() error { return syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL) }
 	stdin, err := c.cmd.StdinPipe()
 	if err != nil {
 		return nil, err

@@ -47,8 +47,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	b := bench{lab: lab{*name, *bin}, runs: max(*runs, 1), sizes: pods, profiles: *profiles}
 	began, before := time.Now(), load()
-	err = errors.Join(b.clear(), b.measure(ctx, find), b.clear())
-	stop()
+	err = errors.Join(b.clear(), b.measure(ctx, find))
+	stop() // clients that are left end before what they speak to
+	err = errors.Join(err, b.clear())
 	printMachine(began, before)
 	if len(b.table) > 0 {
 		b.table.print(os.Stdout)
