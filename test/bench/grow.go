@@ -219,7 +219,7 @@ func (g *grown) lists(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, form := range growLists("") {
+	for _, form := range growLists() {
 		g.note("list of pods: "+form.name+", median", "ms", percentile(spans(named(marks, form.name)), 50))
 	}
 	return nil

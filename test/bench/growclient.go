@@ -96,23 +96,24 @@ func (c api) growBase(ctx context.Context) error {
 			return err
 		}
 	}
-	spec := podSpec()
-	spec.Containers[0].Image = pauseImage
-	if _, err := c.kube.AppsV1().Deployments(growHome).Create(ctx, growDeployment("real", growReal, spec, map[string]string{"app": "real"}), metav1.CreateOptions{}); err != nil {
-		return err
+	for i := range growReal {
+		if _, err := pods.Create(ctx, realPod(i), metav1.CreateOptions{}); err != nil {
+			return err
+		}
 	}
-	for {
+	for until := time.Now().Add(time.Minute); time.Now().Before(until); {
 		l, err := pods.List(ctx, metav1.ListOptions{LabelSelector: "app=real"})
 		if err != nil {
 			return err
 		}
-		if len(l.Items) == growReal && !slices.ContainsFunc(l.Items, func(p corev1.Pod) bool { return p.Status.Phase != corev1.PodRunning }) {
-			return nil
+		if !slices.ContainsFunc(l.Items, func(p corev1.Pod) bool { return p.Status.Phase == corev1.PodPending }) {
+			break
 		}
 		if err := sleep(ctx, 200*time.Millisecond); err != nil {
-			return fmt.Errorf("%d pods to run: %w", growReal, err)
+			return err
 		}
 	}
+	return nil
 }
 
 // growFill makes pods number FROM to TO and their ConfigMaps. Its marks say every five seconds how many objects there are, and that at the end.
@@ -160,14 +161,7 @@ func (c api) growFill(ctx context.Context, from, to int) error {
 
 // growLists asks for pods in each form, ten times. The first answer is looked into and not counted.
 func (c api) growLists(ctx context.Context, size int) error {
-	l, err := c.kube.CoreV1().Pods(growHome).List(ctx, metav1.ListOptions{LabelSelector: "app=real"})
-	if err != nil {
-		return err
-	}
-	if len(l.Items) == 0 {
-		return fmt.Errorf("no pod of %s runs", growHome)
-	}
-	for _, form := range growLists(l.Items[0].Spec.NodeName) {
+	for _, form := range growLists() {
 		for i := range 10 {
 			m := mark{Name: form.name, Began: time.Now()}
 			body, err := c.get(ctx, c.url+"/api/v1/pods"+form.query)
@@ -185,7 +179,7 @@ func (c api) growLists(ctx context.Context, size int) error {
 				return err
 			}
 			// Between two sizes Deployments may still be on their way out.
-			if want, got := form.count(size), len(answer.Items); got < max(want, 1) || want >= 0 && got > want+growDeployments {
+			if want, got := form.count(size), len(answer.Items); got < want || got > want+growDeployments {
 				return fmt.Errorf("list of pods %s: %d in the answer, want %d", form.name, got, want)
 			}
 		}
@@ -227,9 +221,8 @@ func (c api) growDeploy(ctx context.Context, other kubernetes.Interface, run str
 	defer w.Stop()
 	for i := range count {
 		name := fmt.Sprintf("web-%s-%d", run, i)
-		d := growDeployment(name, 1, gatedSpec(name), map[string]string{"app": name, growDeployed: "yes"})
 		m := mark{Name: name, Began: time.Now()}
-		if _, err := c.kube.AppsV1().Deployments(growHome).Create(ctx, d, metav1.CreateOptions{}); err != nil {
+		if _, err := c.kube.AppsV1().Deployments(growHome).Create(ctx, growDeployment(name), metav1.CreateOptions{}); err != nil {
 			return err
 		}
 		if err := await(ctx, w, func(e watch.Event, p *corev1.Pod) bool { return e.Type == watch.Added && p.Labels["app"] == name }); err != nil {

@@ -18,7 +18,9 @@ import (
 // 1 kB, two for each pod, go round among them, too.
 //
 // What is changed is apart from these, in the namespace growHome: growFronts gated pods that have an address and are selected
-// by the Service growFront, and Deployments of one gated pod. growReal pods run, so that a list by node has something to list.
+// by the Service growFront, and Deployments of one gated pod. growReal pods are of
+// growNode, so that a list by node has something to list. They run if they can: a node whose disk is nearly full fails them,
+// and then they are there as well.
 const (
 	growNamespaces = 36
 	growPerApp     = 10
@@ -26,6 +28,7 @@ const (
 	growFront      = "front"
 	growFronts     = 4
 	growReal       = 6
+	growNode       = "n1"
 	growPort       = 8080
 	// growDeployed marks the pods of Deployments that are measured.
 	growDeployed = "bench-grow-deployed"
@@ -98,28 +101,35 @@ func frontStatus(i int, ready bool) []byte {
 		frontAddress(i), frontAddress(i), status)
 }
 
-// deployment is one of growHome.
-func growDeployment(name string, replicas int32, spec corev1.PodSpec, labels map[string]string) *appsv1.Deployment {
+// growDeployment makes one gated pod.
+func growDeployment(name string) *appsv1.Deployment {
+	replicas, labels := int32(1), map[string]string{"app": name, growDeployed: "yes"}
 	return &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: growHome, Labels: labels},
 		Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec}},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: gatedSpec(name)}},
 	}
+}
+
+// realPod is placed already.
+func realPod(i int) *corev1.Pod {
+	p := burstPod(i)
+	p.Name, p.Namespace, p.Labels, p.Spec.NodeName = fmt.Sprintf("real-%d", i), growHome, map[string]string{"app": "real"}, growNode
+	return p
 }
 
 // growList is a form of asking for pods.
 type growList struct {
 	name, query string
-	// count is how many there are in the answer; -1: at least one.
+	// count is how many there are in the answer at least.
 	count func(size int) int
 }
 
-// growLists are the forms; node is one that runs some.
-func growLists(node string) []growList {
+func growLists() []growList {
 	return []growList{
 		{"limit=500", "?limit=500", func(size int) int { return min(size+growFronts+growReal, 500) }},
 		{"all", "", func(size int) int { return size + growFronts + growReal }},
 		{"by label, 10 of them", "?labelSelector=app%3D" + growApp(0), func(size int) int { return min(size, growPerApp) }},
-		{"by spec.nodeName, a few", "?fieldSelector=spec.nodeName%3D" + node, func(int) int { return -1 }},
+		{"by spec.nodeName, 6 of them", "?fieldSelector=spec.nodeName%3D" + growNode, func(int) int { return growReal }},
 	}
 }
