@@ -35,6 +35,9 @@ type agenda struct {
 // wholeEvery is how often all owners are decided though nothing says that they have to be.
 const wholeEvery = time.Minute
 
+// minWait is how long a loop sleeps at least.
+const minWait = 100 * time.Millisecond
+
 // pause keeps an owner from being tried again at once.
 type pause struct {
 	length time.Duration
@@ -114,6 +117,7 @@ func (m *agenda) owners(r *row, w *world) (out []*store.Entry) {
 		for k, at := range m.wakes {
 			if !w.now.Before(at) {
 				m.due[k] = true
+				delete(m.wakes, k)
 			}
 		}
 		due := m.due
@@ -197,13 +201,16 @@ func (m *agenda) wait(now time.Time) time.Duration {
 			wait = min(wait, t.Sub(now))
 		}
 	}
-	for _, t := range m.wakes {
-		at(t)
+	for k, t := range m.wakes {
+		if !m.busy[k] { // it is looked at when its writes are done
+			at(t)
+		}
 	}
 	for k := range m.due {
 		if !m.busy[k] {
 			return gather
 		}
 	}
-	return max(wait, time.Millisecond)
+	// What names a time that has passed already waits as long as anybody: it must not have the loop spin.
+	return max(wait, minWait)
 }

@@ -238,7 +238,7 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 	m := newAgenda()
 	// Bounded for each controller: one whose writes are slow must not hold up another, which it may be waiting for.
 	writing := make(chan struct{}, maxWriting)
-	outcomes := make(chan outcome)
+	outcomes := make(chan outcome, 1024)
 	defer func() {
 		for len(m.busy) > 0 {
 			m.ended(<-outcomes, time.Now())
@@ -300,6 +300,14 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(r.breath(looked)):
+		}
+		for more := true; more; {
+			select {
+			case o := <-outcomes:
+				settle(o)
+			default:
+				more = false
+			}
 		}
 	}
 }
