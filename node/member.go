@@ -121,6 +121,7 @@ func (n *Node) membershipChanged() {
 	}
 	n.agent.Cut()
 	n.api.TrustChanged()
+	n.control.Poke()
 	if signer := n.self.Signer(); n.signed.Swap(signer) != signer {
 		n.volumes.RenewTokens()
 	}

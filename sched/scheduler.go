@@ -295,8 +295,15 @@ func (s *Scheduler) count(w *World, events []store.Event, complete bool) {
 
 // takesRoom tells whether a pod takes room on some node.
 func takesRoom(e *store.Entry) bool {
+	switch corev1.PodPhase(e.Text("status", "phase")) {
+	case corev1.PodSucceeded, corev1.PodFailed:
+		return false
+	}
+	if e.Text("spec", "nodeName") != "" {
+		return true
+	}
 	pod, err := store.As[corev1.Pod](e)
-	return err == nil && !finished(pod) && claimed(pod)
+	return err == nil && claimed(pod)
 }
 
 // publish writes this life into the Node object.

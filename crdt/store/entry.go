@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"murmur/crdt"
@@ -80,9 +79,6 @@ func (e *Entry) Into(into any) error {
 	}
 	return nil
 }
-
-// Mentions tells whether the encoding of the object, as canonical JSON, has a text. It is a way to leave out objects without decoding them.
-func (e *Entry) Mentions(text string) bool { return bytes.Contains(e.value, []byte(text)) }
 
 // As decodes an entry to a typed object. The object is shared by all callers: read it only.
 func As[T any](e *Entry) (*T, error) {

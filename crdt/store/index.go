@@ -31,8 +31,8 @@ const (
 	ByOwner Index = 'o'
 	// ByLabel has the objects of any resource under their labels, each as LabelTerm writes it.
 	ByLabel Index = 'l'
-	// ByNode has pods under the names of the nodes that they are bound to or claimed by (ClaimPrefix). Those that wait for a node are under
-	// "": they have none, and neither gates nor the mark of a deletion.
+	// ByNode has pods under the names of the nodes that they are bound to or claimed by (ClaimPrefix). Those that may wait for a node are under
+	// "": they are bound to none, and have neither gates nor the mark of a deletion.
 	ByNode Index = 'n'
 	// ByClaim has pods under the names of the PersistentVolumeClaims in their namespace that their volumes are of, those that are made for
 	// the pod among them.
@@ -163,8 +163,7 @@ func termsOf(resource string, value []byte) []string {
 		}
 		for name, v := range members(member(meta, "annotations")) {
 			if strings.HasPrefix(name, ClaimPrefix) {
-				add(ByNode, text(member([]byte(text(v)), "node")))
-				waits = false
+				add(ByNode, text(member([]byte(text(v)), "node"))) // whether the claim counts is for others to say
 			}
 		}
 		if waits {
@@ -206,11 +205,11 @@ func termsOf(resource string, value []byte) []string {
 	return terms
 }
 
-// Indexed walks the objects of a resource that an index has under a value, in order of namespace and name. The empty
-// namespace means all.
-func (s *Snapshot) Indexed(i Index, value, resource, namespace string) iter.Seq[*Entry] {
+// Indexed walks the objects of a resource that an index has under a value, as Range does all of them: in order of namespace
+// and name, in one namespace or ("") in all, behind a "namespace/name" or ("") from the first on.
+func (s *Snapshot) Indexed(i Index, value, resource, namespace, after string) iter.Seq[*Entry] {
 	return func(yield func(*Entry) bool) {
-		for k := range s.indexed(i, value, resource, namespace) {
+		for k := range s.indexed(i, value, resource, namespace, after) {
 			if e, ok := s.Get(*k); ok && !yield(e) {
 				return
 			}
@@ -218,9 +217,10 @@ func (s *Snapshot) Indexed(i Index, value, resource, namespace string) iter.Seq[
 	}
 }
 
-func (s *Snapshot) indexed(i Index, value, resource, namespace string) iter.Seq[*crdt.Key] {
+func (s *Snapshot) indexed(i Index, value, resource, namespace, after string) iter.Seq[*crdt.Key] {
 	return func(yield func(*crdt.Key) bool) {
-		from := &posting{term: string(i) + value, key: &crdt.Key{Resource: resource, Namespace: namespace}}
+		begin := firstKey(resource, namespace, after)
+		from := &posting{term: string(i) + value, key: &begin}
 		s.postings.AscendGreaterOrEqual(from, func(p *posting) bool {
 			if p.term != from.term || p.key.Resource != resource || namespace != "" && p.key.Namespace != namespace {
 				return false
@@ -232,7 +232,7 @@ func (s *Snapshot) indexed(i Index, value, resource, namespace string) iter.Seq[
 
 // Owned walks the objects of a resource that name an object as an owner.
 func (s *Snapshot) Owned(by types.UID, resource, namespace string) iter.Seq[*Entry] {
-	return s.Indexed(ByOwner, string(by), resource, namespace)
+	return s.Indexed(ByOwner, string(by), resource, namespace, "")
 }
 
 // Having decodes the objects of a resource that an index has under any value, each once. Read only.
@@ -254,13 +254,13 @@ func Having[T any](s *Snapshot, i Index, resource string) (out []*T) {
 // Find decodes the objects of a resource that an index has under a value. Objects that do not decode as T are left out.
 // Read only.
 func Find[T any](s *Snapshot, i Index, value, resource, namespace string) []*T {
-	return decode[T](s.Indexed(i, value, resource, namespace))
+	return decode[T](s.Indexed(i, value, resource, namespace, ""))
 }
 
-// Selected walks the objects of a resource whose labels a selector matches, in order of namespace and name. If the
-// selector asks for the value of a label, only objects that have one of the values are looked at.
-func (s *Snapshot) Selected(resource, namespace string, by labels.Selector) iter.Seq[*Entry] {
-	candidates := s.candidates(resource, namespace, by)
+// Selected walks the objects of a resource whose labels a selector matches, as Range does all of them. If the selector asks
+// for the value of a label, only objects that have it are looked at.
+func (s *Snapshot) Selected(resource, namespace, after string, by labels.Selector) iter.Seq[*Entry] {
+	candidates := s.candidates(resource, namespace, after, by)
 	return func(yield func(*Entry) bool) {
 		for e := range candidates {
 			if by.Matches(e.Labels()) && !yield(e) {
@@ -272,7 +272,7 @@ func (s *Snapshot) Selected(resource, namespace string, by labels.Selector) iter
 
 // Select decodes the objects of a resource that a selector matches. Read only.
 func Select[T any](s *Snapshot, resource, namespace string, by labels.Selector) []*T {
-	return decode[T](s.Selected(resource, namespace, by))
+	return decode[T](s.Selected(resource, namespace, "", by))
 }
 
 func decode[T any](entries iter.Seq[*Entry]) []*T {
@@ -286,7 +286,7 @@ func decode[T any](entries iter.Seq[*Entry]) []*T {
 }
 
 // candidates walks what a selector may match: of what it asks for, the label that the fewest objects have.
-func (s *Snapshot) candidates(resource, namespace string, by labels.Selector) iter.Seq[*Entry] {
+func (s *Snapshot) candidates(resource, namespace, after string, by labels.Selector) iter.Seq[*Entry] {
 	requirements, selectable := by.Requirements()
 	if !selectable {
 		return func(func(*Entry) bool) {}
@@ -301,9 +301,9 @@ func (s *Snapshot) candidates(resource, namespace string, by labels.Selector) it
 		}
 	}
 	if len(terms) == 0 {
-		return s.Range(resource, namespace, "")
+		return s.Range(resource, namespace, after)
 	}
-	return s.Indexed(ByLabel, s.rarest(terms, resource, namespace), resource, namespace)
+	return s.Indexed(ByLabel, s.rarest(terms, resource, namespace), resource, namespace, after)
 }
 
 // rarest is the label that the fewest objects have. The lists are counted side by side, so that it takes no longer than a few times the
@@ -312,7 +312,7 @@ func (s *Snapshot) rarest(terms []string, resource, namespace string) string {
 	for limit := 16; len(terms) > 1; limit *= 4 {
 		for _, term := range terms {
 			n := 0
-			for range s.indexed(ByLabel, term, resource, namespace) {
+			for range s.indexed(ByLabel, term, resource, namespace, "") {
 				if n++; n == limit {
 					break
 				}
@@ -332,6 +332,15 @@ func (e *Entry) Labels() labels.Set {
 		out[k] = text(v)
 	}
 	return out
+}
+
+// Text is the string at a path of names; "" if there is none. It is read from the encoding at each call.
+func (e *Entry) Text(path ...string) string {
+	at := e.value
+	for _, name := range path {
+		at = member(at, name)
+	}
+	return text(at)
 }
 
 // Controller is the object's reference to what controls it. It is read from its encoding at each call.

@@ -27,7 +27,7 @@ func wanted(p *corev1.Pod) []string {
 	}
 	for k := range p.Annotations {
 		if node, ok := strings.CutPrefix(k, ClaimPrefix); ok {
-			set[string(ByNode)+node], waits = true, false
+			set[string(ByNode)+node] = true
 		}
 	}
 	if waits {

@@ -57,17 +57,21 @@ func (s *Snapshot) Get(k crdt.Key) (*Entry, bool) {
 // the "namespace/name" behind which to begin.
 func (s *Snapshot) Range(resource, namespace, after string) iter.Seq[*Entry] {
 	return func(yield func(*Entry) bool) {
-		from := crdt.Key{Resource: resource, Namespace: namespace}
-		if ns, name, ok := strings.Cut(after, "/"); ok {
-			from = crdt.Key{Resource: resource, Namespace: ns, Name: name + "\x00"}
-		}
-		s.tree.AscendGreaterOrEqual(&slot{key: from}, func(sl *slot) bool {
+		s.tree.AscendGreaterOrEqual(&slot{key: firstKey(resource, namespace, after)}, func(sl *slot) bool {
 			if sl.key.Resource != resource || namespace != "" && sl.key.Namespace != namespace {
 				return false
 			}
 			return sl.entry == nil || yield(sl.entry)
 		})
 	}
+}
+
+// firstKey is the key that a walk begins at.
+func firstKey(resource, namespace, after string) crdt.Key {
+	if ns, name, ok := strings.Cut(after, "/"); ok {
+		return crdt.Key{Resource: resource, Namespace: ns, Name: name + "\x00"}
+	}
+	return crdt.Key{Resource: resource, Namespace: namespace}
 }
 
 // NextUID is the UID that an object created now under a free key will have.

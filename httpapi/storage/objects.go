@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"reflect"
 	"strings"
 	"time"
@@ -203,7 +204,7 @@ func (o *objects) GetList(_ context.Context, path string, opts storage.ListOptio
 	if opts.Predicate.Empty() {
 		left = new(int64)
 	}
-	for e := range snap.Range(o.kind.Key(), k.Namespace, o.cursor(after)) {
+	for e := range o.candidates(snap, k.Namespace, o.cursor(after), opts.Predicate) {
 		if k.Name != "" && e.Key.Name != k.Name {
 			continue
 		}
@@ -242,6 +243,19 @@ func (o *objects) GetList(_ context.Context, path string, opts storage.ListOptio
 		}
 	}
 	return o.Versioner().UpdateList(list, uint64(snap.Version()), next, left)
+}
+
+// candidates walks the objects that a predicate may match: those that its labels do, or, of pods, those on the node that it names.
+func (o *objects) candidates(snap *store.Snapshot, namespace, after string, by storage.SelectionPredicate) iter.Seq[*store.Entry] {
+	if by.Field != nil && o.kind.Key() == "pods" {
+		if node, ok := by.Field.RequiresExactMatch("spec.nodeName"); ok && node != "" {
+			return snap.Indexed(store.ByNode, node, "pods", namespace, after)
+		}
+	}
+	if by.Label == nil || by.Label.Empty() {
+		return snap.Range(o.kind.Key(), namespace, after)
+	}
+	return snap.Selected(o.kind.Key(), namespace, after, by.Label)
 }
 
 // expiredPage is the 410 of a continue token whose snapshot is gone; the token in it goes on from the

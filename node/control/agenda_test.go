@@ -102,6 +102,11 @@ func TestAgenda(t *testing.T) {
 	c.look("s0", "s2")
 	c.pod("lone", "", "Running")
 	c.look("s0", "s1", "s2") // anybody's to adopt
+	c.put(crdt.Key{Resource: "pods", Namespace: "default", Name: "lone"}, &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{Name: "lone", Namespace: "default", Annotations: map[string]string{"a": "b"}}, Status: corev1.PodStatus{Phase: "Running"}})
+	c.look() // nothing that says who may adopt it
+	c.pod("lone", "", "Failed")
+	c.look("s0", "s1", "s2")
 	c.pod("lone", "s1", "Running")
 	c.look("s0", "s1", "s2") // it was anybody's
 	c.pod("s1-x", "other", "Running")
@@ -136,6 +141,22 @@ func TestAgendaWaits(t *testing.T) {
 	c.ended(outcome{key: e.Key, uid: e.UID}, c.now)
 	if d := c.wait(c.now); d != gather {
 		t.Errorf("an owner whose writes are done is looked at in %s", d)
+	}
+	c.look("s0")
+
+	// A time that comes while the writes are under way is no reason to look before they are done.
+	c.busy[e.Key] = true
+	c.decided(e, c.now.Add(time.Second))
+	c.look()
+	if d := c.wait(c.now); d < time.Second {
+		t.Errorf("the loop looks again in %s while the writes of an owner are under way", d)
+	}
+	c.ended(outcome{key: e.Key, uid: e.UID}, c.now)
+	c.look("s0")
+	// Nor does one that has passed already have the loop spin.
+	c.decided(e, c.now.Add(-time.Hour))
+	if d := c.wait(c.now); d != minWait {
+		t.Errorf("for a time that has passed the loop waits %s", d)
 	}
 	c.look("s0")
 

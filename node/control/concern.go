@@ -1,6 +1,7 @@
 package control
 
 import (
+	"maps"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,14 +42,26 @@ func theController(resource, kind string) concern {
 		for _, o := range both(e) {
 			ref, ok := o.Controller()
 			switch {
-			case !ok:
+			case !ok && adoptable(e):
 				return everyOne(w, resource, ns)
-			case ref.Kind == kind:
+			case ok && ref.Kind == kind:
 				out = append(out, crdt.Key{Resource: resource, Namespace: ns, Name: ref.Name})
 			}
 		}
 		return append(out, namesakes(w, resource, e)...)
 	}
+}
+
+// adoptable tells whether a change may decide who adopts an object: it is new or gone, or differs in its labels or its controller, or in whether
+// it lasts.
+func adoptable(e store.Event) bool {
+	if e.Type != store.Modified {
+		return true
+	}
+	was, _ := e.Old.Controller()
+	is, _ := e.Entry.Controller()
+	return was.UID != is.UID || !maps.Equal(e.Old.Labels(), e.Entry.Labels()) || e.Old.Text("status", "phase") != e.Entry.Text("status", "phase") ||
+		(e.Old.Text("metadata", "deletionTimestamp") == "") != (e.Entry.Text("metadata", "deletionTimestamp") == "")
 }
 
 // namesakes are the owners whose names an object's name begins with, once that object is gone.
@@ -81,28 +94,6 @@ func theDeployment(w *world, e store.Event) (out []crdt.Key) {
 		}
 	}
 	return out
-}
-
-// theSiblings concerns the ReplicaSets of the Deployment whose ReplicaSet controls the object: they share what they may have.
-func theSiblings(w *world, e store.Event) (out []crdt.Key) {
-	for _, d := range theDeployment(w, e) {
-		if e, ok := w.snap.Get(d); ok {
-			for set := range w.snap.Owned(e.UID, replicaSets, d.Namespace) {
-				out = append(out, set.Key)
-			}
-		}
-	}
-	return out
-}
-
-// together concerns those of several concerns.
-func together(all ...concern) concern {
-	return func(w *world, e store.Event) (out []crdt.Key) {
-		for _, c := range all {
-			out = append(out, c(w, e)...)
-		}
-		return out
-	}
 }
 
 // theServices concerns the Services that select the object, or did.
@@ -157,8 +148,11 @@ func theClaims(_ *world, e store.Event) (out []crdt.Key) {
 	return out
 }
 
-// theVolume concerns the volume that a claim is bound to.
-func theVolume(_ *world, e store.Event) (out []crdt.Key) {
+// theVolume concerns the volume that a claim is bound to. One that is gone may be named by a volume that it never named itself.
+func theVolume(w *world, e store.Event) (out []crdt.Key) {
+	if e.Type == store.Deleted {
+		return everyOne(w, volumes, "")
+	}
 	for _, o := range both(e) {
 		if c, err := store.As[corev1.PersistentVolumeClaim](o); err == nil && c.Spec.VolumeName != "" {
 			out = append(out, crdt.Key{Resource: volumes, Name: c.Spec.VolumeName})

@@ -71,7 +71,7 @@ type Config struct {
 	Record func(ctx context.Context, user, verb string, key crdt.Key, uid types.UID) (context.Context, func(error))
 	// Recorder writes events; nil means none.
 	Recorder record.EventRecorder
-	// CACert is the PEM bundle that pods verify the API with, as it is now. It changes with the documents of murmur.io/authorities and
+	// CACert is the PEM bundle that pods verify the API with, as it is now; who changes it calls Poke. It changes with the documents of murmur.io/authorities and
 	// murmur.io/members.
 	CACert func() []byte
 	// Resources lists what is stored, as in crdt.Key.Resource. Namespaces are emptied of, and owners are looked for
@@ -100,6 +100,7 @@ type Config struct {
 type Controllers struct {
 	cfg  Config
 	rows []row
+	poke chan struct{}
 
 	// mu guards since.
 	mu sync.Mutex
@@ -136,7 +137,15 @@ func New(cfg Config) (*Controllers, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Controllers{cfg: cfg, rows: table(cfg), since: map[string]time.Time{}}, nil
+	return &Controllers{cfg: cfg, rows: table(cfg), since: map[string]time.Time{}, poke: make(chan struct{}, 1)}, nil
+}
+
+// Poke has all owners decided again: something has changed that is neither in the store nor in the view. It does not wait.
+func (c *Controllers) Poke() {
+	select {
+	case c.poke <- struct{}{}:
+	default:
+	}
 }
 
 // Run runs the controllers until the context ends. The store must be past its barrier: a controller acts on what it
@@ -155,6 +164,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+		case <-c.poke:
 		}
 		// Asked for before anyone looks, so that no change falls between.
 		changed = c.cfg.View.Changed()
@@ -175,7 +185,7 @@ func table(cfg Config) []row {
 		{name: "deployment-controller", owners: []string{deployments}, watches: []string{replicaSets, pods}, decide: deployment,
 			concerns: map[string]concern{replicaSets: theController(deployments, "Deployment"), pods: theDeployment}},
 		{name: "replicaset-controller", owners: []string{replicaSets}, watches: []string{pods, nodes}, decide: replicaSet,
-			concerns: map[string]concern{pods: together(theController(replicaSets, "ReplicaSet"), theSiblings)}},
+			concerns: map[string]concern{pods: theController(replicaSets, "ReplicaSet")}},
 		{name: "replication-controller", owners: []string{replicationControllers}, watches: []string{pods, nodes}, decide: replicationController,
 			concerns: map[string]concern{pods: theController(replicationControllers, "ReplicationController")}},
 		{name: "endpointslice-controller", owners: []string{"services"}, watches: []string{pods, nodes, endpointSlices}, decide: endpointSlice,
@@ -184,9 +194,10 @@ func table(cfg Config) []row {
 			concerns: map[string]concern{pods: theServices, "endpoints": theNamesake("services")}},
 		{name: "endpointslicemirroring-controller", owners: []string{"endpoints"}, watches: []string{"services", endpointSlices}, decide: mirror,
 			concerns: map[string]concern{"services": theNamesake("endpoints"), endpointSlices: theController("endpoints", "Endpoints")}},
-		{name: "disruption-controller", owners: []string{budgets}, watches: []string{pods, nodes, replicaSets, deployments, replicationControllers}, decide: disruption,
+		{name: "disruption-controller", owners: []string{budgets}, watches: []string{pods, nodes, replicaSets, deployments, replicationControllers, statefulSets}, decide: disruption,
 			concerns: map[string]concern{
 				pods: theNeighbours(budgets), replicaSets: theNeighbours(budgets), deployments: theNeighbours(budgets), replicationControllers: theNeighbours(budgets),
+				statefulSets: theNeighbours(budgets),
 			}},
 		{name: "statefulset-controller", owners: []string{statefulSets}, watches: []string{pods, nodes, controllerRevisions}, decide: statefulSet,
 			concerns: map[string]concern{pods: theController(statefulSets, "StatefulSet"), controllerRevisions: theController(statefulSets, "StatefulSet")}},

@@ -26,9 +26,8 @@ const unseen = 30 * time.Second
 // was in sight, so that whoever has it could have sent it. UIDs are derived, so an owner of the same name with another
 // UID is another owner; which of the two is the later cannot be told from a UID, and it falls under the same rule.
 type garbage struct {
-	// looked is the version of the last look, and resources what was looked at: an object that is older and has no ties has none still.
-	looked    store.Version
-	resources []string
+	// looked is the version of the last look.
+	looked store.Version
 	// ties are of the objects that have any, read once for each version. Most have none.
 	ties map[crdt.Key]ties
 	// dependents are the objects that name a UID as their owner's, owners where those of them are that are there.
@@ -83,11 +82,6 @@ func tiesOf(e *store.Entry) ties {
 	return t
 }
 
-// tied tells whether an object may have ties. It looks at the text, which costs less than to remember that it has none.
-func tied(e *store.Entry) bool {
-	return e.Mentions(`"ownerReferences":`) || e.Mentions(`"finalizers":`) || e.Mentions(`"deletionTimestamp":`)
-}
-
 func newGarbage(store *store.Store) *garbage {
 	return &garbage{seed: maphash.MakeSeed(), gone: map[uint64]struct{}{}, absent: map[string]time.Time{}, deleted: store.Deleted}
 }
@@ -102,47 +96,32 @@ func (g *garbage) prepare(w *world) {
 	if len(g.gone) > maxGone {
 		clear(g.gone)
 	}
-	looked := g.looked
-	if looked > 0 {
-		for _, uid := range g.deleted(looked) {
+	if g.looked > 0 {
+		for _, uid := range g.deleted(g.looked) {
 			g.gone[g.digest(uid)] = struct{}{}
 		}
 	}
-	if !slices.Equal(g.resources, w.resources) {
-		looked = 0
-	}
-	g.looked, g.resources = w.snap.Version(), w.resources
-	each := func(f func(*store.Entry)) {
-		for _, resource := range w.resources {
-			for e := range w.snap.Range(resource, "", "") {
-				f(e)
+	g.looked = w.snap.Version()
+	for _, resource := range w.resources {
+		for e := range w.snap.Indexed(store.ByTies, "", resource, "", "") {
+			t, ok := g.ties[e.Key]
+			if !ok || t.version != e.Version || t.uid != e.UID {
+				t = tiesOf(e)
+			}
+			known[e.Key] = t
+			for _, o := range t.owners {
+				g.dependents[o.uid] = append(g.dependents[o.uid], e.Key)
 			}
 		}
 	}
-	each(func(e *store.Entry) {
-		g.present[g.digest(e.UID)] = struct{}{}
-		t, ok := g.ties[e.Key]
-		if !ok && e.Version <= looked {
-			return
-		}
-		if !ok || t.version != e.Version || t.uid != e.UID {
-			if !tied(e) {
-				return
-			}
-			t = tiesOf(e)
-		}
-		known[e.Key] = t
-		for _, o := range t.owners {
-			g.dependents[o.uid] = append(g.dependents[o.uid], e.Key)
-		}
-	})
 	g.ties, g.owners = known, make(map[types.UID]crdt.Key, len(g.dependents))
-	if len(g.dependents) > 0 {
-		each(func(e *store.Entry) {
+	for _, resource := range w.resources {
+		for e := range w.snap.Range(resource, "", "") {
+			g.present[g.digest(e.UID)] = struct{}{}
 			if len(g.dependents[e.UID]) > 0 {
 				g.owners[e.UID] = e.Key
 			}
-		})
+		}
 	}
 	for uid := range was {
 		if _, ok := g.present[uid]; !ok {

@@ -47,14 +47,15 @@ func (m *model) of(node string) *side {
 }
 
 func (m *model) decide(s *side, self string) (plan, *replicas) {
+	neighbours := map[string]int{}
 	r := &replicas{set: s.set, kind: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), nodes: s.nodes, brake: Available,
-		settle: 2 * time.Second, self: self, now: m.now, neighbours: map[string]int{},
+		settle: 2 * time.Second, self: self, now: m.now, neighbours: func() map[string]int { return neighbours },
 		taken: func(n string) bool { return s.pods[n] != nil }}
 	for _, n := range slices.Sorted(maps.Keys(s.pods)) {
 		p := s.pods[n]
 		r.pods = append(r.pods, p)
 		if podutil.IsPodReady(p) {
-			r.neighbours[p.Spec.NodeName]++
+			neighbours[p.Spec.NodeName]++
 		}
 	}
 	p, _ := r.decide()

@@ -51,6 +51,8 @@ type work struct {
 	self  string
 	now   time.Time
 	taken func(name string) bool
+	// lost is when the first of the pods out of sight is given up.
+	lost time.Time
 }
 
 func job(w *world, e *store.Entry) plan {
@@ -179,8 +181,11 @@ func (k *work) place(s *slot, p *corev1.Pod) {
 		}
 		if ends && !k.now.Before(at) {
 			s.lost = p
-		} else {
-			s.active = append(s.active, p)
+			return
+		}
+		s.active = append(s.active, p)
+		if ends && (k.lost.IsZero() || at.Before(k.lost)) {
+			k.lost = at
 		}
 	}
 }
@@ -225,6 +230,7 @@ func (k *work) remove(p *plan, pod *corev1.Pod) {
 func (k *work) decide() (plan, batchv1.JobStatus) {
 	p, st := plan{}, *k.job.Status.DeepCopy()
 	all, strays := k.slots()
+	p.at(k.lost)
 	numbers := make([]int, 0, len(all))
 	for n := range all {
 		numbers = append(numbers, n)

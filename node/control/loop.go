@@ -325,6 +325,7 @@ func (r *row) breath(looked time.Duration) time.Duration {
 // if one cannot be done, most likely none can, and few have tried.
 func (c *Controllers) apply(ctx context.Context, user string, api API, writes []write, writing chan struct{}) (failed *failure, err error) {
 	size := 1
+	own := make(chan struct{}, maxWriting/2) // the rest is for other owners
 	var last verb
 	for len(writes) > 0 {
 		if size *= 2; writes[0].verb != last {
@@ -341,8 +342,15 @@ func (c *Controllers) apply(ctx context.Context, user string, api API, writes []
 		var wg sync.WaitGroup
 		for i, w := range group {
 			wg.Go(func() {
-				writing <- struct{}{}
-				defer func() { <-writing }()
+				for _, slots := range []chan struct{}{own, writing} {
+					select {
+					case slots <- struct{}{}:
+						defer func() { <-slots }()
+					case <-ctx.Done():
+						errs[i] = ctx.Err()
+						return
+					}
+				}
 				errs[i] = c.write(ctx, user, api, w)
 			})
 		}

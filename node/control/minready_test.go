@@ -28,7 +28,7 @@ func TestMinReady(t *testing.T) {
 		available int32
 	}{{wait - 1, 0}, {wait + 1, 1}} {
 		for what, s := range map[string]*appsv1.ReplicaSet{"ReplicaSet": set, "ReplicationController": replicaSetOf(rc)} {
-			r := &replicas{set: s, pods: []*corev1.Pod{ready()}, nodes: seen, brake: Available, self: "n1", neighbours: map[string]int{}, kind: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"),
+			r := &replicas{set: s, pods: []*corev1.Pod{ready()}, nodes: seen, brake: Available, self: "n1", neighbours: func() map[string]int { return nil }, kind: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"),
 				now: second(c.after), taken: func(string) bool { return false }}
 			p, st := r.decide()
 			if st.ReadyReplicas != 1 || st.AvailableReplicas != c.available {

@@ -108,7 +108,7 @@ func volumeProtection(w *world, e *store.Entry) plan {
 				return true
 			}
 		}
-		for range w.snap.Indexed(store.ByVolume, v.Name, claims, "") {
+		for range w.snap.Indexed(store.ByVolume, v.Name, claims, "", "") {
 			return true
 		}
 		return false

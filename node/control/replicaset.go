@@ -33,8 +33,8 @@ type replicas struct {
 	about runtime.Object
 	// pods are those that the set controls.
 	pods []*corev1.Pod
-	// neighbours are the ready pods of the same workload by node.
-	neighbours map[string]int
+	// neighbours counts the ready pods of the same workload by node. It is asked only by who withdraws pods.
+	neighbours func() map[string]int
 	nodes      map[string]sight
 	brake      Brake
 	settle     time.Duration
@@ -68,7 +68,7 @@ func replicate(w *world, set *appsv1.ReplicaSet, kind schema.GroupVersionKind, a
 		return p, nil
 	}
 	r := &replicas{
-		set: set, kind: kind, about: about, pods: pods, neighbours: map[string]int{}, nodes: w.nodes, brake: w.brake, settle: w.settle,
+		set: set, kind: kind, about: about, pods: pods, nodes: w.nodes, brake: w.brake, settle: w.settle,
 		self: w.self, now: w.now,
 		taken: func(name string) bool {
 			_, ok := w.snap.Get(crdt.Key{Resource: "pods", Namespace: set.Namespace, Name: name})
@@ -78,17 +78,21 @@ func replicate(w *world, set *appsv1.ReplicaSet, kind schema.GroupVersionKind, a
 	if f, ok := w.failures[set.UID]; ok {
 		r.failed = &f
 	}
-	kin := [][]*corev1.Pod{pods}
-	if ref := metav1.GetControllerOfNoCopy(set); ref != nil {
-		kin = nil
-		for _, sibling := range controlled[appsv1.ReplicaSet](w, replicaSets, set.Namespace, ref.UID) {
-			kin = append(kin, controlled[corev1.Pod](w, "pods", set.Namespace, sibling.UID))
+	r.neighbours = func() map[string]int {
+		kin := [][]*corev1.Pod{pods}
+		if ref := metav1.GetControllerOfNoCopy(set); ref != nil {
+			kin = nil
+			for _, sibling := range controlled[appsv1.ReplicaSet](w, replicaSets, set.Namespace, ref.UID) {
+				kin = append(kin, controlled[corev1.Pod](w, "pods", set.Namespace, sibling.UID))
+			}
 		}
-	}
-	for _, p := range slices.Concat(kin...) {
-		if controller.IsPodActive(p) && podutil.IsPodReady(p) {
-			r.neighbours[p.Spec.NodeName]++
+		by := map[string]int{}
+		for _, p := range slices.Concat(kin...) {
+			if controller.IsPodActive(p) && podutil.IsPodReady(p) {
+				by[p.Spec.NodeName]++
+			}
 		}
+		return by
 	}
 	p, st := r.decide()
 	return p, &st
@@ -286,7 +290,7 @@ func (r *replicas) withdraw(p *plan, c census) {
 	for _, q := range slices.Concat(c.here, c.doubtful, c.lost) {
 		counting[q.Name] = true
 	}
-	order := ranked(r.set, c.here, counting, r.neighbours)
+	order := ranked(r.set, c.here, counting, r.neighbours())
 	surplus := order[r.want():]
 	kept := 0
 	for _, s := range order[:r.want()] {

@@ -75,7 +75,7 @@ func (t *secretTokens) prepare(w *world) {
 	}
 	t.looked = w.snap.Version()
 	there := map[types.UID]bool{}
-	for e := range w.snap.Indexed(store.ByType, string(corev1.SecretTypeServiceAccountToken), "secrets", "") {
+	for e := range w.snap.Indexed(store.ByType, string(corev1.SecretTypeServiceAccountToken), "secrets", "", "") {
 		if _, ok := tokenSecret(e); ok {
 			t.held[e.Key], there[e.UID] = true, true
 		}

@@ -103,7 +103,8 @@ func say(p plan) string {
 //	pod a slot=0 n1 ready [started=3] [covers=b] [deleting] [failed] [cost=5] [replace-after=60] [replace=false] [forever]
 func TestReplicaSet(t *testing.T) {
 	datadriven.RunTest(t, "testdata/replicaset", func(t *testing.T, d *datadriven.TestData) string {
-		r := &replicas{nodes: map[string]sight{}, brake: Available, settle: 2 * time.Second, self: "n1", neighbours: map[string]int{},
+		neighbours := map[string]int{}
+		r := &replicas{nodes: map[string]sight{}, brake: Available, settle: 2 * time.Second, self: "n1", neighbours: func() map[string]int { return neighbours },
 			kind: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), now: epoch}
 		for _, a := range d.CmdArgs {
 			switch a.Key {
@@ -183,7 +184,7 @@ func TestReplicaSet(t *testing.T) {
 			if _, ok := opts["failed"]; ok {
 				p.Status.Phase = corev1.PodFailed
 			} else if podutil.IsPodReady(p) {
-				r.neighbours[p.Spec.NodeName]++
+				neighbours[p.Spec.NodeName]++
 			}
 			r.pods = append(r.pods, p)
 		}

@@ -122,7 +122,10 @@ func (o *ordered) decide() (plan, appsv1.StatefulSetStatus) {
 		if o.healthy(q) {
 			st.AvailableReplicas++
 		} else if c := podutil.GetPodReadyCondition(q.Status); o.set.Spec.MinReadySeconds > 0 && c != nil && c.Status == corev1.ConditionTrue {
-			p.at(c.LastTransitionTime.Add(time.Duration(o.set.Spec.MinReadySeconds)*time.Second + time.Second/10))
+			// What it waits for beyond that time is no matter of time.
+			if at := c.LastTransitionTime.Add(time.Duration(o.set.Spec.MinReadySeconds)*time.Second + time.Second/10); o.now.Before(at) {
+				p.at(at)
+			}
 		}
 		if q.DeletionTimestamp != nil {
 			continue

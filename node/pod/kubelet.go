@@ -242,7 +242,7 @@ func (k *Kubelet) assign(ctx context.Context, group *errgroup.Group) map[types.U
 	snap := k.cfg.Store.Snapshot()
 	asked := &requested{snap: snap}
 	bound := map[types.UID]bool{}
-	for e := range snap.Indexed(store.ByNode, k.cfg.Node, "pods", "") {
+	for e := range snap.Indexed(store.ByNode, k.cfg.Node, "pods", "", "") {
 		p, err := store.As[corev1.Pod](e)
 		if err != nil {
 			k.cfg.Log.Error("unreadable pod", "pod", e.Key, "err", err)
