@@ -117,7 +117,7 @@ func TestClaimsWaitForNobody(t *testing.T) {
 			seen[k] = true
 		}
 	}
-	// A number that is claimed for another, as only the home knows, is refused; the other's claim stays.
+	// A number that is claimed for another, as only the primary knows, is refused; the other's claim stays.
 	taken := made[0].Spec.ClusterIP
 	if _, err := c.CoreV1().Services("default").Create(ctx, service("thief", taken), metav1.CreateOptions{}); !apierrors.IsInvalid(err) {
 		t.Errorf("an address that is another's: %v", err)

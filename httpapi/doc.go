@@ -18,7 +18,7 @@
 // (httpapi/route), so what is served is what was allowed; Echo routes only what is no resource. Then upstream's request
 // handlers, which decode, admit (httpapi/admit, with httpapi/policy, webhook, quota and accepted), validate and encode;
 // then upstream's registry of the kind, with its strategies (httpapi/registry); and at the bottom, where upstream has etcd,
-// storage.Interface over crdt.Store (httpapi/storage).
+// storage.Interface over store.Store (httpapi/storage).
 //
 // Who runs in this process writes without a request, through the same (httpapi/inprocess).
 //

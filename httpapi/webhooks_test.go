@@ -12,14 +12,14 @@ import (
 	"testing"
 	"time"
 
-	"murmur/httpapi/storage"
-
 	admissionv1 "k8s.io/api/admission/v1"
 	registrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"murmur/httpapi/storage"
 )
 
 // hook is a webhook's server, and how a configuration names it.

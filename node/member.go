@@ -289,7 +289,7 @@ func (h *held) set(b []byte) {
 	h.b = b
 }
 
-// spend marks a token as used, at its home: of two doors one succeeds.
+// spend marks a token as used, at its primary: of two doors one succeeds.
 func (n *Node) spend(ctx context.Context, used *corev1.Secret) error {
 	_, err := n.api.System().Update(ctx, used)
 	return err

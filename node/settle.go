@@ -198,7 +198,7 @@ func (n *Node) each(names []string, f func(i int, name string) error) []error {
 }
 
 // compare looks whether this store and another's hold the same, and sets right what they do not. final takes the other at its
-// word: see crdt.Store.Check.
+// word: see store.Store.Check.
 func (n *Node) compare(ctx context.Context, name string, final bool) (mended int, err error) {
 	for range maxCheckRounds {
 		var msg []byte

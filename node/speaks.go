@@ -10,7 +10,7 @@ import (
 	"murmur/gossip"
 )
 
-// speaks tells whether a peer's word is the best to be had on how many commits an origin has made: see crdt.Config. A node that is still
+// speaks tells whether a peer's word is the best to be had on how many commits an origin has made: see store.Config. A node that is still
 // learning the state of the cluster has only its teacher's.
 func (n *Node) speaks(peer string, o crdt.Origin) bool {
 	if n.joining.Load() != nil || n.store.Behind() {

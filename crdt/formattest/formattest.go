@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"murmur/crdt"
 )
 
 var rewrite = flag.Bool("formats.rewrite", false, "write testdata/format anew: only for a format that has its own number")
@@ -51,4 +53,22 @@ func Recorded(t *testing.T, name string, now []byte) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+func stamp(at uint64, w crdt.Origin) crdt.Stamp { return crdt.Stamp{HLC: at << 16, Writer: w} }
+
+// Document is a document that has something of everything.
+func Document() *crdt.Document {
+	return &crdt.Document{
+		Key: crdt.Key{Resource: "apps/deployments", Namespace: "default", Name: "web"}, Incarnation: stamp(5, 2),
+		Context: crdt.Counters{{Origin: 1, N: 7}, {Origin: 2, N: 3}}, Clocks: crdt.Counters{{Origin: 1, N: 9 << 16}, {Origin: 2, N: 8 << 16}}, Folded: crdt.Counters{{Origin: 2, N: 1 << 16}},
+		Stamps: crdt.Stamps{Base: stamp(6, 1), Fields: map[string]crdt.Stamp{"/spec/replicas": stamp(8, 2)}, Lives: map[string]crdt.Stamp{`/spec/template/spec/containers/[name="c"]`: stamp(7, 1)},
+			Ordered: map[string][]string{"/spec/template/spec/containers": {`[name="c"]`, `[name="d"]`}}},
+		Generations: crdt.Counters{{Origin: 1, N: 2}}, Counted: true, Value: []byte(`{"kind":"Deployment","spec":{"replicas":3}}`),
+	}
+}
+
+// Tombstone is one of which nobody needs to hear.
+func Tombstone() *crdt.Document {
+	return &crdt.Document{Key: crdt.Key{Resource: "nodes", Name: "n1"}, DeletedAt: stamp(9, 3), Context: crdt.Counters{{Origin: 3, N: 4}}, Clocks: crdt.Counters{{Origin: 3, N: 9 << 16}}, Retired: true}
 }

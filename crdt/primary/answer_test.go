@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"murmur/crdt"
-	"murmur/crdt/store"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // An update is answered with what it made, though the primary has gone on while its backup was asked to hold it.

@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"murmur/crdt"
-	"murmur/crdt/store"
 	"net"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 var (
@@ -32,7 +33,7 @@ type View interface {
 	Changed() <-chan struct{}
 }
 
-// Config is what Coordinator are made with. Store, Node and View are required; Dial and Listener too unless the node is always
+// Config is what a Coordinator is made with. Store, Node and View are required; Dial and Listener too unless the node is always
 // alone.
 type Config struct {
 	Store *store.Store
@@ -52,12 +53,7 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Coordinator makes the writes of class H: those that must not happen on two nodes at once. Each key has a primary, the node that a
-// rendezvous hash ranks first among those alive, and a backup, the one ranked second. Whichever node is asked hands the
-// write to the primary. That one compares it with its own document, commits it, has the backup hold it on disk, and answers with
-// the document, which the asker takes in before it answers in turn: so who wrote reads what was written. Compare-and-swap
-// is linearizable among nodes that see each other; sides that do not each have primaries of their own, and what they decided
-// merges like all else when they meet.
+// Coordinator decides writes of class H, or has their primaries decide them. See the package comment.
 //
 // Every write of class H is one compare-and-swap: on the version of the document that it was made from, by its causal context. What was asked
 // twice, or comes late, therefore fails, and an asker that got no answer may ask the next primary.
@@ -341,20 +337,20 @@ func (h *Coordinator) place(k crdt.Key) place {
 func (h *Coordinator) awaitLease(ctx context.Context, k crdt.Key) (*lease, error) {
 	for {
 		h.mu.Lock()
-		s, ten, waits := h.leases.state(h.config.Now(), k)
+		s, held, waits := h.leases.state(h.config.Now(), k)
 		h.mu.Unlock()
 		switch s {
 		case holdsLease:
-			return ten, nil
+			return held, nil
 		case notPrimary:
 			return nil, fmt.Errorf("for %s the primary is %q", h.config.Node, waits)
 		case stale:
-			if h.renew(ctx, ten) == nil {
+			if h.renew(ctx, held) == nil {
 				h.mu.Lock()
-				s, ten, _ = h.leases.state(h.config.Now(), k)
+				s, held, _ = h.leases.state(h.config.Now(), k)
 				h.mu.Unlock()
 				if s == holdsLease {
-					return ten, nil
+					return held, nil
 				}
 			}
 		}
@@ -369,7 +365,7 @@ func (h *Coordinator) awaitLease(ctx context.Context, k crdt.Key) (*lease, error
 func (h *Coordinator) decide(ctx context.Context, p *store.Proposal, early func(*crdt.Document)) store.Response {
 	var s store.Response
 	for {
-		ten, err := h.awaitLease(ctx, p.Key)
+		held, err := h.awaitLease(ctx, p.Key)
 		if err != nil {
 			if s.Outcome == store.OutcomeDone {
 				return store.Response{Outcome: store.OutcomeUnheld, Reason: err.Error()}
@@ -380,7 +376,7 @@ func (h *Coordinator) decide(ctx context.Context, p *store.Proposal, early func(
 			s, err = h.config.Store.Decide(ctx, p, func() (crdt.Bounds, bool) {
 				h.mu.Lock()
 				defer h.mu.Unlock()
-				return h.leases.decides(p.Key, ten)
+				return h.leases.decides(p.Key, held)
 			})
 			switch {
 			case errors.Is(err, store.ErrLeaseOver):
@@ -389,7 +385,7 @@ func (h *Coordinator) decide(ctx context.Context, p *store.Proposal, early func(
 			case errors.Is(err, store.ErrLate):
 				// Either its clock is behind the one that wrote last, or another is primary and its writes have come here already.
 				s = store.Response{}
-				if h.renew(ctx, ten) == nil {
+				if h.renew(ctx, held) == nil {
 					h.pause(ctx, retryWrite)
 				}
 				continue
@@ -406,17 +402,17 @@ func (h *Coordinator) decide(ctx context.Context, p *store.Proposal, early func(
 			// Another primary has decided meanwhile.
 			return store.Response{Outcome: store.OutcomeUnheld, Reason: "another node became its primary"}
 		}
-		if ten == nil || s.Document == nil {
+		if held == nil || s.Document == nil {
 			return s
 		}
 		// Not even a refusal is answered from what only this node may know.
-		err = h.hold(ctx, ten, s.Document)
+		err = h.hold(ctx, held, s.Document)
 		if err == nil {
 			return s
 		}
-		h.config.Log.Debug("hold", "key", p.Key, "backup", ten.backup, "err", err)
+		h.config.Log.Debug("hold", "key", p.Key, "backup", held.backup, "err", err)
 		h.mu.Lock()
-		h.leases.refused(ten)
+		h.leases.refused(held)
 		h.mu.Unlock()
 		if s.Outcome != store.OutcomeDone {
 			s = store.Response{}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"murmur/crdt"
-	"murmur/crdt/store"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,6 +12,9 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // casInput is one write of class H to a register; from is what it was made from, "" that there is no object.

@@ -2,9 +2,10 @@ package primary
 
 import (
 	"maps"
-	"murmur/crdt"
 	"slices"
 	"time"
+
+	"murmur/crdt"
 )
 
 // Timings of lease.
@@ -121,7 +122,7 @@ const (
 )
 
 // state tells what this node may do with a key, under which lease, and what it waits for. The lease is nil if it is alone.
-func (t *leases) state(now time.Time, k crdt.Key) (s leaseState, ten *lease, waits string) {
+func (t *leases) state(now time.Time, k crdt.Key) (s leaseState, held *lease, waits string) {
 	p := placeOf(k, t.view)
 	if p.primary != t.self {
 		return notPrimary, nil, p.primary
@@ -132,14 +133,14 @@ func (t *leases) state(now time.Time, k crdt.Key) (s leaseState, ten *lease, wai
 	if p.backup == "" {
 		return holdsLease, nil, ""
 	}
-	ten = t.members[p.backup].lease
+	held = t.members[p.backup].lease
 	switch {
-	case ten == nil:
+	case held == nil:
 		return noLease, nil, p.backup
-	case now.Sub(ten.requestedAt) > renewAfter || t.least(k) > ten.until:
-		return stale, ten, p.backup
+	case now.Sub(held.requestedAt) > renewAfter || t.least(k) > held.until:
+		return stale, held, p.backup
 	}
-	return holdsLease, ten, ""
+	return holdsLease, held, ""
 }
 
 // waitsFor says for whom decisions wait, if they do.
@@ -165,17 +166,17 @@ func (t *leases) waitsFor(now time.Time) string {
 }
 
 // decides tells whether a lease is still the one to decide a key under, and within which stamps.
-func (t *leases) decides(k crdt.Key, ten *lease) (crdt.Bounds, bool) {
+func (t *leases) decides(k crdt.Key, held *lease) (crdt.Bounds, bool) {
 	p := placeOf(k, t.view)
 	b := crdt.Bounds{Floor: t.least(k)}
 	if p.primary != t.self {
 		return b, false
 	}
-	if ten == nil {
+	if held == nil {
 		return b, p.backup == ""
 	}
-	b.Ceiling = ten.until
-	return b, p.backup == ten.backup && t.members[p.backup].lease == ten && b.Floor <= b.Ceiling
+	b.Ceiling = held.until
+	return b, p.backup == held.backup && t.members[p.backup].lease == held && b.Floor <= b.Ceiling
 }
 
 // least is what a decision about a key must be stamped later than: whatever a primary before this one may have stamped.
@@ -202,16 +203,16 @@ func (t *leases) gained(from string, id, until uint64, asked time.Time) bool {
 }
 
 // renewed notes the backup's word on a lease.
-func (t *leases) renewed(ten *lease, until uint64, asked time.Time) {
-	if asked.After(ten.requestedAt) {
-		ten.requestedAt = asked
+func (t *leases) renewed(held *lease, until uint64, asked time.Time) {
+	if asked.After(held.requestedAt) {
+		held.requestedAt = asked
 	}
-	ten.until = max(ten.until, until)
+	held.until = max(held.until, until)
 }
 
 // refused gives a lease up that its backup does not honour.
-func (t *leases) refused(ten *lease) {
-	if m := t.members[ten.backup]; m != nil && m.lease == ten {
+func (t *leases) refused(held *lease) {
+	if m := t.members[held.backup]; m != nil && m.lease == held {
 		m.drop()
 	}
 }

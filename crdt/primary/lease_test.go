@@ -2,10 +2,11 @@ package primary
 
 import (
 	"fmt"
-	"murmur/crdt"
-	"murmur/crdt/store"
 	"testing"
 	"time"
+
+	"murmur/crdt"
+	"murmur/crdt/store"
 )
 
 // keyOf finds a key whose primary and backup in a view are those named.
@@ -68,11 +69,11 @@ func TestTenure(t *testing.T) {
 	home, backup := newLeases("n1", at), newLeases("n2", at)
 	expect := func(now time.Time, want leaseState) *lease {
 		t.Helper()
-		s, ten, waits := home.state(now, k)
+		s, held, waits := home.state(now, k)
 		if s != want {
 			t.Fatalf("standing is %d (waits for %q), want %d", s, waits, want)
 		}
-		return ten
+		return held
 	}
 	get := func(now time.Time, id uint64) {
 		t.Helper()
@@ -94,7 +95,7 @@ func TestTenure(t *testing.T) {
 	get(at, 1)
 	expect(at, unsettled) // n3 is not met
 	home.gained("n3", 9, 0, at)
-	ten := expect(at, holdsLease)
+	held := expect(at, holdsLease)
 
 	// The backup holds what its primary decided, for the keys of the two, under the grant that it gave last.
 	if _, ok := backup.holds(at, "n1", 1, k); !ok {
@@ -120,9 +121,9 @@ func TestTenure(t *testing.T) {
 	if !ok {
 		t.Fatal("not renewed")
 	}
-	home.renewed(ten, until, later)
+	home.renewed(held, until, later)
 	expect(later, holdsLease)
-	if b, ok := home.decides(k, ten); !ok || b.Ceiling != until {
+	if b, ok := home.decides(k, held); !ok || b.Ceiling != until {
 		t.Errorf("bounds %v, %v; want a ceiling of %d", b, ok, until)
 	}
 
@@ -139,10 +140,10 @@ func TestTenure(t *testing.T) {
 	if _, ok := backup.renew(later, "n1", 1); ok {
 		t.Error("a grant outlives the absence of who had it")
 	}
-	home.refused(ten)
+	home.refused(held)
 	expect(later, noLease)
 	select {
-	case <-ten.lost:
+	case <-held.lost:
 	default:
 		t.Error("a lease that is over is not said to be")
 	}

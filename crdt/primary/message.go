@@ -3,11 +3,12 @@ package primary
 import (
 	"bufio"
 	"encoding/binary"
+	"net"
+	"time"
+
 	"murmur/crdt"
 	"murmur/crdt/store"
 	"murmur/wire"
-	"net"
-	"time"
 )
 
 // What passes between nodes about writes of class H: each call is a stream of its own. The caller sends a request, the other

@@ -4,9 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"murmur/wire"
 	"net"
 	"testing"
+
+	"murmur/wire"
 )
 
 // TestFrames holds the bytes around the messages of a call, which other daemons read and write.

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"time"
+
 	"murmur/crdt"
 	"murmur/crdt/store"
 	"murmur/wire"
-	"net"
-	"time"
 )
 
 // errNoAnswer says that a proposal was sent and no answer came: it may have been decided.
@@ -85,8 +86,8 @@ func (h *Coordinator) hangUp(node string, c *call) {
 
 // propose proposes a write to its key's primary. An error other than errNoAnswer says that it was not proposed.
 func (h *Coordinator) propose(ctx context.Context, p *store.Proposal, early func(*crdt.Document)) (store.Response, error) {
-	home := h.place(p.Key).primary
-	switch home {
+	primary := h.place(p.Key).primary
+	switch primary {
 	case "":
 		return store.Response{}, errors.New("this node has not looked around yet")
 	case h.config.Node:
@@ -99,14 +100,14 @@ func (h *Coordinator) propose(ctx context.Context, p *store.Proposal, early func
 			return store.Response{Outcome: store.OutcomeFailed, Reason: err.Error()}, nil
 		}
 	}
-	c, err := h.open(ctx, home)
+	c, err := h.open(ctx, primary)
 	if err != nil {
-		return store.Response{}, fmt.Errorf("reach %s: %w", home, err)
+		return store.Response{}, fmt.Errorf("reach %s: %w", primary, err)
 	}
-	defer h.hangUp(home, c)
+	defer h.hangUp(primary, c)
 	defer context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(past) })()
 	unanswered := func(err error) (store.Response, error) {
-		return store.Response{}, fmt.Errorf("%w: %s: %w", errNoAnswer, home, err)
+		return store.Response{}, fmt.Errorf("%w: %s: %w", errNoAnswer, primary, err)
 	}
 	at, _ := ctx.Deadline()
 	q.within = at.Sub(h.config.Now())
@@ -223,22 +224,22 @@ func (h *Coordinator) takeDeltas(ctx context.Context, c *call) error {
 }
 
 // renew asks a backup whether a lease still stands.
-func (h *Coordinator) renew(ctx context.Context, ten *lease) error {
-	return h.askBackup(ctx, ten, &request{verb: verbRenew, lease: ten.id})
+func (h *Coordinator) renew(ctx context.Context, held *lease) error {
+	return h.askBackup(ctx, held, &request{verb: verbRenew, lease: held.id})
 }
 
 // hold has a backup hold a decision.
-func (h *Coordinator) hold(ctx context.Context, ten *lease, d *crdt.Document) error {
-	return h.askBackup(ctx, ten, &request{verb: verbHold, lease: ten.id, document: d})
+func (h *Coordinator) hold(ctx context.Context, held *lease, d *crdt.Document) error {
+	return h.askBackup(ctx, held, &request{verb: verbHold, lease: held.id, document: d})
 }
 
 // askBackup sends a request about a lease and notes the answer.
-func (h *Coordinator) askBackup(ctx context.Context, ten *lease, q *request) error {
-	c, err := h.open(ctx, ten.backup)
+func (h *Coordinator) askBackup(ctx context.Context, held *lease, q *request) error {
+	c, err := h.open(ctx, held.backup)
 	if err != nil {
 		return err
 	}
-	defer h.hangUp(ten.backup, c)
+	defer h.hangUp(held.backup, c)
 	defer context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(past) })()
 	asked := h.config.Now()
 	q.from, q.within = h.config.Node, commitTimeout
@@ -249,10 +250,10 @@ func (h *Coordinator) askBackup(ctx context.Context, ten *lease, q *request) err
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if errors.Is(err, store.ErrLeaseOver) {
-		h.leases.refused(ten)
+		h.leases.refused(held)
 	}
 	if err == nil {
-		h.leases.renewed(ten, g.until, asked)
+		h.leases.renewed(held, g.until, asked)
 	}
 	return err
 }

@@ -1,8 +1,9 @@
 package primary
 
 import (
-	"murmur/crdt"
 	"testing"
+
+	"murmur/crdt"
 )
 
 // TestPlacesAreThoseOfOtherVersions: nodes of all versions must name the same primary and backup for a key, or two of

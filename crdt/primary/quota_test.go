@@ -2,9 +2,10 @@ package primary
 
 import (
 	"errors"
-	"murmur/crdt/store"
 	"strings"
 	"testing"
+
+	"murmur/crdt/store"
 )
 
 // A full store refuses a creation where it was asked for, and where one node decides for all.

@@ -8,12 +8,13 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"murmur/crdt/store"
 	"net"
 	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"murmur/crdt/store"
 )
 
 // world is a few real stores with their Coordinator, over pipes that can be cut, in virtual time.

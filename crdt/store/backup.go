@@ -9,10 +9,11 @@ import (
 	"hash"
 	"io"
 	"log/slog"
-	"murmur/crdt"
 	"os"
 
 	"github.com/klauspost/compress/zstd"
+
+	"murmur/crdt"
 )
 
 // A backup is one moment of one store: what its disk holds, compressed. Whoever restores it goes on from that moment under a new

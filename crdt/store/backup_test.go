@@ -5,13 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"murmur/crdt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"murmur/crdt"
 )
 
 func TestBackupIsRestoredUnderANewOrigin(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"murmur/crdt"
 	"os"
 	"slices"
 	"sync"
@@ -18,6 +17,8 @@ import (
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
 	"golang.org/x/sys/unix"
+
+	"murmur/crdt"
 )
 
 // headroom is what must be free before anything is written. Badger writes through memory maps of files that are longer

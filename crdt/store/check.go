@@ -5,8 +5,9 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"murmur/crdt"
 	"slices"
+
+	"murmur/crdt"
 )
 
 // Vectors say what two stores have heard of. That they then hold the same is a consequence of everything else being right; a

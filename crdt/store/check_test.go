@@ -2,10 +2,11 @@ package store
 
 import (
 	"fmt"
-	"murmur/crdt"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"murmur/crdt"
 )
 
 // converse runs a check between two stores and returns how many documents it mended and how many bytes it took.

@@ -2,10 +2,11 @@ package store
 
 import (
 	"context"
-	"murmur/crdt"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"murmur/crdt"
 )
 
 // What a document stood for is found again after it was overtaken, and a document that never was the newest here has a

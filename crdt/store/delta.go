@@ -6,8 +6,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"iter"
-	"murmur/crdt"
 	"sync"
+
+	"murmur/crdt"
 )
 
 // A delta is what one store tells another. It is a list of stretches; each says: these are all the live commits that

@@ -9,11 +9,12 @@ import (
 	"io"
 	"iter"
 	"maps"
-	"murmur/crdt"
 	"slices"
 	"sync"
 
 	"github.com/cespare/xxhash/v2"
+
+	"murmur/crdt"
 )
 
 // Disk keeps the records of one store. Badger is the one that a node uses; a test may give its own in Config.

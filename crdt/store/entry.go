@@ -3,12 +3,13 @@ package store
 import (
 	"encoding/json"
 	"fmt"
-	"murmur/crdt"
 	"reflect"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+
+	"murmur/crdt"
 )
 
 // Entry is one object as this node holds it at one version. It is immutable.

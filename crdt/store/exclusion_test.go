@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"context"
-	"murmur/crdt"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -12,6 +11,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"murmur/crdt"
 )
 
 // exclusiveCase is two fields of which only one may be there: set writes either, and has tells which are.

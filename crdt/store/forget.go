@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"murmur/crdt"
 	"strconv"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"murmur/crdt"
 )
 
 // A store that was forgotten no longer holds up what the others let go of, so what it held may be long gone when it comes

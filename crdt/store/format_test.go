@@ -2,26 +2,18 @@ package store
 
 import (
 	"bytes"
-	"murmur/crdt"
 	"path/filepath"
 	"reflect"
 	"testing"
 
-	"murmur/crdt/formattest"
-
 	corev1 "k8s.io/api/core/v1"
+
+	"murmur/crdt"
+	"murmur/crdt/formattest"
 )
 
 func TestFormats(t *testing.T) {
-	stamp := func(at uint64, w crdt.Origin) crdt.Stamp { return crdt.Stamp{HLC: at << 16, Writer: w} }
-	alive := &crdt.Document{
-		Key: crdt.Key{Resource: "apps/deployments", Namespace: "default", Name: "web"}, Incarnation: stamp(5, 2),
-		Context: crdt.Counters{{Origin: 1, N: 7}, {Origin: 2, N: 3}}, Clocks: crdt.Counters{{Origin: 1, N: 9 << 16}, {Origin: 2, N: 8 << 16}}, Folded: crdt.Counters{{Origin: 2, N: 1 << 16}},
-		Stamps: crdt.Stamps{Base: stamp(6, 1), Fields: map[string]crdt.Stamp{"/spec/replicas": stamp(8, 2)}, Lives: map[string]crdt.Stamp{`/spec/template/spec/containers/[name="c"]`: stamp(7, 1)},
-			Ordered: map[string][]string{"/spec/template/spec/containers": {`[name="c"]`, `[name="d"]`}}},
-		Generations: crdt.Counters{{Origin: 1, N: 2}}, Counted: true, Value: []byte(`{"kind":"Deployment","spec":{"replicas":3}}`),
-	}
-	dead := &crdt.Document{Key: crdt.Key{Resource: "nodes", Name: "n1"}, DeletedAt: stamp(9, 3), Context: crdt.Counters{{Origin: 3, N: 4}}, Clocks: crdt.Counters{{Origin: 3, N: 9 << 16}}, Retired: true}
+	alive, dead := formattest.Document(), formattest.Tombstone()
 	record := &meta{cluster: "c", origin: 1, seq: 7, reserved: 11, vector: crdt.VersionVector{1: 7, 2: 3}, settled: crdt.VersionVector{2: 1}, writes: 5, sum: 99, summed: true}
 	records := []Record{{Key: "d/a", Value: []byte("value")}, {Key: "d/gone"}, {Key: "d/empty", Value: []byte{}}}
 	formattest.Run(t, map[string]formattest.Format{

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"errors"
-	"murmur/crdt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"murmur/crdt"
 )
 
 // TestFullDisk: while there is no room writes are refused and everything that is there can be read; when there is room

@@ -2,10 +2,11 @@ package store
 
 import (
 	"bytes"
-	"murmur/crdt"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"murmur/crdt"
 )
 
 // What comes from a peer or a disk is never trusted: whatever the bytes, decoding ends without a panic, and what decodes

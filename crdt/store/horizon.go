@@ -5,12 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"murmur/crdt"
 	"strconv"
 	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"murmur/crdt"
 )
 
 // A UID is never used twice. It is derived from the deletion that the life of an object follows, and deletions are let go of; a key of

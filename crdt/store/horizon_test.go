@@ -1,12 +1,13 @@
 package store
 
 import (
-	"murmur/crdt"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"murmur/crdt"
 )
 
 // ages lets time pass and all stores let go, as often as it takes.

@@ -4,13 +4,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"murmur/crdt"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sys/unix"
+
+	"murmur/crdt"
 )
 
 // markName is the file that keeps the mark, in the store's directory.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"murmur/crdt"
 	"slices"
 	"testing"
 	"time"
@@ -18,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"pgregory.net/rapid"
+
+	"murmur/crdt"
 )
 
 var deploymentKey = crdt.Key{Resource: "apps/deployments", Namespace: "default", Name: "d"}

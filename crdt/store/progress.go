@@ -1,8 +1,9 @@
 package store
 
 import (
-	"murmur/crdt"
 	"slices"
+
+	"murmur/crdt"
 )
 
 // span is a stretch (from, to] of one origin's sequence numbers.

@@ -4,8 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"murmur/crdt"
 	"time"
+
+	"murmur/crdt"
 )
 
 // A document from elsewhere that cannot be taken in now is set aside: it is not claimed in the vector, so every repair

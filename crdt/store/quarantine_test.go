@@ -1,12 +1,13 @@
 package store
 
 import (
-	"murmur/crdt"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"murmur/crdt"
 )
 
 // diverge makes two stores hold each of some objects in versions that must be merged.

@@ -3,9 +3,10 @@ package store
 import (
 	"errors"
 	"fmt"
-	"murmur/crdt"
 	"strings"
 	"sync/atomic"
+
+	"murmur/crdt"
 )
 
 // All that a store holds is in memory, on every node of the cluster. A quota keeps one writer from filling it: above it what makes the store

@@ -3,7 +3,6 @@ package store
 import (
 	"errors"
 	"fmt"
-	"murmur/crdt"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +11,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"murmur/crdt"
 )
 
 // bounded opens a store with a quota of 64 KiB.

@@ -5,12 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"murmur/crdt"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"murmur/crdt"
 )
 
 // A rogue member speaks the protocol and lies. These tests play one.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+
 	"murmur/crdt"
 )
 

@@ -5,13 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"murmur/crdt"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"murmur/crdt"
 )
 
 // TestNoValueOfASecretIsTold: a concurrent write to a Secret that loses, by field, as a whole or because it cannot be merged, is told of

@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"murmur/crdt"
 	"time"
+
+	"murmur/crdt"
 )
 
 // What every registered node has seen need not be told apart any more: the stamps of an object fold into one, and a deletion

@@ -6,13 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"murmur/crdt"
 	"reflect"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"pgregory.net/rapid"
+
+	"murmur/crdt"
 )
 
 func (w *world) certain() Certainty {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"murmur/crdt"
 	"reflect"
 	"slices"
 	"testing"
@@ -13,6 +12,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"pgregory.net/rapid"
+
+	"murmur/crdt"
 )
 
 // shapes are what writers that know different definitions of a kind note in its objects.

@@ -2,11 +2,12 @@ package store
 
 import (
 	"iter"
-	"murmur/crdt"
 	"strings"
 
 	"github.com/google/btree"
 	"k8s.io/apimachinery/pkg/types"
+
+	"murmur/crdt"
 )
 
 // slot is what the store has under one key: the replicated document, dead or alive, and what readers see of it.

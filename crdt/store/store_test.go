@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"murmur/crdt"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"murmur/crdt"
 )
 
 // open runs a store until the test ends.

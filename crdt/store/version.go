@@ -2,10 +2,11 @@ package store
 
 import (
 	"fmt"
-	"murmur/crdt"
 	"strconv"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"murmur/crdt"
 )
 
 // addDerived puts back what stripDerived takes out.

@@ -6,12 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"murmur/crdt"
 	"os"
 	"path/filepath"
 
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sys/unix"
+
+	"murmur/crdt"
 )
 
 // wal is the write-ahead log: it makes a group of records durable with one write and one sync, in place, of blocks that the file has

@@ -4,12 +4,13 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"murmur/crdt"
 	"slices"
 	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"murmur/crdt"
 )
 
 // ErrGone is returned for a version to watch from that is too old, or of another node. The reader lists again.

@@ -15,7 +15,7 @@ var rooms = []room{
 	{pkg: "crdt", tests: []string{"crdt/formattest"}},
 	{pkg: "crdt/store", may: []string{"crdt"}, tests: []string{"crdt/formattest"}},
 	{pkg: "crdt/primary", may: []string{"crdt", "crdt/store", "rendezvous", "wire"}, tests: []string{"crdt/formattest"}},
-	{pkg: "crdt/formattest"},
+	{pkg: "crdt/formattest", may: []string{"crdt"}},
 	{pkg: "durable"},
 	{pkg: "rendezvous"},
 	{pkg: "wire"},

@@ -3,7 +3,7 @@
 //
 // # What is real
 //
-// crdt.Store with its whole write path, on a disk in memory that can fail at every write; gossip.Plane, unchanged. What a node's
+// store.Store with its whole write path, on a disk in memory that can fail at every write; gossip.Plane, unchanged. What a node's
 // daemon puts between them, streams and goroutines, is replaced by events; test/virtual runs that.
 //
 // # What is done to it
