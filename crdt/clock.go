@@ -8,7 +8,7 @@ type Bounds struct{ Floor, Ceiling uint64 }
 const (
 	// MaxSkew is how far another clock may be ahead and still move ours.
 	MaxSkew = 500 * time.Millisecond
-	// MaxFuture is how far ahead a write may be stamped before it is held aside.
+	// MaxFuture is how far ahead a write may be stamped before it is quarantined.
 	MaxFuture = 5 * time.Second
 )
 
@@ -24,7 +24,7 @@ func HLCAt(now time.Time) uint64 { return uint64(max(now.UnixMilli(), 0)) << 16 
 
 // Tick stamps a local write: later than everything this clock has seen and than after, the newest stamp of the
 // object written to. An object stamped by a fast clock does not drag ours along. Nor do our own stamps, once a clock that
-// was far ahead is set right: others would hold aside what we write until they have caught up with it. Stamps need to grow
+// was far ahead is set right: others would quarantine what we write until they have caught up with it. Stamps need to grow
 // within an object only, and after sees to that.
 func (c *Clock) Tick(now time.Time, after Stamp) Stamp {
 	c.last = max(c.last+1, HLCAt(now))

@@ -8,8 +8,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// tallyOf is a Vector as a tally.
-func tallyOf(v VersionVector) Counters {
+// countersOf is a VersionVector as Counters.
+func countersOf(v VersionVector) Counters {
 	var t Counters
 	for _, o := range v.Origins() {
 		t = append(t, Counter{o, v[o]})
@@ -25,14 +25,14 @@ func vectorOf(t Counters) VersionVector {
 	return v
 }
 
-// A tally says what a Vector says, in the same bytes.
+// Counters say what a VersionVector says, in the same bytes.
 func TestTallyIsAVector(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		draw := func(name string) VersionVector {
 			return rapid.MapOfN(rapid.Map(rapid.Uint64Range(1, 6), func(o uint64) Origin { return Origin(o) }), rapid.Uint64Range(1, 5), 0, 5).Draw(rt, name)
 		}
 		v, w := draw("v"), draw("w")
-		a, b := tallyOf(v), tallyOf(w)
+		a, b := countersOf(v), countersOf(w)
 		o, n := Origin(rapid.Uint64Range(1, 6).Draw(rt, "origin")), rapid.Uint64Range(1, 9).Draw(rt, "n")
 		with := maps.Clone(v)
 		with[o] = n

@@ -13,7 +13,7 @@ import (
 // Document is the replicated state of one key. It is immutable.
 type Document struct {
 	Key Key
-	// Incarnation is the deletion that ended the previous life of this key; zero for the first. It identifies the life.
+	// Incarnation is the deletion that ended the previous incarnation under this key; zero for the first. It identifies the incarnation.
 	Incarnation Stamp
 	// DeletedAt is the deletion that ended this life; zero while the object lives. A dead document has no value.
 	DeletedAt Stamp
@@ -76,7 +76,7 @@ func (d *Document) Generation() int64 {
 	return g
 }
 
-// IncarnationUID derives the UID of the life that began after a deletion.
+// IncarnationUID derives the UID of the incarnation that began after a deletion.
 func IncarnationUID(cluster string, k Key, after Stamp) types.UID {
 	space := uuid.NewSHA1(uuid.NameSpaceURL, []byte("murmur:"+cluster))
 	return types.UID(uuid.NewSHA1(space, []byte(k.Encode()+keySeparator+after.String())).String())
@@ -176,7 +176,7 @@ func (d *Document) Delete(at Stamp) *Document {
 	return &Document{Key: d.Key, Incarnation: d.Incarnation, DeletedAt: at, Context: d.Context, Clocks: d.Clocks.With(at.Writer, at.HLC)}
 }
 
-// Retire is a tombstone that is told to nobody any more: see grave.
+// Retire is a tombstone that is told to nobody any more: see Retired.
 func (d *Document) Retire() *Document {
 	out := *d
 	out.Retired = true

@@ -1,7 +1,7 @@
 package crdt
 
 // Follows tells whether a document is another one, or what one origin has made of it since. After a deletion that cannot be told:
-// what others wrote before it leaves no trace, and the next life begins without one.
+// what others wrote before it leaves no trace, and the next incarnation begins without one.
 func (d *Document) Follows(o *Document, origin Origin) bool {
 	if d == nil || d.Deleted() || o.Deleted() || d.Incarnation != o.Incarnation || !d.Context.Covers(o.Context) {
 		return false
@@ -14,7 +14,7 @@ func (d *Document) Follows(o *Document, origin Origin) bool {
 	return true
 }
 
-// DocVersion is which version of a key somebody has seen: the life, whether it has ended, and the commits in it.
+// DocVersion is which version of a key somebody has seen: the incarnation, whether it has ended, and the commits in it.
 type DocVersion struct {
 	Incarnation, DeletedAt Stamp
 	Context                Counters

@@ -7,7 +7,7 @@ import (
 )
 
 // VersionVector says, per origin, up to which sequence number something contains that origin's commits. A store's is free of gaps. What
-// a document contains is a tally.
+// a document contains is kept in Counters.
 type VersionVector map[Origin]uint64
 
 // Covers tells whether v contains everything that o contains.

@@ -6,7 +6,7 @@ import (
 )
 
 // decodedCache keeps objects decoded for who asks for them again, as controllers do at every look. What is asked for once, as all of a flood is by
-// the API that took it, is decoded and not kept; what was overwritten is let go of; and when there is more than the shelf holds, what was not asked
+// the API that took it, is decoded and not kept; what was overwritten is let go of; and when there is more than the cache holds, what was not asked
 // for since the hand last passed gives way (Corbató's clock).
 type decodedCache struct {
 	// limit is how many bytes there may be of the values that are kept decoded. A decoded object takes one to three times that.
@@ -18,14 +18,14 @@ type decodedCache struct {
 	used int
 }
 
-// decoded is the shelf of this process.
+// decoded is the cache of this process.
 var decoded = decodedCache{limit: 24 << 20}
 
-// cached is what an entry has of the shelf.
+// cached is what an entry has of the cache.
 type cached struct {
 	typed atomic.Pointer[any]
 	asks  atomic.Uint32
-	// place is one more than the entry's index on the shelf; 0 is none. The shelf's lock guards it.
+	// place is one more than the entry's index in the cache; 0 is none. The cache's lock guards it.
 	place uint32
 }
 
@@ -83,7 +83,7 @@ func (h *decodedCache) drop(e *Entry) {
 	}
 }
 
-// remove takes an entry off the shelf. mu is held.
+// remove takes an entry out of the cache. mu is held.
 func (h *decodedCache) remove(e *Entry) {
 	last := h.kept[len(h.kept)-1]
 	h.kept[e.place-1], last.place = last, e.place

@@ -12,7 +12,7 @@ func shelfEntry(name string) *Entry {
 	return &Entry{Key: cmKey(name), value: []byte(fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":%q},"data":{"k":"%s"}}`, name, strings.Repeat("x", 900)))}
 }
 
-// ask is what As does, with a shelf of its own.
+// ask is what As does, with a cache of its own.
 func ask(h *decodedCache, e *Entry) {
 	if e.find() == nil {
 		h.keep(e, &corev1.ConfigMap{})

@@ -100,7 +100,7 @@ func TestCheckTakesAMemberAtItsWord(t *testing.T) {
 	}
 	w.meet(t)
 	for range 3 {
-		w.now = w.now.Add(2 * graveAge)
+		w.now = w.now.Add(2 * retiredFor)
 		w.meet(t)
 		c := w.certain()
 		for _, s := range w.stores {

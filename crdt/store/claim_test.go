@@ -23,8 +23,8 @@ func news(t *testing.T, s *Store) [][]byte {
 	}
 }
 
-// A new life that came early, before what its origin wrote first, takes the place of the deletion before it. Who claims the
-// deletion to somebody must send the new life with it.
+// A new incarnation that came early, before what its origin wrote first, takes the place of the deletion before it. Who claims the
+// deletion to somebody must send the new incarnation with it.
 func TestANewLifeIsToldForTheDeletionBeforeIt(t *testing.T) {
 	a, b, c, d := open(t, ""), open(t, ""), open(t, ""), open(t, "")
 	old := put(t, a, "x", func(cm *corev1.ConfigMap) { cm.Data = map[string]string{"k": "old"} })

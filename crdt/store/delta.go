@@ -67,7 +67,7 @@ func (s *Store) Delta(since []byte) (iter.Seq[[]byte], error) {
 		}
 		sent := map[crdt.Key]bool{}
 		b := []byte{deltaFormat}
-		// Also what is beyond a gap here, and claimed by nobody: it may stand in the place of what is claimed, as a new life does for
+		// Also what is beyond a gap here, and claimed by nobody: it may stand in the place of what is claimed, as a new incarnation does for
 		// the deletion before it.
 		for o := range st.origins() {
 			stop := false
@@ -160,7 +160,7 @@ func decodeDelta(b []byte) ([]stretch, error) {
 }
 
 // Merge takes a delta in, durably. A delta that does not decode is refused whole. changed counts the documents that were
-// news here; only news is worth passing on. gap says that something before this delta is missing, or that some of it is held aside:
+// news here; only news is worth passing on. gap says that something before this delta is missing, or that some of it is quarantined:
 // a repair should follow, and what claims more than it carries must not be merged after it.
 func (s *Store) Merge(ctx context.Context, delta []byte) (changed int, gap bool, err error) {
 	return s.MergeFrom(ctx, "", delta)
@@ -174,7 +174,7 @@ func (s *Store) MergeFrom(ctx context.Context, peer string, delta []byte) (chang
 	}
 	s.believe(peer, stretches)
 	_, err = s.do(ctx, func(b *batch) (*Entry, error) {
-		// A delta claims what it carries anywhere: if one document is held aside, none of it is claimed.
+		// A delta claims what it carries anywhere: if one document is quarantined, none of it is claimed.
 		whole := true
 		for _, st := range stretches {
 			for _, d := range st.docs {

@@ -25,7 +25,7 @@ func TestForgottenStoreBringsNothingBack(t *testing.T) {
 	w.stores = []*Store{a, b}
 	w.meet(t)
 	for range 3 {
-		w.now = w.now.Add(2 * graveAge)
+		w.now = w.now.Add(2 * retiredFor)
 		w.meet(t)
 		c := w.certain()
 		for _, s := range w.stores {

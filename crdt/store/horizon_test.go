@@ -14,7 +14,7 @@ import (
 func (w *world) ages(t *testing.T) {
 	t.Helper()
 	for range 4 {
-		w.now = w.now.Add(2 * graveAge)
+		w.now = w.now.Add(2 * retiredFor)
 		w.meet(t)
 		c := w.certain()
 		for _, s := range w.stores {
@@ -88,7 +88,7 @@ func (s *Store) horizons() (all []string) {
 	return all
 }
 
-// Two sides of a partition make the same object of the same name, whether it had a life before or not, also if one of them has dropped a
+// Two sides of a partition make the same object of the same name, whether it had an incarnation before or not, also if one of them has dropped a
 // tombstone that the other has not.
 func TestTwoSidesStillMakeTheSameObject(t *testing.T) {
 	w := newWorld(t, 3, 3)
@@ -100,7 +100,7 @@ func TestTwoSidesStillMakeTheSameObject(t *testing.T) {
 	w.ages(t)
 	kill(t, w.stores[0], "dead")
 	for range 2 {
-		w.now = w.now.Add(2 * graveAge)
+		w.now = w.now.Add(2 * retiredFor)
 		w.meet(t)
 		c := w.certain()
 		for _, s := range w.stores {
@@ -111,7 +111,7 @@ func TestTwoSidesStillMakeTheSameObject(t *testing.T) {
 	}
 	w.meet(t)
 	// One alone gets to drop it before they part.
-	w.now = w.now.Add(2 * graveAge)
+	w.now = w.now.Add(2 * retiredFor)
 	c := w.certain()
 	for range 2 {
 		if err := w.stores[1].Settle(t.Context(), c); err != nil {
@@ -146,7 +146,7 @@ func TestAnOlderNodeHoldsTombstones(t *testing.T) {
 	w.meet(t)
 	kill(t, w.stores[0], "x")
 	for range 4 {
-		w.now = w.now.Add(2 * graveAge)
+		w.now = w.now.Add(2 * retiredFor)
 		w.meet(t)
 		reports := []Report{w.stores[0].Report(), w.stores[1].Report()}
 		reports[1].Origin = 0

@@ -266,7 +266,7 @@ func TestLostTailComesBackUnderNoOldNumber(t *testing.T) {
 		}
 		for k, d := range had {
 			now := b.Document(k)
-			// A deletion that did not know of it may have ended its life.
+			// A deletion that did not know of it may have ended its incarnation.
 			if now == nil || now.Incarnation.Less(d.Incarnation) || now.Incarnation == d.Incarnation && !now.Deleted() && !now.Context.Covers(d.Context) {
 				t.Errorf("%s: %s, which the peer had, is lost", what, k)
 			}
@@ -459,7 +459,7 @@ func TestWhatPowerTakesBackIsNotLetGoOf(t *testing.T) {
 	}
 	// In the end all of it is let go.
 	for range 6 {
-		now = now.Add(2 * graveAge)
+		now = now.Add(2 * retiredFor)
 		round()
 	}
 	if n := b.Status().Tombstones; n != 0 {

@@ -9,7 +9,7 @@ import (
 	"murmur/crdt"
 )
 
-// A document from elsewhere that cannot be taken in now is set aside: it is not claimed in the vector, so every repair
+// A document from elsewhere that cannot be taken in now is quarantined: it is not claimed in the vector, so every repair
 // offers it again, and all others go their way. There are two reasons to: it is stamped by a clock far ahead of ours, or to apply it
 // fails or does not end.
 
@@ -18,14 +18,14 @@ const stalled = 2 * time.Second
 
 var errStalled = errors.New("the merge does not end")
 
-// maxQuarantined bounds what is remembered of what is set aside, of each kind: a peer may send any number of keys. What is not remembered
-// is set aside all the same. maxReason bounds a reason.
+// maxQuarantined bounds what is remembered of what is quarantined, of each kind: a peer may send any number of keys. What is not remembered
+// is quarantined all the same. maxReason bounds a reason.
 const (
 	maxQuarantined = 1000
 	maxReason      = 1 << 10
 )
 
-// quarantine is what a store has set aside, by key.
+// quarantine is what a store has quarantined, by key.
 type quarantine struct {
 	// held are the stamps of writes from the future, the latest of each writer; failed the reasons why others could not be applied.
 	held   map[crdt.Key]map[crdt.Origin]uint64
@@ -52,7 +52,7 @@ func (s *Store) Release() int {
 	return len(s.quarantine.held)
 }
 
-// maxWriters bounds the writers that are remembered of one document that is held aside.
+// maxWriters bounds the writers that are remembered of one document that is quarantined.
 const maxWriters = 16
 
 // ahead collects the stamps of a document that are later than a limit and not trusted: of each writer the latest. Every stamp counts:
@@ -73,7 +73,7 @@ func (a *quarantine) ahead(d *crdt.Document, limit uint64) map[crdt.Origin]uint6
 	return out
 }
 
-// admit holds aside what is stamped too far ahead of this node's clock.
+// admit quarantines what is stamped too far ahead of this node's clock.
 func (s *Store) admit(now time.Time, d *crdt.Document) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,7 +99,7 @@ func latestOf(stamps map[crdt.Origin]uint64) (at crdt.Stamp) {
 	return at
 }
 
-// ingest merges a document and reports whether it brought anything. ok is false if it was set aside.
+// ingest merges a document and reports whether it brought anything. ok is false if it was quarantined.
 func (b *batch) ingest(d *crdt.Document) (changed, ok bool) {
 	if !b.store.admit(b.now, d) {
 		return false, false
@@ -160,7 +160,7 @@ func (s *Store) join(a, b *crdt.Document) (out *crdt.Document, losses []crdt.Los
 	}
 }
 
-// describe adds to the status what is set aside.
+// describe adds to the status what is quarantined.
 func (a *quarantine) describe(out *Status) {
 	out.Held, out.Failed = map[crdt.Key]crdt.Stamp{}, maps.Clone(a.failed)
 	for k, stamps := range a.held {

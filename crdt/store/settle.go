@@ -20,9 +20,9 @@ import (
 // deletion that the others have let go of meanwhile. So a node reports what it had some time ago.
 //
 // A deletion is let go in two steps, because nodes do not let go at the same moment. First the
-// tombstone becomes a grave: it is told to nobody, and what belonged to the life it ended is known by its commits, which
-// this store has seen. It still gives the next life its place after the last. Only when every node has come so far, and begins lives behind
-// where it died (horizon.go), is the grave dropped: from then on nobody holds anything that could rise, or kill, under that name.
+// tombstone becomes a retired tombstone: it is told to nobody, and what belonged to the incarnation it ended is known by its commits, which
+// this store has seen. It still gives the next incarnation its place after the last. Only when every node has come so far, and begins lives behind
+// where it died (horizon.go), is the retired tombstone dropped: from then on nobody holds anything that could rise, or kill, under that name.
 
 // Certainty is what somebody found out by asking every registered node.
 type Certainty struct {
@@ -30,7 +30,7 @@ type Certainty struct {
 	Seen, Made crdt.VersionVector
 	// Settled is what every node had let go of.
 	Settled crdt.VersionVector
-	// First is whose turn it is to move the horizon of lives. It is zero while there is a node that does not know of horizons: until
+	// First is whose turn it is to move the horizon of incarnations. It is zero while there is a node that does not know of horizons: until
 	// there is none no tombstone goes.
 	First crdt.Origin
 }
@@ -101,8 +101,8 @@ var ErrUncertain = errors.New("what is said to be certain contradicts itself")
 // ErrBehind is returned by Settle while this store lacks something that was made when it was found out what is certain.
 var ErrBehind = errors.New("store has not yet heard of all that was made")
 
-// graveAge is Config.Graves by default.
-const graveAge = time.Hour
+// retiredFor is Config.RetiredFor by default.
+const retiredFor = time.Hour
 
 // settleBatch is how many documents one group looks at, so that writers need not wait for a whole round.
 const settleBatch = 512
@@ -143,7 +143,7 @@ func (b *batch) settle(from *crdt.Key, seen, settled crdt.VersionVector) (next *
 			return true
 		}
 		switch d := sl.doc; {
-		case droppable(d, seen, settled, b.now.Add(-b.store.graveAge)) && (d.Key.Resource == HorizonResource || !horizon.Less(d.DeletedAt)):
+		case droppable(d, seen, settled, b.now.Add(-b.store.retiredFor)) && (d.Key.Resource == HorizonResource || !horizon.Less(d.DeletedAt)):
 			b.let(sl, nil)
 		case d.Deleted() && !d.Retired:
 			b.let(sl, d.Retire())

@@ -50,7 +50,7 @@ func TestSettleIsNotSeen(t *testing.T) {
 		var certain Certainty
 		for range 60 {
 			if odd.IntN(12) == 0 {
-				jump := 2 * graveAge
+				jump := 2 * retiredFor
 				plain.now, settling.now = plain.now.Add(jump), settling.now.Add(jump)
 			}
 			plain.step(t)
@@ -87,7 +87,7 @@ func TestSettleIsNotSeen(t *testing.T) {
 		}
 		// Left alone, all of it is let go.
 		for range 4 {
-			settling.now = settling.now.Add(2 * graveAge)
+			settling.now = settling.now.Add(2 * retiredFor)
 			settling.meet(t)
 			certain = settling.certain()
 			for _, s := range settling.stores {
@@ -139,7 +139,7 @@ func TestManyLivesAreLetGoOf(t *testing.T) {
 			if sl, _ := s.current.Load().snapshot.tree.Get(&slot{key: cmKey(name)}); !ok && sl == nil {
 				for _, o := range w.stores {
 					if d := o.Document(cmKey(name)); d != nil && d.Retired {
-						again++ // the name is free here, and others still have its grave
+						again++ // the name is free here, and others still have its retired tombstone
 						break
 					}
 				}
@@ -178,7 +178,7 @@ func TestManyLivesAreLetGoOf(t *testing.T) {
 			case 4:
 				sync2(t, w.stores[r.IntN(len(w.stores))], s)
 			case 5, 6:
-				w.now = w.now.Add(2 * graveAge)
+				w.now = w.now.Add(2 * retiredFor)
 			case 7, 8:
 				if r.IntN(2) == 0 {
 					certain = w.certain()
@@ -295,7 +295,7 @@ func TestForgottenLifeStaysForgotten(t *testing.T) {
 	w := newWorld(t, 1, 3)
 	a, b, c := w.stores[0], w.stores[1], w.stores[2]
 	w.now = w.now.Add(time.Second)
-	// A second life, so that the grave is not that of the first.
+	// A second life, so that the retired tombstone is not that of the first.
 	put(t, a, "x", func(*corev1.ConfigMap) {})
 	first, _ := a.Snapshot().Get(cmKey("x"))
 	if _, err := a.Commit(t.Context(), Write{Key: cmKey("x"), Base: first}); err != nil {
@@ -323,7 +323,7 @@ func TestForgottenLifeStaysForgotten(t *testing.T) {
 		w.meet(t) // it may have moved the horizon
 	}
 	for range 3 {
-		w.now = w.now.Add(2 * graveAge)
+		w.now = w.now.Add(2 * retiredFor)
 		settle(a)
 		settle(b)
 	}
@@ -348,7 +348,7 @@ func TestForgottenLifeStaysForgotten(t *testing.T) {
 			t.Error("an old copy brought back what was deleted")
 		}
 	}
-	put(t, a, "x", func(*corev1.ConfigMap) {}) // b and c still have the grave
+	put(t, a, "x", func(*corev1.ConfigMap) {}) // b and c still have the retired tombstone
 	w.meet(t)
 	for i, s := range w.stores {
 		if _, ok := s.Snapshot().Get(cmKey("x")); !ok {

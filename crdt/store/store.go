@@ -52,8 +52,8 @@ type Config struct {
 	Rand io.Reader
 	// Firm is how old a write is when no loss of power takes it back, whatever the disk says; 0 means 30 s.
 	Firm time.Duration
-	// Graves is how long a grave is kept at least: the horizon of lives need not move for every deletion. 0 means an hour.
-	Graves time.Duration
+	// RetiredFor is how long a retired tombstone is kept at least: the horizon of incarnations need not move for every deletion. 0 means an hour.
+	RetiredFor time.Duration
 	// Speaks tells whether a peer's word is the best to be had on how many commits an origin has made: it is that origin's node, or
 	// that node is not connected here. It is asked rarely. nil: everybody's word is.
 	Speaks func(peer string, o crdt.Origin) bool
@@ -86,9 +86,9 @@ type Store struct {
 	// hearsay is what peers said of the commits of others.
 	hearsay hearsay
 	// firm is what others may let go of, and what they may firmAfter later.
-	firm      firm
-	firmAfter time.Duration
-	graveAge  time.Duration
+	firm       firm
+	firmAfter  time.Duration
+	retiredFor time.Duration
 
 	speaks func(peer string, o crdt.Origin) bool
 
@@ -163,7 +163,7 @@ func Open(c Config) (*Store, error) {
 	s := &Store{
 		now: c.Now, log: c.Log, random: c.Rand, disk: d, sealer: c.Sealer, ops: make(chan *op, 1024), done: make(chan struct{}),
 		quarantine: newQuarantine(), speaks: c.Speaks, merge: crdt.Merge, firmAfter: cmp.Or(c.Firm, 30*time.Second),
-		graveAge: cmp.Or(c.Graves, graveAge),
+		retiredFor: cmp.Or(c.RetiredFor, retiredFor),
 	}
 	s.quota.limit = c.Quota
 	crdt.PrepareSchemas() // here and once: it takes longer than a first write should
@@ -762,7 +762,7 @@ func (b *batch) merge(in *crdt.Document) (changed bool, err error) {
 	}
 	forgotten := old.doc == nil || old.doc.Retired && in.Incarnation.Less(old.doc.DeletedAt)
 	if forgotten && b.vector().ContainsAny(in.Context) {
-		return false, nil // of a life that ended here, and of which nothing is left
+		return false, nil // of an incarnation that ended here, and of which nothing is left
 	}
 	doc, losses := in, []crdt.Loss(nil)
 	if !forgotten {

@@ -80,7 +80,7 @@ func (n *node) start(copied bool) {
 	if w.options.Mutant == DiskLies {
 		n.disk.lies = func() bool { return w.faulty && w.chance(0.1) }
 	}
-	store, err := store.Open(store.Config{Disk: d, Cluster: "sim", Now: n.clock, Copied: copied, Rand: seeded{w}, Firm: firmAfter, Graves: gravesFor})
+	store, err := store.Open(store.Config{Disk: d, Cluster: "sim", Now: n.clock, Copied: copied, Rand: seeded{w}, Firm: firmAfter, RetiredFor: retiredFor})
 	if err != nil {
 		w.fail("%s does not start: %v", n.name, err)
 		return
@@ -227,8 +227,8 @@ const (
 	powerLoses = 2 * time.Second
 	// firmAfter is how old one must be to be let go of.
 	firmAfter = 3 * time.Second
-	// gravesFor is how long a deletion is remembered at least.
-	gravesFor = time.Second
+	// retiredFor is how long a deletion is remembered at least.
+	retiredFor = time.Second
 )
 
 // crashedAgain boots a machine that is down some time later.
