@@ -33,7 +33,10 @@ func TestGolden(t *testing.T) {
 			}
 		}
 	}
-	if a, b := Hash("configmaps", "a", "", "n1"), NewKey("configmaps", "a", "").Weight("n1"); a != b {
-		t.Errorf("the hash is %#x, the weight %#x", a, b)
+	// Recorded from httpapi/allocator.
+	for name, want := range map[string]uint64{"": 0xefd01f60ba992926, "default/web": 0x43ebfb5ca037b82, "kube-system/kube-dns": 0x75819fa2ddd33f6b} {
+		if got := Draw(name); got != want {
+			t.Errorf("by %q %#x is drawn, want %#x", name, got, want)
+		}
 	}
 }

@@ -131,9 +131,9 @@ func (k Key) spread() uint64 {
 	return x ^ x>>33
 }
 
-// Hash is a number drawn by parts instead of by chance: as good as random, and the same for all. Hash(p, q) is what q
-// weighs for NewKey(p).
-func Hash(parts ...string) uint64 { return NewKey(parts...).spread() }
+// Draw is a number drawn by a name instead of by chance: as good as random, and the same for all. Numbers of Services are drawn by it: two
+// sides of a partition that make the same Service give it the same number, of whatever versions they are.
+func Draw(name string) uint64 { return offset.write(name).spread() }
 
 // OwnerKey ranks nodes for an owner, by its UID, and an owner's pods, by theirs: SHA-256 of both with a zero between.
 type OwnerKey string

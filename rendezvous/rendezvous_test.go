@@ -58,7 +58,7 @@ func laws[W Weigher](newKey func(string) W) func(*rapid.T) {
 // coarse weighs in two weights, so that names decide.
 type coarse string
 
-func (c coarse) Weight(node string) uint64 { return Hash(string(c), node) & 1 }
+func (c coarse) Weight(node string) uint64 { return NewKey(string(c)).Weight(node) & 1 }
 
 func TestOrder(t *testing.T) {
 	t.Run("Key", rapid.MakeCheck(laws(func(s string) Key { return NewKey(s) })))

@@ -50,7 +50,7 @@ func (r *reserved[T]) has(v T) bool {
 
 // probe walks a ring of n places from the hash of a name until one is free.
 func probe(name string, n uint64, free func(uint64) bool) (uint64, bool) {
-	start := rendezvous.Hash(name) % n
+	start := rendezvous.Draw(name) % n
 	for i := range n {
 		if at := (start + i) % n; free(at) {
 			return at, true

@@ -166,13 +166,21 @@ spec: {type: ExternalName, externalName: www.example.test}`
 // TestForward asks for names outside, of a real resolver on the loopback.
 func TestForward(t *testing.T) {
 	var asked atomic.Int64
-	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	// A port that is free for one of the two may be taken for the other.
+	var pc net.PacketConn
+	var ln net.Listener
+	for range 100 {
+		var err error
+		if pc, err = net.ListenPacket("udp4", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+		if ln, err = net.Listen("tcp4", pc.LocalAddr().String()); err == nil {
+			break
+		}
+		pc.Close()
 	}
-	ln, err := net.Listen("tcp4", pc.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
+	if ln == nil {
+		t.Fatal("no port is free for both")
 	}
 	h := dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
 		asked.Add(1)
