@@ -60,11 +60,12 @@ older: deps build
 
 # bench measures on real nodes what murmur promises, and prints a table: RUNS times all, or that whose name ONLY finds.
 # Building upstream's programs, which stand beside, takes minutes the first time. ONLY=grow fills three nodes up to each of SIZES pods, in half an hour.
+# AGAINST=DIR has another build's programs: ONLY=creates-against measures both in turns.
 ONLY  ?=
 RUNS  ?= 3
 SIZES ?= 100,1000,5000,20000
 bench: deps build
-	$(GO) run ./test/bench -only '$(ONLY)' -runs $(RUNS) -sizes '$(SIZES)'
+	$(GO) run ./test/bench -only '$(ONLY)' -runs $(RUNS) -sizes '$(SIZES)' -against '$(AGAINST)'
 
 # conformance runs upstream's end-to-end suite on a lab: all conformance specs, or those that FOCUS finds and SKIP does not.
 # Building the suite takes ten minutes the first time.

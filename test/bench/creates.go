@@ -19,6 +19,7 @@ const (
 const (
 	ours   = "creates a second of 1 kB ConfigMaps, 16 writers, durable: murmur, one node"
 	theirs = "the same: etcd and kube-apiserver"
+	before = "the same: murmur, the other build"
 )
 
 // creates floods one node of ours and upstream in turns, each anew, on the same disk, by the same client.
@@ -46,6 +47,40 @@ func (b *bench) creates(ctx context.Context) error {
 	b.table.ratio("ratio of these creates a second", ">= 2", ours, theirs)
 	b.table.ratio("ratio of their p99", "<= 1", ours+", p99", theirs+", p99")
 	b.table.ratio("ratio of their processor time", "", ours+costs, theirs+costs)
+	return nil
+}
+
+// createsAgainst floods one node of this build and one of another in turns, each anew. Who comes first changes from run to run:
+// what a machine gives wanes and grows.
+func (b *bench) createsAgainst(ctx context.Context) error {
+	if b.against == "" {
+		return nil
+	}
+	defer func(bin string) { b.lab.bin = bin }(b.lab.bin)
+	sides := []struct{ bin, row string }{{b.lab.bin, ours + " beside another build"}, {b.against, before}}
+	for run := range b.runs {
+		b.say("creates of two builds, run %d of %d", run+1, b.runs)
+		for i := range sides {
+			side := sides[(run+i)%len(sides)]
+			b.lab.bin = side.bin
+			if err := b.fresh(ctx, 1); err != nil {
+				return err
+			}
+			if err := b.floodNode(ctx, side.row); err != nil {
+				return err
+			}
+			if err := b.clear(); err != nil {
+				return err
+			}
+		}
+	}
+	for _, of := range []struct{ what, target, suffix string }{
+		{"ratio of these creates a second", ">= 0.95", ""},
+		{"ratio of their p99", "<= 1.05", ", p99"},
+		{"ratio of their processor time", "", costs},
+	} {
+		b.table.ratio(of.what+", to the other build", of.target, sides[0].row+of.suffix, before+of.suffix)
+	}
 	return nil
 }
 

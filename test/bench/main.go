@@ -6,7 +6,7 @@
 // the least says much. A whole run takes about a quarter of an hour, and half an hour more for what grows; it ends its labs however it
 // ends.
 //
-//	go run ./test/bench [-runs 3] [-only REGEXP] [-bin DIR] [-sizes 100,1000,5000,20000] [-profiles DIR]
+//	go run ./test/bench [-runs 3] [-only REGEXP] [-bin DIR] [-sizes 100,1000,5000,20000] [-profiles DIR] [-against DIR]
 package main
 
 import (
@@ -35,6 +35,7 @@ func main() {
 	bin := flag.String("bin", "bin", "the directory of the programs that are measured")
 	sizes := flag.String("sizes", "100,1000,5000,20000", "numbers of pods at which grow measures")
 	profiles := flag.String("profiles", "", "a directory for processor profiles of the daemons while grow changes something; none are taken unless it is given")
+	against := flag.String("against", "", "a directory with the programs of another build, such as the commit before: creates-against measures both in turns")
 	flag.Parse()
 	find, err := regexp.Compile(*only)
 	if err != nil {
@@ -45,7 +46,7 @@ func main() {
 		exit(err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	b := bench{lab: lab{*name, *bin}, runs: max(*runs, 1), sizes: pods, profiles: *profiles}
+	b := bench{lab: lab{*name, *bin}, runs: max(*runs, 1), sizes: pods, profiles: *profiles, against: *against}
 	began, before := time.Now(), load()
 	err = errors.Join(b.clear(), b.measure(ctx, find))
 	stop() // clients that are left end before what they speak to
@@ -95,6 +96,8 @@ type bench struct {
 	sizes    []int
 	grid     grid
 	profiles string
+	// against is the directory of another build's programs, "" for none.
+	against string
 	// nodes is how many the lab has now; 0: there is none.
 	nodes int
 	// images are archives of what pods run.
@@ -113,6 +116,7 @@ var experiments = []experiment{
 	{"start", (*bench).starts},
 	{"pods", (*bench).bursts},
 	{"creates", (*bench).creates},
+	{"creates-against", (*bench).createsAgainst},
 	{"objects", (*bench).objects},
 	{"join", (*bench).joins},
 	{"creates-3", (*bench).createsOfThree},
