@@ -15,7 +15,8 @@
 // # Reading
 //
 // Readers never wait. A Snapshot is an immutable tree, and Entry is one object in it at one version. Watch reads
-// the events behind a version; Subscribe only says that there is something to look at. A Version is a
+// the events behind a version; Subscribe only says that there is something to look at. What is asked of some objects is
+// looked up (Index); what is asked of all of a resource together is known (Changed, Count) or made once per change (Memo). A Version is a
 // resourceVersion: this node's own count of what it applied.
 //
 // # What is on the disk

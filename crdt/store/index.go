@@ -5,6 +5,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/btree"
@@ -32,15 +33,26 @@ const (
 	// ByLabel has the objects of any resource under their labels, each as LabelTerm writes it.
 	ByLabel Index = 'l'
 	// ByNode has pods under the names of the nodes that they are bound to or claimed by (ClaimPrefix). Those that may wait for a node are under
-	// "": they are bound to none, and have neither gates nor the mark of a deletion.
+	// "": they are bound to none, and have neither gates nor the mark of a deletion. VolumeAttachments and PodCertificateRequests are under
+	// the nodes that they are for.
 	ByNode Index = 'n'
 	// ByClaim has pods under the names of the PersistentVolumeClaims in their namespace that their volumes are of, those that are made for
-	// the pod among them.
+	// the pod among them. PersistentVolumes are under the "namespace/name" of the claim that they refer to.
 	ByClaim Index = 'c'
 	// ByVolume has PersistentVolumeClaims under the name of the volume that they are bound to.
 	ByVolume Index = 'v'
-	// ByAddress has pods, Services and EndpointSlices under their addresses.
+	// ByAddress has pods, Services, Endpoints, EndpointSlices and nodes under their addresses.
 	ByAddress Index = 'a'
+	// ByPort has Services under the ports that they have on every node, in decimal.
+	ByPort Index = 'p'
+	// BySelector has Services under one of the labels that they select by, as LabelTerm writes it: who has not that label is not selected.
+	BySelector Index = 's'
+	// BySubject has RoleBindings and ClusterRoleBindings under those whom they bind, each as SubjectTerm writes it.
+	BySubject Index = 'b'
+	// ByPod has PodCertificateRequests under the UIDs of the pods that they are for.
+	ByPod Index = 'u'
+	// ByTime has Events under the second in which they were seen last, as TimeTerm writes it.
+	ByTime Index = 'w'
 	// ByType has Secrets under their types.
 	ByType Index = 't'
 	// ByTies has, under "", the objects that name an owner, have a finalizer or are being deleted.
@@ -52,6 +64,20 @@ const ClaimPrefix = "placement.murmur.io/claim."
 
 // LabelTerm is the term of a label.
 func LabelTerm(key, value string) string { return key + "=" + value }
+
+// SubjectTerm is the term of a subject of RBAC. A ServiceAccount's namespace is that of the binding if the subject has none.
+func SubjectTerm(kind, namespace, name string) string {
+	if namespace != "" {
+		name = namespace + "/" + name
+	}
+	return kind + ":" + name
+}
+
+// TimeTerm is the term of a time. Terms of times sort as the times do.
+func TimeTerm(t time.Time) string { return t.UTC().Format(time.RFC3339)[:secondsLen] }
+
+// secondsLen is how long a time is in RFC 3339 up to its seconds.
+const secondsLen = len("2006-01-02T15:04:05")
 
 // posting says that an object has a term. Postings are shared by all states in which the object has it.
 type posting struct {
@@ -125,86 +151,6 @@ func sameValue(a, b *Entry) bool {
 	return len(a.value) == len(b.value) && (len(a.value) == 0 || &a.value[0] == &b.value[0])
 }
 
-// termsOf are the terms of an object, each once, in the order of their indexes and values.
-func termsOf(resource string, value []byte) []string {
-	var terms []string
-	add := func(i Index, v string) {
-		if term := string(i) + v; !slices.Contains(terms, term) {
-			terms = append(terms, term)
-		}
-	}
-	meta := member(value, "metadata")
-	tied := false
-	for name, v := range members(meta) {
-		switch name {
-		case "labels":
-			for k, l := range members(v) {
-				add(ByLabel, LabelTerm(k, text(l)))
-			}
-		case "ownerReferences":
-			for _, ref := range elements(v) {
-				add(ByOwner, text(member(ref, "uid")))
-				tied = true
-			}
-		case "finalizers", "deletionTimestamp":
-			tied = true
-		}
-	}
-	if tied {
-		add(ByTies, "")
-	}
-	switch resource {
-	case "pods":
-		spec, status := member(value, "spec"), member(value, "status")
-		waits := member(spec, "schedulingGates") == nil && member(meta, "deletionTimestamp") == nil
-		if node := text(member(spec, "nodeName")); node != "" {
-			add(ByNode, node)
-			waits = false
-		}
-		for name, v := range members(member(meta, "annotations")) {
-			if strings.HasPrefix(name, ClaimPrefix) {
-				add(ByNode, text(member([]byte(text(v)), "node"))) // whether the claim counts is for others to say
-			}
-		}
-		if waits {
-			add(ByNode, "")
-		}
-		for _, v := range elements(member(spec, "volumes")) {
-			if name := claimOf(value, v); name != "" {
-				add(ByClaim, name)
-			}
-		}
-		for _, ip := range elements(member(status, "podIPs")) {
-			add(ByAddress, text(member(ip, "ip")))
-		}
-		if ip := text(member(status, "podIP")); ip != "" {
-			add(ByAddress, ip)
-		}
-	case "persistentvolumeclaims":
-		if v := text(member(member(value, "spec"), "volumeName")); v != "" {
-			add(ByVolume, v)
-		}
-	case "services":
-		spec := member(value, "spec")
-		for _, ip := range elements(member(spec, "clusterIPs")) {
-			add(ByAddress, text(ip))
-		}
-		if ip := text(member(spec, "clusterIP")); ip != "" {
-			add(ByAddress, ip)
-		}
-	case "discovery.k8s.io/endpointslices":
-		for _, e := range elements(member(value, "endpoints")) {
-			for _, ip := range elements(member(e, "addresses")) {
-				add(ByAddress, text(ip))
-			}
-		}
-	case "secrets":
-		add(ByType, text(member(value, "type")))
-	}
-	slices.Sort(terms)
-	return terms
-}
-
 // Indexed walks the objects of a resource that an index has under a value, as Range does all of them: in order of namespace
 // and name, in one namespace or ("") in all, behind a "namespace/name" or ("") from the first on.
 func (s *Snapshot) Indexed(i Index, value, resource, namespace, after string) iter.Seq[*Entry] {
@@ -249,6 +195,20 @@ func Having[T any](s *Snapshot, i Index, resource string) (out []*T) {
 		return true
 	})
 	return out
+}
+
+// Until walks the objects of a resource that an index has under a value or one that sorts before it, the least first.
+func (s *Snapshot) Until(i Index, value, resource string) iter.Seq[*Entry] {
+	return func(yield func(*Entry) bool) {
+		end := &posting{term: string(i) + value + "\x00", key: &crdt.Key{}}
+		s.postings.AscendRange(&posting{term: string(i), key: &crdt.Key{}}, end, func(p *posting) bool {
+			if p.key.Resource != resource {
+				return true
+			}
+			e, ok := s.Get(*p.key)
+			return !ok || yield(e)
+		})
+	}
 }
 
 // Find decodes the objects of a resource that an index has under a value. Objects that do not decode as T are left out.
@@ -336,11 +296,7 @@ func (e *Entry) Labels() labels.Set {
 
 // Text is the string at a path of names; "" if there is none. It is read from the encoding at each call.
 func (e *Entry) Text(path ...string) string {
-	at := e.value
-	for _, name := range path {
-		at = member(at, name)
-	}
-	return text(at)
+	return text(at(e.value, path...))
 }
 
 // Controller is the object's reference to what controls it. It is read from its encoding at each call.

@@ -289,7 +289,9 @@ func FuzzMembers(f *testing.F) {
 		}
 		for range elements(b) {
 		}
-		_ = termsOf("pods", b)
+		for _, resource := range []string{"pods", "services", "endpoints", "events", "rbac.authorization.k8s.io/rolebindings"} {
+			_ = termsOf(resource, b)
+		}
 		var want map[string]json.RawMessage
 		if !json.Valid(b) || json.Unmarshal(b, &want) != nil || want == nil {
 			return

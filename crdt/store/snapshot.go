@@ -40,6 +40,8 @@ type Snapshot struct {
 	tree    *tree
 	// postings have the keys of the objects under their terms.
 	postings *postings
+	// resources are what is known of all objects of a resource together.
+	resources *resources
 }
 
 // Version is the version of the last apply contained.

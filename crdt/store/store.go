@@ -189,6 +189,7 @@ func (s *Store) load(c Config) error {
 		sum     uint64
 	}
 	var records []held
+	var found []Event
 	stale := false
 	m, err := readDisk(s.disk, s.sealer, func(d *crdt.Document, v Version, sum uint64, old bool) {
 		records = append(records, held{d, v, sum})
@@ -223,6 +224,7 @@ func (s *Store) load(c Config) error {
 		sl := &slot{key: r.doc.Key, doc: r.doc, sum: r.sum}
 		if !r.doc.Deleted() {
 			sl.entry = newEntry(m.cluster, r.doc, r.version)
+			found = append(found, Event{Type: Added, Entry: sl.entry})
 		}
 		st.snapshot.tree.ReplaceOrInsert(sl)
 		st.index(nil, sl)
@@ -230,6 +232,7 @@ func (s *Store) load(c Config) error {
 		st.bytes += r.doc.Size()
 		s.clock.Observe(s.now(), r.doc.Newest())
 	}
+	st.snapshot.resources = following(newResources(), found)
 	st.meta = *m
 	st.progress = progress{vector: m.vector, early: map[crdt.Origin][]span{}}
 	st.snapshot.cluster = m.cluster
@@ -841,6 +844,7 @@ func (b *batch) seal() {
 	st := &state{snapshot: b.old.snapshot, meta: b.meta, progress: b.old.progress, dots: b.old.dots.Clone(), bytes: b.held()}
 	st.snapshot.tree = b.old.snapshot.tree.Clone()
 	st.snapshot.postings = b.old.snapshot.postings.Clone()
+	st.snapshot.resources = following(b.old.snapshot.resources, b.events)
 	st.snapshot.version = b.version
 	if b.progress != nil {
 		st.progress = *b.progress
