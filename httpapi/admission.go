@@ -32,10 +32,8 @@ func (s *Server) admission() (admission.Interface, error) {
 		Accepted:    s.fields.Plugin(),
 		ExternalIPs: s.cfg.ExternalIPs,
 		MutatingWebhooks: func() bool {
-			for range s.cfg.Store.Snapshot().Range(storage.MutatingWebhooks, "", "") {
-				return true
-			}
-			return false
+			n, _ := s.cfg.Store.Snapshot().Count(storage.MutatingWebhooks)
+			return n > 0
 		},
 		Initializers: s.initializers(false), CoverInitializers: s.initializers(true),
 	})

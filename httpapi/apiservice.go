@@ -72,15 +72,19 @@ func servedVersions(table []schema.GroupVersion, begun metav1.Time, crds []*apie
 	return out
 }
 
+// begun is since when the cluster is there, and with it what every node serves.
+func begun(snap *store.Snapshot) metav1.Time {
+	system, ok := store.Get[corev1.Namespace](snap, crdt.Key{Resource: "namespaces", Name: metav1.NamespaceSystem})
+	if !ok {
+		return metav1.Time{}
+	}
+	return system.CreationTimestamp
+}
+
 // deriveAPIServices shows the APIServices as the definitions now have them. shown are those that it has shown before.
 func (s *Server) deriveAPIServices(ctx context.Context, shown map[string]*apiregistrationv1.APIService) error {
 	snap := s.cfg.Store.Snapshot()
-	// What every node serves is there since the cluster is.
-	var begun metav1.Time
-	if system, ok := store.Get[corev1.Namespace](snap, crdt.Key{Resource: "namespaces", Name: metav1.NamespaceSystem}); ok {
-		begun = system.CreationTimestamp
-	}
-	want := servedVersions(s.registry.Versions(), begun, store.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, ""))
+	want := servedVersions(s.registry.Versions(), begun(snap), custom.Definitions(snap))
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if equality.Semantic.DeepEqual(shown[name], want[name]) {
 			continue
@@ -106,9 +110,16 @@ func (s *Server) deriveAPIServices(ctx context.Context, shown map[string]*apireg
 func (s *Server) keepAPIServices(ctx context.Context, shown map[string]*apiregistrationv1.APIService) error {
 	wake := s.cfg.Store.Subscribe(storage.Definitions, "namespaces")
 	defer wake.Close()
+	var of store.Version
+	var since metav1.Time
 	for {
-		if err := s.deriveAPIServices(ctx, shown); err != nil && ctx.Err() == nil {
-			return err
+		// They follow from the definitions, and from when the cluster began.
+		snap := s.cfg.Store.Snapshot()
+		if now := begun(snap); of == 0 || snap.Changed(storage.Definitions) > of || !now.Equal(&since) {
+			of, since = snap.Version(), now
+			if err := s.deriveAPIServices(ctx, shown); err != nil && ctx.Err() == nil {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -216,7 +216,7 @@ func (s *Server) expireEvents(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			for e := range s.cfg.Store.Snapshot().Range("events", "", "") {
+			for e := range s.cfg.Store.Snapshot().Until(store.ByTime, store.TimeTerm(now.Add(-eventLife)), "events") {
 				event, err := store.As[corev1.Event](e)
 				if err != nil || now.Sub(lastSeen(event)) < eventLife {
 					continue

@@ -367,22 +367,14 @@ func (q quiet) Handle(ctx context.Context, r slog.Record) error {
 	return q.Handler.Handle(ctx, r)
 }
 
-// sampled is how many objects of a resource are looked at for their size.
-const sampled = 32
-
 // count is how many objects a resource has, "deployments.apps" say, and how large they are on average.
 func (s *Server) count(resource string) (apistorage.Stats, bool) {
-	var n, bytes int64
 	snap, of := s.cfg.Store.Snapshot(), schema.ParseGroupResource(resource)
 	if s.kind(of) == nil && custom.Definition(snap, of) == nil {
 		return apistorage.Stats{}, false
 	}
-	for e := range snap.Range(storage.Key(of), "", "") {
-		if n++; n <= sampled {
-			bytes += int64(len(e.JSON()))
-		}
-	}
-	return apistorage.Stats{ObjectCount: n, EstimatedAverageObjectSizeBytes: bytes / max(min(n, sampled), 1)}, true
+	n, bytes := snap.Count(storage.Key(of))
+	return apistorage.Stats{ObjectCount: int64(n), EstimatedAverageObjectSizeBytes: bytes / max(int64(n), 1)}, true
 }
 
 // Resources lists what is stored, as in crdt.Key.Resource.

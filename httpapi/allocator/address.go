@@ -31,16 +31,15 @@ func newAddresses(store *store.Store, c *claims, cidr netip.Prefix) *addresses {
 	return &addresses{store: store, claims: c, cidr: cidr.Masked()}
 }
 
-func (a *addresses) used() map[netip.Addr]bool {
-	out := map[netip.Addr]bool{}
-	for _, svc := range store.List[corev1.Service](a.store.Snapshot(), "services", "") {
-		for _, ip := range svc.Spec.ClusterIPs {
-			if addr, err := netip.ParseAddr(ip); err == nil {
-				out[addr] = true
-			}
+// used tells of an address whether a Service has it.
+func (a *addresses) used() func(netip.Addr) bool {
+	snap := a.store.Snapshot()
+	return func(addr netip.Addr) bool {
+		for range snap.Indexed(store.ByAddress, addr.String(), "services", "", "") {
+			return true
 		}
+		return false
 	}
-	return out
 }
 
 func addrOf(ip net.IP) netip.Addr {
@@ -55,12 +54,12 @@ func (a *addresses) Allocate(ip net.IP) error {
 	}
 	used := a.used()
 	if a.dry {
-		if used[addr] {
+		if used(addr) {
 			return ipallocator.ErrAllocated
 		}
 		return nil
 	}
-	if !a.take(addr, func(v netip.Addr) bool { return used[v] }) {
+	if !a.take(addr, used) {
 		a.claims.taken = true
 		return ipallocator.ErrAllocated
 	}
@@ -94,7 +93,7 @@ func (a *addresses) choose(name string) (netip.Addr, bool) {
 	// The last address of the range is a broadcast address to some.
 	i, ok := probe(name, size-reservedAddresses-1, func(i uint64) bool {
 		addr := nth(a.cidr.Addr(), reservedAddresses+i)
-		return !used[addr] && !a.has(addr) && a.claims.free(addressClaim(addr))
+		return !used(addr) && !a.has(addr) && a.claims.free(addressClaim(addr))
 	})
 	return nth(a.cidr.Addr(), reservedAddresses+i), ok
 }
@@ -113,8 +112,12 @@ func (a *addresses) Release(ip net.IP) error {
 }
 
 func (a *addresses) ForEach(f func(net.IP)) {
-	for addr := range a.used() {
-		f(addr.AsSlice())
+	for _, svc := range store.Having[corev1.Service](a.store.Snapshot(), store.ByAddress, "services") {
+		for _, ip := range svc.Spec.ClusterIPs {
+			if addr, err := netip.ParseAddr(ip); err == nil {
+				f(addr.AsSlice())
+			}
+		}
 	}
 }
 
@@ -122,7 +125,7 @@ func (a *addresses) CIDR() net.IPNet {
 	return net.IPNet{IP: a.cidr.Addr().AsSlice(), Mask: net.CIDRMask(a.cidr.Bits(), a.cidr.Addr().BitLen())}
 }
 func (a *addresses) IPFamily() core.IPFamily { return core.IPv4Protocol }
-func (a *addresses) Has(ip net.IP) bool      { return a.used()[addrOf(ip)] || a.has(addrOf(ip)) }
+func (a *addresses) Has(ip net.IP) bool      { return a.used()(addrOf(ip)) || a.has(addrOf(ip)) }
 func (a *addresses) Destroy()                {}
 func (a *addresses) EnableMetrics()          {}
 func (a *addresses) DryRun() ipallocator.Interface {

@@ -235,7 +235,11 @@ func (c *claims) settle() {
 
 // drop takes a claim away if it is what it was, and no Service uses its number.
 func (c *claims) drop(e *store.Entry) {
-	for _, svc := range store.List[corev1.Service](c.cfg.Store.Snapshot(), "services", "") {
+	by := store.ByAddress
+	if e.Key.Resource == portClaims {
+		by = store.ByPort
+	}
+	for _, svc := range store.Find[corev1.Service](c.cfg.Store.Snapshot(), by, e.Key.Name, "services", "") {
 		if uses(svc, e.Key) {
 			return
 		}

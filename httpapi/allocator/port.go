@@ -2,6 +2,7 @@ package allocator
 
 import (
 	"errors"
+	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,19 +26,15 @@ func newPorts(store *store.Store, c *claims, span utilnet.PortRange) *ports {
 	return &ports{store: store, claims: c, span: span}
 }
 
-func (p *ports) used() map[int]bool {
-	out := map[int]bool{}
-	for _, svc := range store.List[corev1.Service](p.store.Snapshot(), "services", "") {
-		for _, port := range svc.Spec.Ports {
-			if port.NodePort != 0 {
-				out[int(port.NodePort)] = true
-			}
+// used tells of a port whether a Service has it.
+func (p *ports) used() func(int) bool {
+	snap := p.store.Snapshot()
+	return func(port int) bool {
+		for range snap.Indexed(store.ByPort, strconv.Itoa(port), "services", "", "") {
+			return true
 		}
-		if n := svc.Spec.HealthCheckNodePort; n != 0 {
-			out[int(n)] = true
-		}
+		return false
 	}
-	return out
 }
 
 func (p *ports) Allocate(port int) error {
@@ -45,7 +42,7 @@ func (p *ports) Allocate(port int) error {
 		return &portallocator.ErrNotInRange{ValidPorts: p.span.String()}
 	}
 	used := p.used()
-	if !p.take(port, func(v int) bool { return used[v] }) {
+	if !p.take(port, used) {
 		p.claims.taken = true
 		return portallocator.ErrAllocated
 	}
@@ -75,7 +72,7 @@ func (p *ports) choose(name string, taken map[int]bool) (int, bool) {
 	used := p.used()
 	i, ok := probe(name, uint64(p.span.Size), func(i uint64) bool {
 		port := p.span.Base + int(i)
-		return !used[port] && !taken[port] && !p.has(port) && p.claims.free(portClaim(port))
+		return !used(port) && !taken[port] && !p.has(port) && p.claims.free(portClaim(port))
 	})
 	return p.span.Base + int(i), ok
 }
@@ -87,10 +84,17 @@ func (p *ports) Release(port int) error {
 }
 
 func (p *ports) ForEach(f func(int)) {
-	for port := range p.used() {
-		f(port)
+	for _, svc := range store.Having[corev1.Service](p.store.Snapshot(), store.ByPort, "services") {
+		for _, port := range svc.Spec.Ports {
+			if port.NodePort != 0 {
+				f(int(port.NodePort))
+			}
+		}
+		if n := svc.Spec.HealthCheckNodePort; n != 0 {
+			f(int(n))
+		}
 	}
 }
-func (p *ports) Has(port int) bool { return p.used()[port] || p.has(port) }
+func (p *ports) Has(port int) bool { return p.used()(port) || p.has(port) }
 func (p *ports) Destroy()          {}
 func (p *ports) EnableMetrics()    {}

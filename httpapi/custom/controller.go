@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
@@ -26,33 +27,51 @@ import (
 // of those that are deleted, and settles anew what was written without knowing of the others: on another side of a
 // partition, or before a name became free. It ends with ctx.
 func (cs *Kinds) Run(ctx context.Context) {
-	due := turn.New(cs.cfg.Node)
-	seen := map[string]*apiextensionsv1.CustomResourceDefinition{}
+	l := &looks{due: turn.New(cs.cfg.Node), seen: map[string]*apiextensionsv1.CustomResourceDefinition{}, groups: map[string]bool{}}
 	turn.Attend(ctx, cs.cfg.Store, storage.Definitions, func(now time.Time) time.Time {
-		cs.prune(cs.cfg.Store.Snapshot())
-		cs.sweep(ctx, seen)
-		return cs.tend(ctx, due, now)
+		snap := cs.cfg.Store.Snapshot()
+		cs.prune(snap)
+		cs.sweep(ctx, snap, l.look(Definitions(snap)))
+		return cs.tend(ctx, snap, l, now)
 	})
 }
 
-// sweep removes what is left of kinds whose definition went while this node looked. A side of a partition that did not know that a kind
-// was being taken away may have made objects of it until they met. seen are the definitions of the last look.
-func (cs *Kinds) sweep(ctx context.Context, seen map[string]*apiextensionsv1.CustomResourceDefinition) {
-	snap := cs.cfg.Store.Snapshot()
-	present := map[string]bool{}
-	for _, crd := range store.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "") {
-		present[crd.Name], seen[crd.Name] = true, crd
-	}
-	for name, crd := range seen {
-		if present[name] {
-			continue
+// looks is what Run remembers from look to look.
+type looks struct {
+	due *turn.Turns
+	// seen are the definitions of the last look, by name.
+	seen map[string]*apiextensionsv1.CustomResourceDefinition
+	// groups are those in which a definition has changed, or there was something to do: what becomes of a definition follows from those of its group.
+	groups map[string]bool
+}
+
+// look notes what has changed, and says which definitions are gone.
+func (l *looks) look(all []*apiextensionsv1.CustomResourceDefinition) (gone []*apiextensionsv1.CustomResourceDefinition) {
+	was := l.seen
+	l.seen = make(map[string]*apiextensionsv1.CustomResourceDefinition, len(all))
+	for _, crd := range all {
+		if old := was[crd.Name]; old == nil || old.ResourceVersion != crd.ResourceVersion {
+			l.groups[crd.Spec.Group] = true
 		}
-		delete(seen, name)
+		l.seen[crd.Name] = crd
+		delete(was, crd.Name)
+	}
+	for _, crd := range was {
+		l.groups[crd.Spec.Group] = true
+		gone = append(gone, crd)
+	}
+	return gone
+}
+
+// sweep removes what is left of kinds whose definition went while this node looked. A side of a partition that did not know that a kind
+// was being taken away may have made objects of it until they met.
+func (cs *Kinds) sweep(ctx context.Context, snap *store.Snapshot, gone []*apiextensionsv1.CustomResourceDefinition) {
+	for _, crd := range gone {
 		of, err := KindOf(crd)
 		if err != nil {
 			of = &storage.Kind{Resource: schema.GroupResource{Group: crd.Spec.Group, Resource: crd.Spec.Names.Plural}}
 		}
-		for e := range snap.Range(of.Key(), "", "") {
+		for e := range objectsOf(snap, of) {
 			if err := cs.remove(ctx, nil, of, e); err != nil {
 				cs.cfg.Log.Debug("object of a kind that is gone", "object", e.Key, "err", err)
 			}
@@ -60,17 +79,30 @@ func (cs *Kinds) sweep(ctx context.Context, seen map[string]*apiextensionsv1.Cus
 	}
 }
 
-// tend does for each definition what is due, and says when the next is.
-func (cs *Kinds) tend(ctx context.Context, due *turn.Turns, now time.Time) (next time.Time) {
-	all := Definitions(cs.cfg.Store.Snapshot())
-	present := map[string]bool{}
-	for _, crd := range all {
+// objectsOf are all objects of a kind, which go with it.
+func objectsOf(snap *store.Snapshot, kind *storage.Kind) iter.Seq[*store.Entry] {
+	return snap.Range(kind.Key(), "", "")
+}
+
+// tend does for each definition what is due, and says when the next is. Groups in which nothing is are looked at again when one of their definitions
+// has changed.
+func (cs *Kinds) tend(ctx context.Context, snap *store.Snapshot, l *looks, now time.Time) (next time.Time) {
+	all, due := Definitions(snap), l.due
+	present, busy := map[string]bool{}, map[string]bool{}
+	for _, bare := range all {
+		if !l.groups[bare.Spec.Group] {
+			continue
+		}
+		crd, ok := store.Get[apiextensionsv1.CustomResourceDefinition](snap, crdt.Key{Resource: storage.Definitions, Name: bare.Name})
+		if !ok {
+			continue
+		}
 		ending := crd.DeletionTimestamp != nil && slices.Contains(crd.Finalizers, apiextensionsv1.CustomResourceCleanupFinalizer)
 		copied := crd.DeepCopy()
 		if !settle(copied, all, metav1.Time{Time: now}) && !ending {
 			continue
 		}
-		present[crd.Name] = true
+		present[crd.Name], busy[crd.Spec.Group] = true, true
 		if at := due.Of(crd.Name, now); now.Before(at) {
 			next = turn.Sooner(next, at)
 			continue
@@ -87,6 +119,7 @@ func (cs *Kinds) tend(ctx context.Context, due *turn.Turns, now time.Time) (next
 		next = turn.Sooner(next, due.Again(crd.Name, now))
 	}
 	due.Keep(present)
+	l.groups = busy
 	return next
 }
 
@@ -98,7 +131,7 @@ func (cs *Kinds) cleanUp(ctx context.Context, crd *apiextensionsv1.CustomResourc
 		return err
 	}
 	left, failed := 0, error(nil)
-	for e := range snap.Range(kind.Key(), "", "") {
+	for e := range objectsOf(snap, kind) {
 		if admit.Reserved(crd.Spec.Group) {
 			break // these are not its objects
 		}
@@ -110,9 +143,8 @@ func (cs *Kinds) cleanUp(ctx context.Context, crd *apiextensionsv1.CustomResourc
 	c := apiextensionsv1.CustomResourceDefinitionCondition{Type: apiextensionsv1.Terminating, Status: apiextensionsv1.ConditionTrue,
 		Reason: "InstanceDeletionInProgress", Message: "CustomResource deletion is in progress"}
 	if left > 0 {
-		for range cs.cfg.Store.Snapshot().Range(kind.Key(), "", "") {
+		if still, _ := cs.cfg.Store.Snapshot().Count(kind.Key()); still > 0 {
 			left = -1
-			break
 		}
 	}
 	switch {

@@ -2,9 +2,8 @@ package custom
 
 import (
 	"cmp"
-	"encoding/binary"
 	"fmt"
-	"hash/fnv"
+	"iter"
 	"reflect"
 	"slices"
 	"strings"
@@ -47,10 +46,28 @@ func (f DefinitionForm) Stored(obj runtime.Object, base *store.Entry) (runtime.O
 	return out, err
 }
 
-// Definitions lists those that there are.
+// Definitions are those that there are, without their schemas and annotations, which Definition has. Read only.
 func Definitions(snap *store.Snapshot) []*apiextensionsv1.CustomResourceDefinition {
-	return store.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "")
+	return outlines.Of(snap)
 }
+
+// outlines are the definitions without what most of each is.
+var outlines = store.NewMemo(storage.Definitions, func(all iter.Seq[*store.Entry]) (out []*apiextensionsv1.CustomResourceDefinition) {
+	for e := range all {
+		crd, err := store.As[apiextensionsv1.CustomResourceDefinition](e)
+		if err != nil {
+			continue
+		}
+		bare := *crd
+		bare.Annotations, bare.ManagedFields = nil, nil
+		bare.Spec.Versions = slices.Clone(crd.Spec.Versions)
+		for i := range bare.Spec.Versions {
+			bare.Spec.Versions[i].Schema = nil
+		}
+		out = append(out, &bare)
+	}
+	return out
+})
 
 // settle puts into a definition's status what follows from it and from the others, and says whether that is news.
 //
@@ -214,15 +231,4 @@ func nonStructural(crd *apiextensionsv1.CustomResourceDefinition) *apiextensions
 	}
 	c.Message = wrong.ToAggregate().Error()
 	return c
-}
-
-// State is a number that differs when the definitions do.
-func State(snap *store.Snapshot) uint64 {
-	h := fnv.New64a()
-	var b [8]byte
-	for e := range snap.Range(storage.Definitions, "", "") {
-		binary.BigEndian.PutUint64(b[:], uint64(e.Version))
-		h.Write(b[:])
-	}
-	return h.Sum64()
 }

@@ -24,7 +24,7 @@ import (
 // State is what clients are told of the kinds that are served, in one state of the definitions. The paths of the
 // table's groups and versions are routes of their own.
 type State struct {
-	state uint64
+	state store.Version
 	// Root answers /apis.
 	Root  http.Handler
 	paths map[string]http.Handler
@@ -55,11 +55,11 @@ type Group struct {
 // Now is what is served now.
 func (d *Discovery) Now() *State {
 	snap := d.store.Snapshot()
-	now := custom.State(snap)
+	now := snap.Changed(storage.Definitions)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.now == nil || d.now.state != now {
-		d.now = discover(d.table, store.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, ""))
+		d.now = discover(d.table, custom.Definitions(snap))
 		d.now.state = now
 	}
 	return d.now

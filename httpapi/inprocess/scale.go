@@ -11,7 +11,6 @@ import (
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
@@ -23,9 +22,7 @@ import (
 	"k8s.io/metrics/pkg/apis/metrics"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
-	"murmur/crdt/store"
 	"murmur/httpapi/custom"
-	"murmur/httpapi/storage"
 )
 
 // Scale is the scale of what a reference in a namespace names. The kind is what counts; of its versions any that is served has the
@@ -96,7 +93,7 @@ func (a *API) scalable(of autoscalingv2.CrossVersionObjectReference) (schema.Gro
 			return k.Version.WithResource(k.Resource.Resource), nil
 		}
 	}
-	for _, crd := range store.List[apiextensionsv1.CustomResourceDefinition](a.cfg.Store.Snapshot(), storage.Definitions, "") {
+	for _, crd := range custom.Definitions(a.cfg.Store.Snapshot()) {
 		if crd.Spec.Group != gv.Group || crd.Status.AcceptedNames.Kind != of.Kind || !custom.Established(crd) {
 			continue
 		}

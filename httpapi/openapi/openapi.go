@@ -11,7 +11,6 @@ import (
 	"io"
 	"net/http"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"github.com/labstack/echo/v4"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
 	"k8s.io/kube-openapi/pkg/builder3"
 	openapicommon "k8s.io/kube-openapi/pkg/common"
@@ -112,7 +112,7 @@ type documents struct {
 
 	mu sync.Mutex
 	// custom are the documents of the definitions in state; whole is that of everything.
-	state  uint64
+	state  store.Version
 	custom map[string]*document
 	whole  *document
 	fixed  *fixedV2
@@ -121,10 +121,15 @@ type documents struct {
 // refresh forgets documents that the definitions no longer make. One that they still make stays as it is.
 func (o *documents) refresh() {
 	snap := o.store.Snapshot()
-	if now := custom.State(snap); o.whole == nil || now != o.state {
+	if now := snap.Changed(storage.Definitions); o.whole == nil || now != o.state {
 		o.state = now
-		crds := store.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "")
-		crds = slices.DeleteFunc(crds, func(crd *apiextensionsv1.CustomResourceDefinition) bool { return !custom.Established(crd) })
+		var crds []*apiextensionsv1.CustomResourceDefinition
+		for _, bare := range custom.Definitions(snap) {
+			crd := custom.Definition(snap, schema.ParseGroupResource(bare.Name))
+			if crd != nil && custom.Established(crd) {
+				crds = append(crds, crd)
+			}
+		}
 		have := o.custom
 		o.custom = customDocuments(o.release, crds)
 		for name, d := range o.custom {

@@ -129,12 +129,7 @@ func (p validatingPolicy) Validate(ctx context.Context, a admission.Attributes, 
 
 // current is the evaluation; nil if nothing binds a policy.
 func (p *evaluated) current() (evaluation, error) {
-	bound := false
-	for range p.cfg.Store.Snapshot().Range(p.bindings, "", "") {
-		bound = true
-		break
-	}
-	if !bound {
+	if bound, _ := p.cfg.Store.Snapshot().Count(p.bindings); bound == 0 {
 		p.stop(false)
 		return nil, nil
 	}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -29,13 +30,21 @@ func (p *Policies) check(ctx context.Context) {
 	turn.Attend(ctx, p.cfg.Store, storage.ValidatingPolicies, func(now time.Time) time.Time { return p.checkTypes(ctx, due, now) })
 }
 
+// unchecked are the policies that are not checked as they are now.
+var unchecked = store.NewMemo(storage.ValidatingPolicies, func(all iter.Seq[*store.Entry]) (out []*admissionregistrationv1.ValidatingAdmissionPolicy) {
+	for e := range all {
+		policy, err := store.As[admissionregistrationv1.ValidatingAdmissionPolicy](e)
+		if err == nil && policy.Generation > policy.Status.ObservedGeneration {
+			out = append(out, policy)
+		}
+	}
+	return out
+})
+
 // checkTypes does what is due, and says when the next is.
 func (p *Policies) checkTypes(ctx context.Context, due *turn.Turns, now time.Time) (next time.Time) {
 	present := map[string]bool{}
-	for _, policy := range store.List[admissionregistrationv1.ValidatingAdmissionPolicy](p.cfg.Store.Snapshot(), storage.ValidatingPolicies, "") {
-		if policy.Generation <= policy.Status.ObservedGeneration {
-			continue
-		}
+	for _, policy := range unchecked.Of(p.cfg.Store.Snapshot()) {
 		present[policy.Name] = true
 		if at := due.Of(policy.Name, now); now.Before(at) {
 			next = turn.Sooner(next, at)

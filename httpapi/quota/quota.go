@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -134,6 +134,9 @@ var aliases = map[schema.GroupResource]corev1.ResourceName{
 	corev1.Resource("secrets"):                corev1.ResourceSecrets,
 }
 
+// countPrefix begins the names of what is counted by resource.
+const countPrefix = "count/"
+
 // evaluators know what objects of each kind use.
 func evaluators(stored []storage.Kind, list quotav1.ListerForResourceFunc) []quotav1.Evaluator {
 	out := []quotav1.Evaluator{core.NewPodEvaluator(list, clock.RealClock{}), core.NewServiceEvaluator(list), core.NewPersistentVolumeClaimEvaluator(list)}
@@ -149,10 +152,18 @@ func evaluators(stored []storage.Kind, list quotav1.ListerForResourceFunc) []quo
 	return out
 }
 
-// customEvaluators count the objects of defined kinds.
-func customEvaluators(snap *store.Snapshot, list quotav1.ListerForResourceFunc) []quotav1.Evaluator {
+// customEvaluators count the objects of the defined kinds that something is said of.
+func customEvaluators(snap *store.Snapshot, said corev1.ResourceList, list quotav1.ListerForResourceFunc) []quotav1.Evaluator {
 	var out []quotav1.Evaluator
-	for _, crd := range store.List[apiextensionsv1.CustomResourceDefinition](snap, storage.Definitions, "") {
+	for name := range said {
+		resource, ok := strings.CutPrefix(string(name), countPrefix)
+		if !ok {
+			continue
+		}
+		crd := custom.Definition(snap, schema.ParseGroupResource(resource))
+		if crd == nil {
+			continue
+		}
 		if k, err := custom.KindOf(crd); err == nil && k.Namespaced {
 			out = append(out, generic.NewObjectCountEvaluator(k.Resource, generic.ListResourceUsingListerFunc(list, k.Resource.WithVersion(k.Version.Version)), ""))
 		}
@@ -169,7 +180,7 @@ func (q *Quotas) Usage(snap *store.Snapshot, of *corev1.ResourceQuota) (corev1.R
 		}
 		return counted{snap: snap, kind: k}, nil
 	}
-	return quotav1.CalculateUsage(of.Namespace, of.Spec.Scopes, of.Spec.Hard, generic.NewRegistry(append(evaluators(q.cfg.Stored, list), customEvaluators(snap, list)...)), of.Spec.ScopeSelector)
+	return quotav1.CalculateUsage(of.Namespace, of.Spec.Scopes, of.Spec.Hard, generic.NewRegistry(append(evaluators(q.cfg.Stored, list), customEvaluators(snap, of.Spec.Hard, list)...)), of.Spec.ScopeSelector)
 }
 
 // counted lists one kind in a namespace of a snapshot.

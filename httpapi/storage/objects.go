@@ -349,11 +349,8 @@ func (o *objects) moved(k crdt.Key, was *store.Entry) bool {
 }
 
 func (o *objects) Stats(context.Context) (storage.Stats, error) {
-	n := int64(0)
-	for range o.backend.store.Snapshot().Range(o.kind.Key(), "", "") {
-		n++
-	}
-	return storage.Stats{ObjectCount: n}, nil
+	n, _ := o.backend.store.Snapshot().Count(o.kind.Key())
+	return storage.Stats{ObjectCount: int64(n)}, nil
 }
 
 func (o *objects) ReadinessCheck() error                               { return nil }

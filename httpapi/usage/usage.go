@@ -81,6 +81,17 @@ func (a chosen) chooses(m *metav1.ObjectMeta) bool {
 		a.fields.Matches(fieldselectors.Set{"metadata.name": m.Name, "metadata.namespace": m.Namespace})
 }
 
+// among are the objects of a resource among which are those that a request chooses: the one that it names, or those with its labels.
+func among[T any](snap *store.Snapshot, resource string, a chosen) []*T {
+	if a.name == "" {
+		return store.Select[T](snap, resource, a.namespace, a.labels)
+	}
+	if one, ok := store.Get[T](snap, crdt.Key{Resource: resource, Namespace: a.namespace, Name: a.name}); ok {
+		return []*T{one}
+	}
+	return nil
+}
+
 // path is the request as another node is asked it.
 func (a chosen) path(resource string) string {
 	path := "/apis/" + metricsv1beta1.SchemeGroupVersion.String()
@@ -214,7 +225,7 @@ func (p pods) Get(ctx context.Context, name string, _ *metav1.GetOptions) (runti
 func (p pods) of(ctx context.Context, a chosen) ([]metrics.PodMetrics, error) {
 	pods := map[string]*corev1.Pod{}
 	on := map[string]bool{}
-	for _, pod := range store.List[corev1.Pod](p.Store.Snapshot(), "pods", a.namespace) {
+	for _, pod := range among[corev1.Pod](p.Store.Snapshot(), "pods", a) {
 		if pod.Spec.NodeName != "" && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed && a.chooses(&pod.ObjectMeta) {
 			pods[pod.Namespace+"/"+pod.Name] = pod
 			on[pod.Spec.NodeName] = true
@@ -317,7 +328,7 @@ func (n nodes) Get(ctx context.Context, name string, _ *metav1.GetOptions) (runt
 
 func (n nodes) of(ctx context.Context, a chosen) ([]metrics.NodeMetrics, error) {
 	nodes := map[string]*corev1.Node{}
-	for _, node := range store.List[corev1.Node](n.Store.Snapshot(), "nodes", "") {
+	for _, node := range among[corev1.Node](n.Store.Snapshot(), "nodes", a) {
 		if a.chooses(&node.ObjectMeta) {
 			nodes[node.Name] = node
 		}
