@@ -61,6 +61,11 @@ func (f form) Internal(e *store.Entry, into runtime.Object) error {
 	return nil
 }
 
+// Created is as Internal: what is stored was pruned and defaulted, and is not decoded but parsed.
+func (f form) Created(_ runtime.Object, e *store.Entry, into runtime.Object) error {
+	return f.Internal(e, into)
+}
+
 // Stored converts, and notes how the object is merged.
 func (f form) Stored(obj runtime.Object, base *store.Entry) (runtime.Object, error) {
 	c := f.served

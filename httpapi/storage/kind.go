@@ -2,6 +2,7 @@ package storage
 
 import (
 	"fmt"
+	"reflect"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -22,6 +23,9 @@ type Kind struct {
 	// Decode gives an entry's object of that version, shared: it must not be changed. Nil: such objects are answered,
 	// and not stored.
 	Decode func(*store.Entry) (runtime.Object, error)
+	// nulls tells whether there may be nulls in an object of that version that mean something to JSON and nothing to the store. Nil:
+	// there are none in any.
+	nulls func(reflect.Value) bool
 }
 
 // Typed is a stored kind that upstream has a Go type for.
@@ -29,7 +33,7 @@ func Typed[T any, P interface {
 	*T
 	runtime.Object
 }](resource schema.GroupResource, version schema.GroupVersion) Kind {
-	return Kind{Resource: resource, Version: version, Decode: func(e *store.Entry) (runtime.Object, error) {
+	return Kind{Resource: resource, Version: version, nulls: nullsOf(reflect.TypeFor[T](), nil), Decode: func(e *store.Entry) (runtime.Object, error) {
 		t, err := store.As[T](e)
 		if err != nil {
 			return nil, err
@@ -55,6 +59,8 @@ type Form interface {
 	Internal(e *store.Entry, into runtime.Object) error
 	// Stored is an object of the registry as the store has it; base is the entry that it takes the place of, or nil.
 	Stored(obj runtime.Object, base *store.Entry) (runtime.Object, error)
+	// Created does what Internal does for an entry that was made of this object of Stored, which it may take over.
+	Created(stored runtime.Object, e *store.Entry, into runtime.Object) error
 }
 
 // Native is the form of the kinds that upstream has Go types for.
@@ -66,7 +72,25 @@ func (n Native) Internal(e *store.Entry, into runtime.Object) error {
 	if err != nil {
 		return fmt.Errorf("decode %s: %w", e.Key, err)
 	}
-	versioned := shared.DeepCopyObject()
+	return n.convert(shared.DeepCopyObject(), e, into)
+}
+
+// Created spares the decoding, the dearest single step of a create. A create puts a whole object where there was none, so that what is stored
+// is what was written, and what the store says of it besides. Only nulls in it may be missing there.
+func (n Native) Created(stored runtime.Object, e *store.Entry, into runtime.Object) error {
+	m, err := meta.Accessor(stored)
+	if err != nil {
+		return err
+	}
+	if at := m.GetCreationTimestamp(); at.IsZero() || n.Kind.nulls != nil && n.Kind.nulls(reflect.ValueOf(stored).Elem()) {
+		return n.Internal(e, into)
+	}
+	m.SetGeneration(e.Generation)
+	// What conversion leaves shared with the object of the caller is his.
+	return n.convert(stored.DeepCopyObject(), e, into)
+}
+
+func (n Native) convert(versioned runtime.Object, e *store.Entry, into runtime.Object) error {
 	legacyscheme.Scheme.Default(versioned)
 	if err := legacyscheme.Scheme.Convert(versioned, into, nil); err != nil {
 		return fmt.Errorf("convert %s: %w", e.Key, err)

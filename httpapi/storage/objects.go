@@ -98,7 +98,7 @@ func (o *objects) Create(ctx context.Context, path string, obj, out runtime.Obje
 	if out == nil {
 		return nil
 	}
-	return o.Internal(e, out)
+	return o.Created(versioned, e, out)
 }
 
 func (o *objects) Delete(ctx context.Context, path string, out runtime.Object, pre *storage.Preconditions,
