@@ -92,6 +92,14 @@ const (
 	flagGrave
 )
 
+// AppendSized encodes a document with its length in front, as AppendBytes would, without a copy of it in between.
+func (d *Document) AppendSized(b []byte) []byte {
+	at := len(b)
+	b = d.Append(b)
+	var size [binary.MaxVarintLen64]byte
+	return slices.Insert(b, at, size[:binary.PutUvarint(size[:], uint64(len(b)-at))]...)
+}
+
 // Append encodes a document. Equal documents have equal encodings.
 func (d *Document) Append(b []byte) []byte {
 	b = slices.Grow(b, len(d.Value)+aroundValue)
@@ -230,7 +238,7 @@ func AppendDocument(b []byte, d *Document) []byte {
 	if d == nil {
 		return AppendBytes(b, "")
 	}
-	return AppendBytes(b, d.Append(nil))
+	return d.AppendSized(b)
 }
 
 func (r *Decoder) OptionalDocument() *Document {

@@ -22,3 +22,15 @@ func TestDocumentFormats(t *testing.T) {
 	}
 	formattest.Run(t, map[string]formattest.Format{"document": same(formattest.Document()), "grave": same(formattest.Tombstone())})
 }
+
+// TestAppendSized: what goes before stays, and the length is in front.
+func TestAppendSized(t *testing.T) {
+	for _, d := range []*crdt.Document{formattest.Document(), formattest.Tombstone()} {
+		for _, before := range [][]byte{nil, []byte("before"), make([]byte, 3, 4096)} {
+			want := crdt.AppendBytes(bytes.Clone(before), d.Append(nil))
+			if got := d.AppendSized(before); !bytes.Equal(got, want) {
+				t.Errorf("%q, want %q", got, want)
+			}
+		}
+	}
+}

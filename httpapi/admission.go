@@ -6,6 +6,7 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/initializer"
 	webhookinit "k8s.io/apiserver/pkg/admission/plugin/webhook/initializer"
+	"k8s.io/apiserver/pkg/admission/plugin/webhook/mutating"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/util/compatibility"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
@@ -31,8 +32,12 @@ func (s *Server) admission() (admission.Interface, error) {
 		MutatingPolicies:  s.policies.Mutating(), ValidatingPolicies: s.policies.Validating(), Quota: s.quotas,
 		Accepted:    s.fields.Plugin(),
 		ExternalIPs: s.cfg.ExternalIPs,
-		MutatingWebhooks: func() bool {
-			n, _ := s.cfg.Store.Snapshot().Count(storage.MutatingWebhooks)
+		Webhooks: func(plugin string) bool {
+			resource := storage.ValidatingWebhooks
+			if plugin == mutating.PluginName {
+				resource = storage.MutatingWebhooks
+			}
+			n, _ := s.cfg.Store.Snapshot().Count(resource)
 			return n > 0
 		},
 		Initializers: s.initializers(false), CoverInitializers: s.initializers(true),

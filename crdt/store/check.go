@@ -203,7 +203,7 @@ func (s *Store) checkHashes(r *crdt.Decoder) ([]byte, error) {
 func appendDocuments(b []byte, docs []*crdt.Document) []byte {
 	b = binary.AppendUvarint(b, uint64(len(docs)))
 	for _, d := range docs {
-		b = crdt.AppendBytes(b, d.Append(nil))
+		b = d.AppendSized(b)
 	}
 	return b
 }

@@ -125,7 +125,7 @@ func appendStretch(b []byte, o crdt.Origin, s span, docs ...*crdt.Document) []by
 	b = binary.AppendUvarint(b, s.to)
 	b = binary.AppendUvarint(b, uint64(len(docs)))
 	for _, d := range docs {
-		b = crdt.AppendBytes(b, d.Append(nil))
+		b = d.AppendSized(b)
 	}
 	return b
 }

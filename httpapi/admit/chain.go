@@ -50,8 +50,8 @@ type Config struct {
 	ExternalIPs bool
 	// Initializers give upstream's plugins what they ask for: listers, clients, the authorizer, feature gates.
 	Initializers admission.PluginInitializers
-	// MutatingWebhooks tells whether any is stored. Nil: upstream's plugin is asked to find out.
-	MutatingWebhooks func() bool
+	// Webhooks tells whether any is stored that the plugin of this name would ask. Nil: upstream's plugins find out.
+	Webhooks func(plugin string) bool
 	// CoverInitializers are those of the webhooks that covers are shown to: every one may fail. Nil: covers are admitted
 	// as all else.
 	CoverInitializers admission.PluginInitializers
@@ -151,7 +151,7 @@ func New(cfg Config) (admission.Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("admission of covers: %w", err)
 	}
-	out, err := plugins.NewFromPlugins(names, unconfigured{}, cfg.Initializers, exempt(covers, cfg.MutatingWebhooks))
+	out, err := plugins.NewFromPlugins(names, unconfigured{}, cfg.Initializers, exempt(covers, cfg.Webhooks))
 	if err != nil {
 		return nil, fmt.Errorf("admission: %w", err)
 	}

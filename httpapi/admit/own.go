@@ -49,20 +49,20 @@ type unlessOwn struct {
 	admission.Interface
 	// cover is asked about covers instead; nil: the plugin itself is.
 	cover admission.Interface
-	// stored tells whether anything is stored that it would ask; nil: it knows itself. Upstream's plugin of mutating webhooks remembers each
-	// object, a copy of it, for when it is asked again, also if there is no webhook.
+	// stored tells whether anything is stored that it would ask; nil: it knows itself. Upstream's plugins of webhooks do much also if there is
+	// none: each sets a timer, and that of mutating ones remembers each object, a copy of it, for when it is asked again.
 	stored func() bool
 }
 
 // exempt gives the plugins that do what somebody has stored their exceptions.
-func exempt(covers map[string]admission.Interface, webhooks func() bool) admission.DecoratorFunc {
+func exempt(covers map[string]admission.Interface, webhooks func(plugin string) bool) admission.DecoratorFunc {
 	return func(p admission.Interface, name string) admission.Interface {
 		if !stored[name] {
 			return p
 		}
 		u := unlessOwn{Interface: p, cover: covers[name]}
-		if name == mutating.PluginName {
-			u.stored = webhooks
+		if webhooks != nil && (name == mutating.PluginName || name == validating.PluginName) {
+			u.stored = func() bool { return webhooks(name) }
 		}
 		return u
 	}
@@ -71,7 +71,7 @@ func exempt(covers map[string]admission.Interface, webhooks func() bool) admissi
 // of is what is asked about a request; nil if nothing is.
 func (u unlessOwn) of(ctx context.Context) admission.Interface {
 	switch {
-	case ctx.Value(ownKey{}) != nil:
+	case u.stored != nil && !u.stored(), ctx.Value(ownKey{}) != nil:
 		return nil
 	case ctx.Value(coverKey{}) != nil && u.cover != nil:
 		return u.cover
@@ -80,9 +80,6 @@ func (u unlessOwn) of(ctx context.Context) admission.Interface {
 }
 
 func (u unlessOwn) Admit(ctx context.Context, a admission.Attributes, o admission.ObjectInterfaces) error {
-	if u.stored != nil && !u.stored() {
-		return nil
-	}
 	if m, ok := u.of(ctx).(admission.MutationInterface); ok {
 		return m.Admit(ctx, a, o)
 	}
