@@ -7,10 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"path/filepath"
-
-	corev1 "k8s.io/api/core/v1"
 
 	"murmur/crdt/store"
 	"murmur/node/member"
@@ -100,10 +97,9 @@ func Restore(cfg Config, file io.Reader, identity string, alone bool) (name stri
 
 // neighbours are the nodes that a store which is behind knows: one of them can tell what has happened since.
 func neighbours(s *store.Snapshot, self string) (out []member.Inviter) {
-	for _, o := range store.List[corev1.Node](s, "nodes", "") {
-		at, err := netip.ParseAddrPort(o.Annotations[annotationSerf])
-		if err == nil && o.Name != self && len(out) < maxInviters {
-			out = append(out, member.Inviter{NodeName: o.Name, Serf: at})
+	for _, o := range registered.Of(s).nodes {
+		if o.serf.IsValid() && o.name != self && len(out) < maxInviters {
+			out = append(out, member.Inviter{NodeName: o.name, Serf: o.serf})
 		}
 	}
 	return out

@@ -82,19 +82,6 @@ func (n *Node) tokenKeys() httpapi.TokenKeys {
 	}}
 }
 
-// registeredIDs lists the IDs of the registered nodes, and names which node has which.
-func registeredIDs(snap *store.Snapshot) (ids []string, names map[string]string) {
-	names = map[string]string{}
-	for _, o := range store.List[corev1.Node](snap, "nodes", "") {
-		id := o.Annotations[annotationID]
-		if id == "" {
-			id = o.Name
-		}
-		ids, names[id] = append(ids, id), o.Name
-	}
-	return ids, names
-}
-
 // hooks are what package member needs of this node.
 func (n *Node) hooks() member.Hooks {
 	return member.Hooks{
@@ -107,7 +94,7 @@ func (n *Node) hooks() member.Hooks {
 			}
 			return ids
 		},
-		Registered: func() []string { ids, _ := registeredIDs(n.store.Snapshot()); return ids },
+		Registered: func() []string { return registered.Of(n.store.Snapshot()).ids() },
 		Settled:    func() bool { return n.joining.Load() == nil },
 		Ask:        n.askIssuer,
 		Changed:    n.membershipChanged,
@@ -321,10 +308,10 @@ func (n *Node) rotate(ctx context.Context, req RotateRequest) (member.Rotated, e
 		return member.Rotated{}, fmt.Errorf("--overlap %s: want %s at least, for the members to hear of it", req.Overlap, minOverlap)
 	}
 	snap := n.store.Snapshot()
-	ids, names := registeredIDs(snap)
-	if silent := n.self.Silent(snap, ids); len(silent) > 0 && !req.Force {
+	r := registered.Of(snap)
+	if silent := n.self.Silent(snap, r.ids()); len(silent) > 0 && !req.Force {
 		for i, id := range silent {
-			silent[i] = names[id]
+			silent[i] = r.names[id]
 		}
 		return member.Rotated{}, fmt.Errorf("these nodes run an older murmur or have not started since, and would be left behind: %s; update them first, `murmur forget` those that are gone, or say --force", strings.Join(silent, ", "))
 	}
@@ -343,9 +330,9 @@ func (n *Node) rotate(ctx context.Context, req RotateRequest) (member.Rotated, e
 // certificates lists this node's keys and certificates and what is near its end.
 func (n *Node) certificates() []member.Item {
 	snap := n.store.Snapshot()
-	ids, names := registeredIDs(snap)
-	return n.self.Check(snap, ids, func(id string) string {
-		if name := names[id]; name != "" {
+	r := registered.Of(snap)
+	return n.self.Check(snap, r.ids(), func(id string) string {
+		if name := r.names[id]; name != "" {
 			return name
 		}
 		return id
@@ -358,9 +345,9 @@ func (n *Node) revoke(ctx context.Context, name string) (ForgetReply, error) {
 	reply := ForgetReply{Rotated: done}
 	if slices.ContainsFunc(done, func(r member.Rotated) bool { return r.What == "ca" }) {
 		snap := n.store.Snapshot()
-		ids, names := registeredIDs(snap)
-		for _, id := range n.self.Silent(snap, ids) {
-			reply.Left = append(reply.Left, names[id])
+		r := registered.Of(snap)
+		for _, id := range n.self.Silent(snap, r.ids()) {
+			reply.Left = append(reply.Left, r.names[id])
 		}
 	}
 	return reply, err
@@ -403,8 +390,7 @@ func (n *Node) shutOut(ctx context.Context, name string) ([]member.Rotated, erro
 		return nil, fmt.Errorf("there is no member %s; `murmur members` lists them", name)
 	}
 	ids := slices.Sorted(maps.Keys(named))
-	_, names := registeredIDs(snap)
-	done, err := n.self.Revoke(ctx, n.store, name, named, names)
+	done, err := n.self.Revoke(ctx, n.store, name, named, registered.Of(snap).names)
 	n.membershipChanged()
 	if err != nil {
 		return done, err

@@ -253,7 +253,7 @@ func (n *Node) parts(cfg Config, settings Settings) error {
 		SerfPort: cfg.GossipPort, StreamPort: cfg.StreamPort, APIPort: cfg.HTTPSPort,
 		Key: n.self.Ring()[0], Others: n.self.Ring()[1:], Certificate: n.self.Certificate, Verify: n.verifyPeer, Refuse: n.refusePeer, State: n.store,
 		Revoked: func(id string) bool { return n.self.Trust().Denied(id) },
-		Known:   func() []netip.AddrPort { return registered(n.store.Snapshot()) }, Lost: n.lost,
+		Known:   func() []netip.AddrPort { return registered.Of(n.store.Snapshot()).addresses() }, Lost: n.lost,
 		Log: n.log.With("part", "gossip"),
 	}); err != nil {
 		return err
@@ -414,10 +414,9 @@ const maxInviters = 16
 // others lists live members that a joiner can turn to if this node is gone.
 func (n *Node) others(joiner string) []member.Inviter {
 	var out []member.Inviter
-	for _, o := range store.List[corev1.Node](n.store.Snapshot(), "nodes", "") {
-		at, err := netip.ParseAddrPort(o.Annotations[annotationSerf])
-		if err == nil && o.Name != n.id.NodeName && o.Name != joiner && n.agent.Reachable(o.Name) && len(out) < maxInviters {
-			out = append(out, member.Inviter{NodeName: o.Name, Serf: at})
+	for _, o := range registered.Of(n.store.Snapshot()).nodes {
+		if o.serf.IsValid() && o.name != n.id.NodeName && o.name != joiner && n.agent.Reachable(o.name) && len(out) < maxInviters {
+			out = append(out, member.Inviter{NodeName: o.name, Serf: o.serf})
 		}
 	}
 	return out

@@ -17,6 +17,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 
 	"murmur/crdt"
 	"murmur/crdt/store"
@@ -243,7 +244,7 @@ func TestViewLetsDeletedNodesGo(t *testing.T) {
 	if err := s.Derive(t.Context(), nodeKey("n2"), e, n2); !errors.Is(err, store.ErrConflict) {
 		t.Fatal(err)
 	}
-	if err := v.derive(t.Context(), nil, nil, false); err != nil {
+	if err := v.derive(t.Context(), &derivation{}, false); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := s.Snapshot().Get(nodeKey("n2")); ok {
@@ -251,11 +252,96 @@ func TestViewLetsDeletedNodesGo(t *testing.T) {
 	}
 }
 
+// TestViewShowsWhatChanged: a look shows the nodes that have changed or are seen otherwise, their Leases, and takes away those of nodes that are gone. A
+// look after which nothing has changed but what it shows itself has nothing to do.
+func TestViewShowsWhatChanged(t *testing.T) {
+	s := newStore(t, "c")
+	a, err := gossip.New(gossip.Config{Name: "n1", ID: "n1", Addr: netip.MustParseAddr("127.0.0.1"), State: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &view{self: "n1", store: s, agent: a}
+	d := &derivation{firstSeen: map[types.UID]time.Time{}, leases: map[string]bool{}}
+	look := func(renew bool) {
+		t.Helper()
+		if err := v.derive(t.Context(), d, renew); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write := func(name string, change func(*corev1.Node)) {
+		t.Helper()
+		n := &corev1.Node{}
+		base, ok := s.Snapshot().Get(nodeKey(name))
+		if ok {
+			if err := base.Into(n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n.TypeMeta, n.Name = metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, name
+		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+		change(n)
+		if _, err := s.Commit(t.Context(), store.Write{Key: nodeKey(name), Object: n, Base: base}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// shown is the version and what is shown of a node: whether it is ready, and whether it has a Lease.
+	shown := func(name string) (store.Version, string) {
+		t.Helper()
+		e, ok := s.Snapshot().Get(nodeKey(name))
+		if !ok {
+			return 0, "gone"
+		}
+		n, err := store.As[corev1.Node](e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, lease := s.Snapshot().Get(leaseKey(name))
+		return e.Version, fmt.Sprint(n.Status.Conditions[0].Status, " lease ", lease, " ", len(n.Spec.Taints))
+	}
+	write("n1", func(*corev1.Node) {})
+	write("n2", func(*corev1.Node) {}) // which is registered, and nobody has met
+	look(true)
+	if _, is := shown("n1"); is != "True lease true 0" {
+		t.Errorf("n1 is shown as %s", is)
+	}
+	v2, is := shown("n2")
+	if is != "Unknown lease false 2" {
+		t.Errorf("n2 is shown as %s", is)
+	}
+	at := s.Snapshot().Version()
+	look(false)
+	look(false)
+	if now := s.Snapshot().Version(); now != at {
+		t.Errorf("looks at what has not changed made %d changes", now-at)
+	}
+	write("n1", func(n *corev1.Node) { n.Spec.Unschedulable = true })
+	look(false)
+	if _, is := shown("n1"); is != "True lease true 1" {
+		t.Errorf("n1 is shown as %s once it is cordoned", is)
+	}
+	if now, _ := shown("n2"); now != v2 {
+		t.Error("n2 was shown anew for a change of n1")
+	}
+	at = s.Snapshot().Version()
+	look(true)
+	if now := s.Snapshot().Version(); now != at+1 {
+		t.Errorf("the Leases were renewed with %d changes, want that of the one node that can be reached", now-at)
+	}
+	e, _ := s.Snapshot().Get(nodeKey("n1"))
+	if _, err := s.Commit(t.Context(), store.Write{Key: e.Key, Base: e}); err != nil {
+		t.Fatal(err)
+	}
+	look(false)
+	if _, ok := s.Snapshot().Get(leaseKey("n1")); ok {
+		t.Error("a node that is gone has a Lease")
+	}
+}
+
 func TestConflictsNameTheWriters(t *testing.T) {
 	kept, lost := crdt.Stamp{HLC: 1_800_000_000_000 << 16, Writer: 1}, crdt.Stamp{HLC: 1_700_000_000_000 << 16, Writer: 2}
 	got := conflicts([]crdt.Loss{{
 		Key: crdt.Key{Resource: "configmaps", Namespace: "default", Name: "shared"}, Field: ".data.k", Kept: []byte(`"a"`), KeptBy: kept, LostBy: lost,
-	}}, map[string]string{crdt.Origin(1).String(): "n1"})
+	}}, map[string][]string{crdt.Origin(1).String(): {"n1"}})
 	if len(got) != 1 {
 		t.Fatalf("%d conflicts, want 1", len(got))
 	}

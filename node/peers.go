@@ -114,8 +114,8 @@ type Answer struct {
 // nodes that were never met.
 func (n *Node) reachability(ctx context.Context) []Answer {
 	found := map[string]Answer{}
-	for e := range n.store.Snapshot().Range("nodes", "", "") {
-		found[e.Key.Name] = Answer{Name: e.Key.Name, Problem: "never met since this daemon started"}
+	for _, o := range registered.Of(n.store.Snapshot()).nodes {
+		found[o.name] = Answer{Name: o.name, Problem: "never met since this daemon started"}
 	}
 	for _, m := range n.agent.Members() {
 		// A machine that was installed anew has an earlier member of the same name.
@@ -170,12 +170,16 @@ type Side struct {
 
 // conflicts lists the latest losses, oldest first.
 func (n *Node) conflicts() []Conflict {
-	return conflicts(n.store.Status().Losses, origins(n.store.Snapshot()))
+	return conflicts(n.store.Status().Losses, registered.Of(n.store.Snapshot()).origins)
 }
 
-func conflicts(losses []crdt.Loss, nodes map[string]string) []Conflict {
+func conflicts(losses []crdt.Loss, nodes map[string][]string) []Conflict {
 	side := func(value []byte, s crdt.Stamp) Side {
-		out := Side{By: cmp.Or(nodes[s.Writer.String()], s.Writer.String()), At: s.Time().UTC()}
+		by := s.Writer.String()
+		if named := nodes[by]; len(named) > 0 {
+			by = named[len(named)-1]
+		}
+		out := Side{By: by, At: s.Time().UTC()}
 		if len(value) > 0 {
 			out.Value = json.RawMessage(value)
 		}

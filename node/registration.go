@@ -90,7 +90,7 @@ func (r *registration) ensure(ctx context.Context) error {
 				return err
 			}
 		}
-		n, err := r.wanted(stored, store.List[corev1.Node](snap, "nodes", ""))
+		n, err := r.wanted(stored, network.Nodes(snap))
 		if err != nil {
 			return err
 		}
@@ -171,26 +171,4 @@ func (r *registration) Run(ctx context.Context) error {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-}
-
-// origins maps the origin of each registered node's commits to its name.
-func origins(snap *store.Snapshot) map[string]string {
-	out := map[string]string{}
-	for _, n := range store.List[corev1.Node](snap, "nodes", "") {
-		if o := n.Annotations[annotationOrigin]; o != "" {
-			out[o] = n.Name
-		}
-	}
-	return out
-}
-
-// registered lists where the members of the cluster are to be found, from the Node objects.
-func registered(snap *store.Snapshot) []netip.AddrPort {
-	var out []netip.AddrPort
-	for _, n := range store.List[corev1.Node](snap, "nodes", "") {
-		if ap, err := netip.ParseAddrPort(n.Annotations[annotationSerf]); err == nil {
-			out = append(out, ap)
-		}
-	}
-	return out
 }

@@ -79,8 +79,7 @@ func (n *Node) forgetStrangers() {
 	if len(n.self.Identity().Denied) == 0 {
 		return
 	}
-	ids, _ := registeredIDs(n.store.Snapshot())
-	for _, id := range strangers(n.agent.Members(), ids, time.Now()) {
+	for _, id := range strangers(n.agent.Members(), registered.Of(n.store.Snapshot()).ids(), time.Now()) {
 		if err := n.agent.Forget(id); err != nil {
 			n.log.Debug("forget a member that is not registered", "id", id, "err", err)
 		}
@@ -89,8 +88,8 @@ func (n *Node) forgetStrangers() {
 
 func (n *Node) registeredNames() []string {
 	var out []string
-	for e := range n.store.Snapshot().Range("nodes", "", "") {
-		out = append(out, e.Key.Name)
+	for _, o := range registered.Of(n.store.Snapshot()).nodes {
+		out = append(out, o.name)
 	}
 	return out
 }

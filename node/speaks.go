@@ -3,10 +3,7 @@ package node
 import (
 	"slices"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"murmur/crdt"
-	"murmur/crdt/store"
 	"murmur/gossip"
 )
 
@@ -16,16 +13,13 @@ func (n *Node) speaks(peer string, o crdt.Origin) bool {
 	if n.joining.Load() != nil || n.store.Behind() {
 		return true
 	}
-	return bestWord(peer, store.List[corev1.Node](n.store.Snapshot(), "nodes", ""), o, n.agent.Peers())
+	return bestWord(peer, registered.Of(n.store.Snapshot()).origins[o.String()], n.agent.Peers())
 }
 
-// bestWord is speaks. Whoever says that an origin is its own does not silence another that says so too.
-func bestWord(peer string, nodes []*corev1.Node, o crdt.Origin, connected []gossip.Peer) bool {
+// bestWord is speaks about an origin that some nodes say is theirs. Whoever says so does not silence another that says so too.
+func bestWord(peer string, nodes []string, connected []gossip.Peer) bool {
 	for _, node := range nodes {
-		if node.Name == peer || node.Annotations[annotationOrigin] != o.String() {
-			continue
-		}
-		if slices.ContainsFunc(connected, func(p gossip.Peer) bool { return p.Name == node.Name }) {
+		if node != peer && slices.ContainsFunc(connected, func(p gossip.Peer) bool { return p.Name == node }) {
 			return false
 		}
 	}

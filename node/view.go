@@ -120,9 +120,9 @@ func (v *view) sights() map[string]sight {
 func (v *view) Alive() []string {
 	sights := v.sights()
 	var out []string
-	for e := range v.store.Snapshot().Range("nodes", "", "") {
-		if sights[e.Key.Name].reachable {
-			out = append(out, e.Key.Name)
+	for _, n := range registered.Of(v.store.Snapshot()).nodes {
+		if sights[n.name].reachable {
+			out = append(out, n.name)
 		}
 	}
 	if !slices.Contains(out, v.self) {
@@ -134,8 +134,8 @@ func (v *view) Alive() []string {
 // Unheard tells whether there are registered nodes of which the members have said nothing since this daemon started.
 func (v *view) Unheard() bool {
 	sights := v.sights()
-	for e := range v.store.Snapshot().Range("nodes", "", "") {
-		if _, known := sights[e.Key.Name]; !known {
+	for _, n := range registered.Of(v.store.Snapshot()).nodes {
+		if _, known := sights[n.name]; !known {
 			return true
 		}
 	}
@@ -144,7 +144,7 @@ func (v *view) Unheard() bool {
 
 // Owner names the node whose store makes versions like one; "" if none is registered, or more than one.
 func (v *view) Owner(version store.Version) (node string) {
-	for origin, name := range origins(v.store.Snapshot()) {
+	for origin, names := range registered.Of(v.store.Snapshot()).origins {
 		o, err := crdt.ParseOrigin(origin)
 		if err != nil || !version.Of(o) {
 			continue
@@ -152,7 +152,7 @@ func (v *view) Owner(version store.Version) (node string) {
 		if node != "" {
 			return ""
 		}
-		node = name
+		node = names[len(names)-1]
 	}
 	return node
 }
@@ -176,12 +176,11 @@ func (v *view) Run(ctx context.Context) error {
 	defer wake.Close()
 	tick := time.NewTicker(leaseEvery)
 	defer tick.Stop()
-	firstSeen := map[types.UID]time.Time{}
-	leases := map[string]bool{}
+	d := &derivation{firstSeen: map[types.UID]time.Time{}, leases: map[string]bool{}}
 	renew := true
 	for {
 		changed := v.agent.Changed()
-		if err := v.derive(ctx, firstSeen, leases, renew); err != nil {
+		if err := v.derive(ctx, d, renew); err != nil {
 			return err
 		}
 		renew = false
@@ -196,55 +195,105 @@ func (v *view) Run(ctx context.Context) error {
 	}
 }
 
-func (v *view) derive(ctx context.Context, firstSeen map[types.UID]time.Time, leases map[string]bool, renew bool) error {
-	snap := v.store.Snapshot()
-	sights := v.sights()
-	now := time.Now()
-	put := func(k crdt.Key, from *store.Entry, obj runtime.Object) error {
-		err := v.store.Derive(ctx, k, from, obj)
-		if ctx.Err() != nil || errors.Is(err, store.ErrConflict) {
-			return nil // it is gone, or another; that wakes us
+// derivation is what Run remembers from one look to the next.
+type derivation struct {
+	// looked is the version of the last look, and sights what it had of the nodes.
+	looked store.Version
+	sights map[string]sight
+	// firstSeen is when a node was first found registered that was never met.
+	firstSeen map[types.UID]time.Time
+	// leases are the nodes of which a Lease is shown.
+	leases map[string]bool
+}
+
+// due are the nodes that have changed since the last look, or are seen otherwise. All of them, if that is not known.
+func (d *derivation) due(nodes []registrant, events []store.Event, complete bool, sights map[string]sight) map[string]bool {
+	due := map[string]bool{}
+	for _, e := range events {
+		if !e.Derived() {
+			due[e.Entry.Key.Name] = true
 		}
-		return err
 	}
-	present := map[string]bool{}
-	for e := range snap.Range("nodes", "", "") {
-		stored, ok := snap.Stored(e.Key)
+	for _, n := range nodes {
+		was, ok := d.sights[n.name]
+		now, known := sights[n.name]
+		if !complete || ok != known || was != now {
+			due[n.name] = true
+		}
+	}
+	if !complete {
+		for name := range d.leases {
+			due[name] = true
+		}
+	}
+	d.sights = sights
+	return due
+}
+
+// derive looks: it shows the nodes that are due, and with renew the Leases of all that can be reached.
+func (v *view) derive(ctx context.Context, d *derivation, renew bool) error {
+	snap, events, complete := v.store.Changes(d.looked, "nodes")
+	sights, now := v.sights(), time.Now()
+	nodes := registered.Of(snap).nodes
+	due := d.due(nodes, events, complete, sights)
+	for name := range due {
+		if err := v.show(ctx, snap, d, name, now); err != nil {
+			return err
+		}
+	}
+	for _, n := range nodes {
+		if !sights[n.name].reachable || !renew && !(due[n.name] && !d.leases[n.name]) {
+			continue
+		}
+		node, ok := store.Get[corev1.Node](snap, nodeKey(n.name))
 		if !ok {
 			continue
 		}
-		n, err := store.As[corev1.Node](stored)
-		if err != nil {
-			continue
-		}
-		present[n.Name] = true
-		s, known := sights[n.Name]
-		if !known {
-			// Registered, but not met since this daemon started.
-			if _, ok := firstSeen[n.UID]; !ok {
-				firstSeen[n.UID] = now
-			}
-			s.since = firstSeen[n.UID]
-		}
-		shown := shownNode(n, s, v.self)
-		shown.APIVersion, shown.Kind = "v1", "Node"
-		if err := put(e.Key, stored, shown); err != nil {
+		if err := v.put(ctx, leaseKey(n.name), nil, nodeLease(node, now)); err != nil {
 			return err
 		}
-		if lease := nodeLease(n, now); s.reachable && (renew || !leases[n.Name]) {
-			if err := put(crdt.Key{Resource: "coordination.k8s.io/leases", Namespace: lease.Namespace, Name: n.Name}, nil, lease); err != nil {
-				return err
-			}
-			leases[n.Name] = true
-		}
+		d.leases[n.name] = true
 	}
-	for name := range leases {
-		if !present[name] {
-			delete(leases, name)
-			if err := put(crdt.Key{Resource: "coordination.k8s.io/leases", Namespace: corev1.NamespaceNodeLease, Name: name}, nil, nil); err != nil {
-				return err
-			}
-		}
-	}
+	d.looked = snap.Version()
 	return nil
+}
+
+func leaseKey(node string) crdt.Key {
+	return crdt.Key{Resource: "coordination.k8s.io/leases", Namespace: corev1.NamespaceNodeLease, Name: node}
+}
+
+// put shows an object. One that is gone, or another by now, is looked at again: that wakes Run.
+func (v *view) put(ctx context.Context, k crdt.Key, from *store.Entry, obj runtime.Object) error {
+	err := v.store.Derive(ctx, k, from, obj)
+	if ctx.Err() != nil || errors.Is(err, store.ErrConflict) {
+		return nil
+	}
+	return err
+}
+
+// show shows a node as it is seen from here; of one that is gone it takes away the Lease.
+func (v *view) show(ctx context.Context, snap *store.Snapshot, d *derivation, name string, now time.Time) error {
+	stored, ok := snap.Stored(nodeKey(name))
+	if !ok {
+		if !d.leases[name] {
+			return nil
+		}
+		delete(d.leases, name)
+		return v.put(ctx, leaseKey(name), nil, nil)
+	}
+	n, err := store.As[corev1.Node](stored)
+	if err != nil {
+		return nil
+	}
+	s, known := d.sights[name]
+	if !known {
+		// Registered, but not met since this daemon started.
+		if _, ok := d.firstSeen[n.UID]; !ok {
+			d.firstSeen[n.UID] = now
+		}
+		s.since = d.firstSeen[n.UID]
+	}
+	shown := shownNode(n, s, v.self)
+	shown.APIVersion, shown.Kind = "v1", "Node"
+	return v.put(ctx, stored.Key, stored, shown)
 }

@@ -66,6 +66,9 @@ type landmark struct {
 	version Version
 }
 
+// Derived tells of a change that only what this node derives of an object has changed: as it is replicated it is what it was.
+func (e Event) Derived() bool { return e.Old != nil && e.Type == Modified && e.Old.doc == e.Entry.doc }
+
 func (e Event) size() int {
 	n := len(e.Entry.value)
 	if e.Old != nil {

@@ -309,7 +309,7 @@ func (s *Self) permanentRefused(snap *store.Snapshot, secret string) error {
 	hash := id.PermanentSecret
 	if w, ok := wordsOf[aboutSecret](id, ResourceSecrets)[permanent]; ok {
 		hash = w.Hash
-	} else if h, ok := heard[aboutSecret](s.Trust(), snap, ResourceSecrets)[permanent]; ok {
+	} else if h, ok := heardIn[aboutSecret](s.Trust(), snap, ResourceSecrets, permanent); ok {
 		hash = h.value.Hash
 	}
 	before := id.Cluster.Secret != "" && equal(secret, id.Cluster.Secret)
@@ -326,20 +326,18 @@ func (s *Self) permanentRefused(snap *store.Snapshot, secret string) error {
 
 // foreign refuses a request for the name or address of another node: with such a certificate its API could be played.
 func foreign(csr *x509.CertificateRequest, req Request, snap *store.Snapshot) error {
-	for _, n := range store.List[corev1.Node](snap, "nodes", "") {
-		if n.Name == req.NodeName {
+	for _, h := range csr.DNSNames {
+		if _, ok := snap.Get(crdt.Key{Resource: "nodes", Name: h}); ok && h != req.NodeName {
+			return fmt.Errorf("the certificate is asked for the name %s, which is another node's", h)
+		}
+	}
+	for _, ip := range csr.IPAddresses {
+		if ip.String() == req.Addr.String() {
 			continue
 		}
-		for _, h := range csr.DNSNames {
-			if h == n.Name {
-				return fmt.Errorf("the certificate is asked for the name %s, which is another node's", h)
-			}
-		}
-		for _, a := range n.Status.Addresses {
-			for _, ip := range csr.IPAddresses {
-				if ip.String() == a.Address && a.Address != req.Addr.String() {
-					return fmt.Errorf("the certificate is asked for the address %s, which is that of %s", ip, n.Name)
-				}
+		for e := range snap.Indexed(store.ByAddress, ip.String(), "nodes", "", "") {
+			if e.Key.Name != req.NodeName {
+				return fmt.Errorf("the certificate is asked for the address %s, which is that of %s", ip, e.Key.Name)
 			}
 		}
 	}

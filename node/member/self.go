@@ -232,6 +232,7 @@ func (s *Self) Follow(ctx context.Context, h Hooks) error {
 		}
 	}()
 	for {
+		seen := sceneOf(h)
 		changed, err := s.look(ctx, h)
 		if err != nil && ctx.Err() == nil {
 			s.log.Error("keep up with the members", "err", err)
@@ -259,29 +260,53 @@ func (s *Self) Follow(ctx context.Context, h Hooks) error {
 			again = time.After(pause)
 		}
 		due = true
-		select {
-		case <-ctx.Done():
-			return nil
-		case a := <-answers:
-			asking, due = false, a.changed || missed
-			switch {
-			case a.err == nil:
-				pause = 0
-			case ctx.Err() == nil:
-				pause, failed = min(max(2*pause, askAgain), askAtMost), s.now()
-				if pause >= askSaid {
-					s.log.Warn("no issuer is in reach, which this node needs for its certificate", "again in", pause, "err", a.err)
+		for idle := true; idle; {
+			idle = false
+			select {
+			case <-ctx.Done():
+				return nil
+			case a := <-answers:
+				asking, due = false, a.changed || missed
+				switch {
+				case a.err == nil:
+					pause = 0
+				case ctx.Err() == nil:
+					pause, failed = min(max(2*pause, askAgain), askAtMost), s.now()
+					if pause >= askSaid {
+						s.log.Warn("no issuer is in reach, which this node needs for its certificate", "again in", pause, "err", a.err)
+					}
 				}
+				if a.changed {
+					tell()
+				}
+			case <-wake.C:
+				idle = sceneOf(h).same(seen) // most of what becomes of nodes has nothing to do with who is a member
+			case <-s.wake:
+			case <-again:
+			case <-tick.C:
 			}
-			if a.changed {
-				tell()
-			}
-		case <-wake.C:
-		case <-s.wake:
-		case <-again:
-		case <-tick.C:
 		}
 	}
+}
+
+// scene is what look goes by beside the identity and the time.
+type scene struct {
+	said             store.Version
+	registered, live []string
+	settled          bool
+}
+
+func sceneOf(h Hooks) scene {
+	out := scene{registered: h.Registered(), live: h.Live(), settled: h.Settled()}
+	snap := h.Store.Snapshot()
+	for _, r := range Resources {
+		out.said = max(out.said, snap.Changed(r))
+	}
+	return out
+}
+
+func (a scene) same(b scene) bool {
+	return a.said == b.said && a.settled == b.settled && slices.Equal(a.registered, b.registered) && slices.Equal(a.live, b.live)
 }
 
 // Look takes in once what Follow goes on to, so that what was heard before the daemon ended holds from the first connection on.
@@ -598,7 +623,7 @@ func (s *Self) say(ctx context.Context, h Hooks) error {
 		want.Authority = Hash(a.Certificate)
 	}
 	k := crdt.Key{Resource: ResourceMembers, Name: id.NodeID}
-	have, ok := heard[aboutMember](t, snap, ResourceMembers)[id.NodeID]
+	have, ok := heardIn[aboutMember](t, snap, ResourceMembers, id.NodeID)
 	leaf := s.pair.Load().Leaf
 	wb, _ := json.Marshal(want)
 	if hb, _ := json.Marshal(have.value); !ok || string(hb) != string(wb) || !have.leaf.Equal(leaf) {
@@ -610,9 +635,8 @@ func (s *Self) say(ctx context.Context, h Hooks) error {
 		return nil
 	}
 	// A revocation holds for who joins later, too: also if its author was shut out since, or its CA is gone.
-	revoked := heard[Denial](t, snap, ResourceRevoked)
 	for _, d := range id.Denied {
-		if there, ok := revoked[d.ID]; !ok || !there.value.says(d) {
+		if there, ok := heardIn[Denial](t, snap, ResourceRevoked, d.ID); !ok || !there.value.says(d) {
 			if err := publish(ctx, h.Store, id, crdt.Key{Resource: ResourceRevoked, Name: d.ID}, d); err != nil {
 				return fmt.Errorf("revocation of %s: %w", d.Node, err)
 			}
@@ -621,8 +645,7 @@ func (s *Self) say(ctx context.Context, h Hooks) error {
 	if err := s.handOn(ctx, h.Store, id, t); err != nil {
 		return err
 	}
-	secrets := heard[aboutSecret](t, snap, ResourceSecrets)
-	if _, ok := secrets[permanent]; !ok && id.PermanentSecret != "" {
+	if _, ok := heardIn[aboutSecret](t, snap, ResourceSecrets, permanent); !ok && id.PermanentSecret != "" {
 		if err := publish(ctx, h.Store, id, crdt.Key{Resource: ResourceSecrets, Name: permanent}, aboutSecret{id.PermanentSecret}); err != nil {
 			return fmt.Errorf("hash of the permanent join secret: %w", err)
 		}

@@ -175,22 +175,34 @@ func (t *Trust) verifyAnew(k crdt.Key, s *statement) (said, error) {
 func heard[T any](t *Trust, snap *store.Snapshot, resource string) map[string]heardOf[T] {
 	out := map[string]heardOf[T]{}
 	for e := range snap.Range(resource, "", "") {
-		s, err := statementOf(e)
-		if err != nil {
-			continue
-		}
-		h := heardOf[T]{}
-		if h.said, err = t.verify(e.Key, s); err != nil {
-			continue
-		}
-		if mine := resource == ResourceMembers; mine && h.by.ID != e.Key.Name || !mine && !h.by.Issuer {
-			continue
-		}
-		if json.Unmarshal(h.said.body, &h.value) == nil {
+		if h, ok := heardOne[T](t, e); ok {
 			out[e.Key.Name] = h
 		}
 	}
 	return out
+}
+
+// heardIn reads one statement of a resource, if it is believed.
+func heardIn[T any](t *Trust, snap *store.Snapshot, resource, name string) (h heardOf[T], ok bool) {
+	e, ok := snap.Get(crdt.Key{Resource: resource, Name: name})
+	if !ok {
+		return h, false
+	}
+	return heardOne[T](t, e)
+}
+
+func heardOne[T any](t *Trust, e *store.Entry) (h heardOf[T], ok bool) {
+	s, err := statementOf(e)
+	if err != nil {
+		return h, false
+	}
+	if h.said, err = t.verify(e.Key, s); err != nil {
+		return h, false
+	}
+	if mine := e.Key.Resource == ResourceMembers; mine && h.by.ID != e.Key.Name || !mine && !h.by.Issuer {
+		return h, false
+	}
+	return h, json.Unmarshal(h.said.body, &h.value) == nil
 }
 
 type heardOf[T any] struct {

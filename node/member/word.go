@@ -116,7 +116,7 @@ func (id *Identity) keepOwn(k crdt.Key, body any) error {
 func (s *Self) handOn(ctx context.Context, store *store.Store, id *Identity, t *Trust) error {
 	snap := store.Snapshot()
 	for _, w := range id.Words {
-		if _, ok := heard[json.RawMessage](t, snap, w.Resource)[w.Name]; ok {
+		if _, ok := heardIn[json.RawMessage](t, snap, w.Resource, w.Name); ok {
 			continue
 		}
 		body := map[string]json.RawMessage{}

@@ -4,9 +4,13 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
+	"iter"
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"murmur/crdt/store"
 )
 
 // blockBits is the size of a node's block: 254 pods.
@@ -41,6 +45,22 @@ func ChooseBlock(clusterCIDR netip.Prefix, nodeID string, taken map[netip.Prefix
 	}
 	return netip.Prefix{}
 }
+
+// Nodes are all nodes, with no more of each than blocks and routes are made from. Read only.
+func Nodes(snap *store.Snapshot) []*corev1.Node { return nodes.Of(snap) }
+
+var nodes = store.NewMemo("nodes", func(all iter.Seq[*store.Entry]) (out []*corev1.Node) {
+	for e := range all {
+		if n, err := store.As[corev1.Node](e); err == nil {
+			out = append(out, &corev1.Node{
+				ObjectMeta: metav1.ObjectMeta{Name: n.Name, CreationTimestamp: n.CreationTimestamp},
+				Spec:       corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR},
+				Status:     corev1.NodeStatus{Addresses: n.Status.Addresses},
+			})
+		}
+	}
+	return out
+})
 
 // Blocks lists who has which block, as ChooseBlock wants it. Of two with the same block the one that keeps it is named.
 func Blocks(nodes []*corev1.Node) map[netip.Prefix]string {

@@ -123,7 +123,7 @@ func (n *Network) Run(ctx context.Context) error {
 	isReady, said := false, ""
 	for {
 		again := 5 * time.Second // links come and go without telling us, and take routes with them
-		done, err := n.Apply(store.List[corev1.Node](n.cfg.Store.Snapshot(), "nodes", ""))
+		done, err := n.Apply(Nodes(n.cfg.Store.Snapshot()))
 		if err != nil {
 			again = time.Second
 			if said != err.Error() { // once, not every second while a link is down

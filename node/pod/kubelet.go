@@ -240,7 +240,6 @@ func (k *Kubelet) manage(ctx context.Context, group *errgroup.Group) error {
 // assign gives every bound pod a worker and wakes those whose world changed.
 func (k *Kubelet) assign(ctx context.Context, group *errgroup.Group) map[types.UID]bool {
 	snap := k.cfg.Store.Snapshot()
-	asked := &requested{snap: snap}
 	bound := map[types.UID]bool{}
 	for e := range snap.Indexed(store.ByNode, k.cfg.Node, "pods", "", "") {
 		p, err := store.As[corev1.Pod](e)
@@ -253,7 +252,7 @@ func (k *Kubelet) assign(ctx context.Context, group *errgroup.Group) map[types.U
 		}
 		bound[p.UID] = true
 		w := k.worker(ctx, group, RefOf(p))
-		w.notice(e.Version, sources(asked, p))
+		w.notice(e.Version, sources(snap, p))
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -2,13 +2,13 @@ package pod
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
-	"k8s.io/apimachinery/pkg/types"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
 	"murmur/crdt"
@@ -66,7 +66,7 @@ func (s snapshot) Services(namespace string) []*corev1.Service {
 }
 
 func (s snapshot) ClusterTrustBundles() []*certificatesv1.ClusterTrustBundle {
-	return store.List[certificatesv1.ClusterTrustBundle](s.Snapshot, trustBundles, "")
+	return bundles.Of(s.Snapshot)
 }
 
 func (s snapshot) ServiceAccount(namespace, name string) (*corev1.ServiceAccount, bool) {
@@ -77,24 +77,15 @@ func (s snapshot) PodCertificateRequest(namespace, name string) (*certificatesv1
 	return store.Get[certificatesv1.PodCertificateRequest](s.Snapshot, crdt.Key{Resource: certificateRequests, Namespace: namespace, Name: name})
 }
 
-// requested are the versions of the requests for certificates in one snapshot, by the pod that they are for. They are looked
-// through when the first is asked for: few pods have any.
-type requested struct {
-	snap *store.Snapshot
-	of   map[types.UID]string
-}
-
-func (r *requested) versions(uid types.UID) string {
-	if r.of == nil {
-		r.of = map[types.UID]string{}
-		for e := range r.snap.Range(certificateRequests, "", "") {
-			if req, err := store.As[certificatesv1.PodCertificateRequest](e); err == nil {
-				r.of[req.Spec.PodUID] += e.Version.String() + " "
-			}
+// bundles are the ClusterTrustBundles, of which a volume takes those that it selects.
+var bundles = store.NewMemo(trustBundles, func(all iter.Seq[*store.Entry]) (out []*certificatesv1.ClusterTrustBundle) {
+	for e := range all {
+		if b, err := store.As[certificatesv1.ClusterTrustBundle](e); err == nil {
+			out = append(out, b)
 		}
 	}
-	return r.of[uid]
-}
+	return out
+})
 
 // references are the keys of what a pod's volumes and environment are made from.
 func references(p *corev1.Pod) []crdt.Key {
@@ -117,8 +108,7 @@ func references(p *corev1.Pod) []crdt.Key {
 
 // sources tells one state of what a pod's volumes and environment are made from, from another: the objects that it refers
 // to, what was said of the certificates that it asks for and, if a volume shows the pod's own metadata, that.
-func sources(r *requested, p *corev1.Pod) string {
-	s := r.snap
+func sources(s *store.Snapshot, p *corev1.Pod) string {
 	keys := references(p)
 	text := make([]byte, 0, 16*len(keys))
 	for _, k := range keys {
@@ -128,12 +118,12 @@ func sources(r *requested, p *corev1.Pod) string {
 		text = append(text, ' ')
 	}
 	if projects(p, func(s corev1.VolumeProjection) bool { return s.ClusterTrustBundle != nil }) {
-		for e := range s.Range(trustBundles, "", "") {
-			text = append(append(text, e.Version.String()...), ' ')
-		}
+		text = append(append(text, s.Changed(trustBundles).String()...), ' ')
 	}
 	if projects(p, func(s corev1.VolumeProjection) bool { return s.PodCertificate != nil }) {
-		text = append(text, r.versions(p.UID)...)
+		for e := range s.Indexed(store.ByPod, string(p.UID), certificateRequests, "", "") {
+			text = append(append(text, e.Version.String()...), ' ')
+		}
 	}
 	if showsItself(p) {
 		for _, m := range []map[string]string{p.Labels, p.Annotations} {

@@ -308,7 +308,7 @@ func (w *worker) begin(ctx context.Context, p *corev1.Pod, snap *store.Snapshot,
 	w.op = op
 	t := &turn{w: w, k: w.k, pod: p, objects: snapshot{snap}, sandboxes: sandboxes, containers: containers, op: op}
 	if p != nil {
-		t.refs = sources(&requested{snap: snap}, p)
+		t.refs = sources(snap, p)
 	}
 	w.mu.Lock()
 	w.doing, w.since = actions[0].String(), time.Now()

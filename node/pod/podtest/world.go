@@ -66,7 +66,7 @@ func New(t testing.TB, r pod.Runtime, v pod.Volumes, dir string) *World {
 	}
 	w.Start()
 	t.Cleanup(func() {
-		for _, p := range store.List[corev1.Pod](replica.Snapshot(), "pods", "") {
+		for _, p := range store.Find[corev1.Pod](replica.Snapshot(), store.ByNode, w.Config.Node, "pods", "") {
 			w.Remove(p.Name)
 		}
 		w.Eventually(time.Minute, "nothing is left", func() error {
