@@ -23,7 +23,9 @@ type arbiter struct {
 	last    uint64
 	// nodes are ledgers without pods: what could ever fit.
 	nodes map[string]*Ledger
-	freed uint64
+	// ledgered are the nodes that they are of.
+	ledgered []*corev1.Node
+	freed    uint64
 	// silent are nodes that did not answer the last offer in time. They are not waited for as long again.
 	silent map[string]bool
 	log    journal
@@ -114,20 +116,7 @@ const (
 func (a *arbiter) look(now time.Time) {
 	changed := a.freed != a.world.Freed
 	a.freed = a.world.Freed
-	present := map[string]bool{}
-	for _, n := range a.world.Nodes {
-		present[n.Name] = true
-		if l, ok := a.nodes[n.Name]; !ok || l.node != n {
-			a.nodes[n.Name] = NewLedger(n)
-			changed = true
-		}
-	}
-	for name := range a.nodes {
-		if !present[name] {
-			delete(a.nodes, name)
-			changed = true
-		}
-	}
+	changed = a.know(a.world.Nodes) || changed
 	mine := map[types.UID]bool{}
 	for _, pod := range a.world.Pending {
 		if record, epoch := Record(pod); record == a.self && !a.overtaken(pod.UID, epoch) {
@@ -167,6 +156,29 @@ func (a *arbiter) look(now time.Time) {
 			}
 		}
 	}
+}
+
+// know has a ledger of each node, and tells whether one has changed.
+func (a *arbiter) know(nodes []*corev1.Node) (changed bool) {
+	if sameNodes(a.ledgered, nodes) {
+		return false
+	}
+	a.ledgered = nodes
+	present := map[string]bool{}
+	for _, n := range nodes {
+		present[n.Name] = true
+		if l, ok := a.nodes[n.Name]; !ok || l.node != n {
+			a.nodes[n.Name] = NewLedger(n)
+			changed = true
+		}
+	}
+	for name := range a.nodes {
+		if !present[name] {
+			delete(a.nodes, name)
+			changed = true
+		}
+	}
+	return changed
 }
 
 // take keeps a pod in the class that it is in now.

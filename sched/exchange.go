@@ -2,7 +2,6 @@ package sched
 
 import (
 	"cmp"
-	"iter"
 	"maps"
 	"slices"
 	"time"
@@ -14,12 +13,13 @@ import (
 
 // World is what a node knows at one moment: one snapshot of the store and its own view of who is there.
 type World struct {
+	// Nodes is the same slice for as long as no node changes.
 	Nodes []*corev1.Node
 	// Mine are the pods that this node holds and that are not finished. Pending are those to be placed by anyone.
 	Mine, Pending []*corev1.Pod
-	// Pod finds one pod, All walks all.
+	// Pod finds one pod, On those that are bound to a node or claimed by it.
 	Pod func(namespace, name string) *corev1.Pod
-	All iter.Seq[*corev1.Pod]
+	On  func(node string) []*corev1.Pod
 	// Alive are the nodes reachable now, this one among them.
 	Alive []string
 	RTT   func(node string) time.Duration
@@ -27,8 +27,8 @@ type World struct {
 	Freed uint64
 	// Ready tells whether a pod is ready on this node.
 	Ready func(*corev1.Pod) bool
-	// Budgets are the PodDisruptionBudgets; nil if there are none.
-	Budgets func() []*policyv1.PodDisruptionBudget
+	// Budgets are the PodDisruptionBudgets of a namespace; nil if there are none.
+	Budgets func(namespace string) []*policyv1.PodDisruptionBudget
 }
 
 func (w *World) alive(node string) bool { return slices.Contains(w.Alive, node) }
@@ -132,7 +132,7 @@ type report struct {
 // NewExchange is the exchange of a node in one life. promises are those persisted in earlier lives.
 func NewExchange(self Identity, promises map[types.UID]Ballot, now time.Time) *Exchange {
 	x := &Exchange{self: self, started: now, promises: map[types.UID]Ballot{}, known: map[types.UID]report{}, world: &World{
-		Pod: func(string, string) *corev1.Pod { return nil }, All: func(func(*corev1.Pod) bool) {},
+		Pod: func(string, string) *corev1.Pod { return nil }, On: func(string) []*corev1.Pod { return nil },
 	}}
 	for uid, b := range promises {
 		x.promises[uid] = b

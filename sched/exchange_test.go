@@ -156,12 +156,13 @@ func (s *sim) look(m *simNode) {
 	}
 	view := maps.Clone(m.disk)
 	w.Pod = func(_, name string) *corev1.Pod { return m.pod(s, types.UID(name)) }
-	w.All = func(yield func(*corev1.Pod) bool) {
+	w.On = func(node string) (out []*corev1.Pod) {
 		for uid := range view {
-			if p := m.pod(s, uid); p != nil && !yield(p) {
-				return
+			if p := m.pod(s, uid); p != nil && (p.Spec.NodeName == node || Holds(p, node)) {
+				out = append(out, p)
 			}
 		}
+		return out
 	}
 	for _, uid := range slices.Sorted(maps.Keys(view)) {
 		p := m.pod(s, uid)
@@ -428,7 +429,7 @@ func FuzzReadMessage(f *testing.F) {
 		now := time.Unix(1e9, 0)
 		x := NewExchange(Identity{"n2", 1}, nil, now)
 		x.Look(now, &World{Nodes: []*corev1.Node{testNode("n2", "1", "1Gi")}, Alive: []string{"n1", "n2"},
-			Pod: func(string, string) *corev1.Pod { return nil }, All: func(func(*corev1.Pod) bool) {}})
+			Pod: func(string, string) *corev1.Pod { return nil }, On: func(string) []*corev1.Pod { return nil }})
 		m.To.Node = "n2"
 		x.Step(now, m)
 		x.Ready()
@@ -530,7 +531,7 @@ func TestWhatWaitsForAPeersAnswerCountsInBids(t *testing.T) {
 func TestTheShareOfALateBidderIsOfferedAgain(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	x := NewExchange(Identity{"n1", 1}, nil, now)
-	w := &World{Alive: []string{"n1", "n2", "n3"}, Pod: func(string, string) *corev1.Pod { return nil }, All: func(func(*corev1.Pod) bool) {}}
+	w := &World{Alive: []string{"n1", "n2", "n3"}, Pod: func(string, string) *corev1.Pod { return nil }, On: func(string) []*corev1.Pod { return nil }}
 	ledgers, on := map[string]*Ledger{}, map[string]int{}
 	for _, name := range w.Alive {
 		node := testNode(name, "4", "8Gi")

@@ -134,7 +134,7 @@ func explain(pod *corev1.Pod, w *World) Explanation {
 	}
 	for _, n := range w.Nodes {
 		l := NewLedger(n)
-		for p := range w.All {
+		for _, p := range w.On(n.Name) {
 			if !finished(p) && Holds(p, n.Name) {
 				l.Add(p)
 			}

@@ -3,6 +3,7 @@ package sched
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -317,11 +318,19 @@ type bidding struct {
 	round   uint64
 }
 
-func (c *candidate) budgets() []*policyv1.PodDisruptionBudget {
+// budgets are those of the namespaces of this node's pods.
+func (c *candidate) budgets() (out []*policyv1.PodDisruptionBudget) {
 	if c.world.Budgets == nil {
 		return nil
 	}
-	return c.world.Budgets()
+	namespaces := map[string]bool{}
+	for _, p := range c.ledger.pods {
+		namespaces[p.pod.Namespace] = true
+	}
+	for _, ns := range slices.Sorted(maps.Keys(namespaces)) {
+		out = append(out, c.world.Budgets(ns)...)
+	}
+	return out
 }
 
 // likes picks the nominations of pods that placement cannot tell from this one: which of them takes the room is all the same.

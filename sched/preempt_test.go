@@ -185,7 +185,7 @@ func (m *machine) put(p *corev1.Pod) {
 
 func (m *machine) look() {
 	w := &World{Nodes: []*corev1.Node{testNode("n1", "1", "8Gi"), testNode("n2", "1", "8Gi")}, Alive: m.alive,
-		Pod: func(_, name string) *corev1.Pod { return m.pods[name] }, All: maps.Values(m.pods)}
+		Pod: func(_, name string) *corev1.Pod { return m.pods[name] }, On: func(string) []*corev1.Pod { return slices.Collect(maps.Values(m.pods)) }}
 	for _, name := range sorted(m.pods) {
 		if p := m.pods[name]; Holds(p, "n1") {
 			w.Mine = append(w.Mine, p)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"net"
@@ -244,27 +245,31 @@ func (s *Scheduler) look(ctx context.Context, wg *sync.WaitGroup, now time.Time)
 	s.do(ctx, wg, now, func(x *Exchange) { x.Look(now, w) })
 }
 
+// nodes are all nodes: a candidate weighs images by how many have them, and an arbiter offers to any.
+var nodes = store.NewMemo("nodes", func(all iter.Seq[*store.Entry]) (out []*corev1.Node) {
+	for e := range all {
+		if n, err := store.As[corev1.Node](e); err == nil {
+			out = append(out, n)
+		}
+	}
+	return out
+})
+
 // world reads a snapshot. It is safe for concurrent use.
 func (s *Scheduler) world(snap *store.Snapshot) *World {
 	w := &World{
-		Nodes: store.List[corev1.Node](snap, "nodes", ""),
+		Nodes: nodes.Of(snap),
 		Alive: s.config.View.Alive(),
 		RTT:   s.config.View.RTT,
-		Budgets: func() []*policyv1.PodDisruptionBudget {
-			return store.List[policyv1.PodDisruptionBudget](snap, "policy/poddisruptionbudgets", "")
+		Budgets: func(namespace string) []*policyv1.PodDisruptionBudget {
+			return store.List[policyv1.PodDisruptionBudget](snap, "policy/poddisruptionbudgets", namespace)
 		},
 		Ready: s.config.Ready,
 		Pod: func(namespace, name string) *corev1.Pod {
 			pod, _ := store.Get[corev1.Pod](snap, podKey(namespace, name))
 			return pod
 		},
-		All: func(yield func(*corev1.Pod) bool) {
-			for e := range snap.Range("pods", "", "") {
-				if pod, err := store.As[corev1.Pod](e); err == nil && !yield(pod) {
-					return
-				}
-			}
-		},
+		On: func(node string) []*corev1.Pod { return store.Find[corev1.Pod](snap, store.ByNode, node, "pods", "") },
 	}
 	for _, pod := range store.Find[corev1.Pod](snap, store.ByNode, s.config.Node, "pods", "") {
 		if !finished(pod) && Holds(pod, s.config.Node) {

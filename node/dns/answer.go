@@ -2,12 +2,14 @@ package dns
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"murmur/crdt"
 	"murmur/crdt/store"
@@ -255,18 +257,18 @@ func (v View) names(addr netip.Addr) []string {
 	var list []string
 	pods := store.Find[corev1.Pod](v.Snapshot, store.ByAddress, text, "pods", "")
 	pods = slices.DeleteFunc(pods, func(p *corev1.Pod) bool { return p.Status.PodIP != text || !proxy.Alive(p) })
-	for _, svc := range store.List[corev1.Service](v.Snapshot, "services", "") {
-		switch svc.Spec.ClusterIP {
-		case text:
+	for _, svc := range store.Find[corev1.Service](v.Snapshot, store.ByAddress, text, "services", "") {
+		if svc.Spec.ClusterIP == text {
 			return []string{v.host(svc)}
-		case corev1.ClusterIPNone:
-			if svc.Spec.Type == corev1.ServiceTypeExternalName || len(svc.Spec.Selector) > 0 && len(pods) == 0 {
-				continue
-			}
-			for _, e := range v.endpoints(svc) {
-				if e.Addr == addr && !slices.Contains(list, e.host+"."+v.host(svc)) {
-					list = append(list, e.host+"."+v.host(svc))
-				}
+		}
+	}
+	for _, svc := range v.headless(text, pods) {
+		if svc.Spec.Type == corev1.ServiceTypeExternalName || len(svc.Spec.Selector) > 0 && len(pods) == 0 {
+			continue
+		}
+		for _, e := range v.endpoints(svc) {
+			if e.Addr == addr && !slices.Contains(list, e.host+"."+v.host(svc)) {
+				list = append(list, e.host+"."+v.host(svc))
 			}
 		}
 	}
@@ -279,6 +281,36 @@ func (v View) names(addr netip.Addr) []string {
 	}
 	slices.SortFunc(list, func(a, b string) int { return cmp.Compare(a, b) })
 	return list
+}
+
+// headless are the services without an address of their own of which something says that they may have one, which some pods have: those
+// that may select one of the pods, and those whose slices or Endpoints name it.
+func (v View) headless(addr string, pods []*corev1.Pod) []*corev1.Service {
+	found := map[*corev1.Service]bool{}
+	add := func(svc *corev1.Service) {
+		if svc.Spec.ClusterIP == corev1.ClusterIPNone {
+			found[svc] = true
+		}
+	}
+	named := func(namespace, name string) {
+		if svc, ok := store.Get[corev1.Service](v.Snapshot, crdt.Key{Resource: "services", Namespace: namespace, Name: name}); ok {
+			add(svc)
+		}
+	}
+	for _, p := range pods {
+		for key, value := range p.Labels {
+			for _, svc := range store.Find[corev1.Service](v.Snapshot, store.BySelector, store.LabelTerm(key, value), "services", p.Namespace) {
+				add(svc)
+			}
+		}
+	}
+	for e := range v.Snapshot.Indexed(store.ByAddress, addr, "discovery.k8s.io/endpointslices", "", "") {
+		named(e.Key.Namespace, e.Labels()[discoveryv1.LabelServiceName])
+	}
+	for e := range v.Snapshot.Indexed(store.ByAddress, addr, "endpoints", "", "") {
+		named(e.Key.Namespace, e.Key.Name)
+	}
+	return slices.Collect(maps.Keys(found))
 }
 
 // protocol is how names spell a port's.

@@ -9,7 +9,7 @@ import (
 
 // maxScans is how many places walk all objects of a resource, in all namespaces. It only ever becomes smaller: who asks for some looks
 // them up (store.Index), and a loop is told what has changed (Store.Changes).
-const maxScans = 45
+const maxScans = 23
 
 // TestWholeResourcesAreRarelyWalked counts calls of Snapshot.Range and store.List with an empty namespace.
 func TestWholeResourcesAreRarelyWalked(t *testing.T) {
