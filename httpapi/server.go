@@ -345,7 +345,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener, conn func(context.Co
 		grace, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		if server.Shutdown(grace) != nil {
-			server.Close()
+			_ = server.Close()
 		}
 	}()
 	err := server.Serve(l)

@@ -25,7 +25,6 @@ import (
 
 // opened is a request that stands.
 type opened struct {
-	name string
 	in   io.Reader
 	stop func()
 }

@@ -176,7 +176,7 @@ func TestUsersObjects(t *testing.T) {
 	meta := func(namespace, name string, managers ...string) metav1.ObjectMeta {
 		m := metav1.ObjectMeta{Namespace: namespace, Name: name}
 		for _, f := range managers {
-			m.ManagedFields = append(m.ManagedFields, metav1.ManagedFieldsEntry{Manager: f, Operation: "Update", APIVersion: "v1", FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte("{}")}})
+			m.ManagedFields = append(m.ManagedFields, metav1.ManagedFieldsEntry{Manager: f, Operation: "Update", APIVersion: "v1", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1("{}")})
 		}
 		return m
 	}

@@ -24,7 +24,6 @@ type sim struct {
 	nodes []*simNode
 	inbox []Message
 	spec  map[types.UID]*corev1.Pod
-	trace []string
 }
 
 // simNode is one machine with its disk: per pod and field the value written last.

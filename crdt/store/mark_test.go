@@ -189,7 +189,7 @@ func TestLostTailComesBackUnderNoOldNumber(t *testing.T) {
 			if a, err = Open(Config{Dir: dir, Cluster: "test"}); err != nil {
 				t.Fatal(err)
 			}
-			stop = run(t, a)
+			run(t, a)
 		}
 		for range 8 {
 			churn(t, r, a, 1+r.IntN(8))
@@ -367,7 +367,7 @@ func TestMissingRecordIsRefused(t *testing.T) {
 	stop := run(t, s)
 	churn(t, rand.New(rand.NewPCG(1, 1)), s, 200)
 	stop()
-	if s, err = Open(Config{Disk: d.Clone(), Cluster: "test"}); err != nil {
+	if _, err = Open(Config{Disk: d.Clone(), Cluster: "test"}); err != nil {
 		t.Fatal(err)
 	}
 	var keys []string

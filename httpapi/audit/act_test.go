@@ -146,7 +146,9 @@ func TestRequests(t *testing.T) {
 		Note(r.Context(), "token", "abc")
 		_, _ = io.WriteString(w, "the secret")
 	})
-	mux.HandleFunc("POST /v1/forget", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "there is no such member", 422) })
+	mux.HandleFunc("POST /v1/forget", func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "there is no such member", http.StatusUnprocessableEntity)
+	})
 	mux.HandleFunc("GET /v1/backup", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	srv := httptest.NewServer(r.Requests(mux, func(r *http.Request) *Act {
 		return &Act{User: by("a"), Verb: strings.ToLower(r.Method), Path: PathAdmin + strings.TrimPrefix(r.URL.Path, "/"), Agent: r.UserAgent(), From: r.RemoteAddr}

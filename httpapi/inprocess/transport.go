@@ -40,7 +40,7 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 				w.CloseWithError(fmt.Errorf("request aborted: %v", p))
 			}
 			rw.WriteHeader(http.StatusOK)
-			w.Close()
+			_ = w.Close()
 		}()
 		t.api.cfg.Handler.ServeHTTP(rw, in)
 	}()

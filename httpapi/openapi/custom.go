@@ -56,7 +56,7 @@ func definitionsHash(release string, crds []*apiextensionsv1.CustomResourceDefin
 	h := newHash(release)
 	enc := json.NewEncoder(h)
 	for _, crd := range crds {
-		enc.Encode([]any{crd.Name, crd.Spec, crd.Status.AcceptedNames}) // plain values into a hash: neither fails
+		_ = enc.Encode([]any{crd.Name, crd.Spec, crd.Status.AcceptedNames}) // plain values into a hash: neither fails
 	}
 	return strings.ToUpper(hex.EncodeToString(h.Sum(nil)))
 }
@@ -152,9 +152,10 @@ func (o *documents) fixedPart() (*fixedV2, error) {
 		containers[i] = d
 	}
 	doc, err := openapibuilder.BuildOpenAPISpecFromRoutes(containers, &openapicommon.Config{
-		ProtocolList:          []string{"https"},
-		Info:                  swaggerInfo(o.release),
-		DefaultResponse:       &spec.Response{ResponseProps: spec.ResponseProps{Description: "Default Response."}},
+		ProtocolList:    []string{"https"},
+		Info:            swaggerInfo(o.release),
+		DefaultResponse: &spec.Response{ResponseProps: spec.ResponseProps{Description: "Default Response."}},
+		//lint:ignore SA1019 upstream gives it in this form
 		GetOperationIDAndTags: apiopenapi.GetOperationIDAndTags,
 		GetDefinitionName:     namer.GetDefinitionName,
 		GetDefinitions:        openapi.GetOpenAPIDefinitions,

@@ -255,7 +255,7 @@ func (d *document) serve(c echo.Context) error {
 	if !proto && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 		header.Set("Content-Type", "application/json")
 		header.Set("Content-Encoding", "gzip")
-		w.Write(zipped) // a client that has gone needs no answer
+		_, _ = w.Write(zipped) // a client that has gone needs no answer
 		return nil
 	}
 	plain, err := unzip(zipped)
@@ -269,7 +269,7 @@ func (d *document) serve(c echo.Context) error {
 		}
 		header.Set("Content-Type", d.protoType)
 	}
-	w.Write(plain)
+	_, _ = w.Write(plain)
 	return nil
 }
 
@@ -302,8 +302,9 @@ func unzip(zipped []byte) ([]byte, error) {
 func openAPIConfig(release string) *openapicommon.OpenAPIV3Config {
 	namer := apiopenapi.NewDefinitionNamer(legacyscheme.Scheme)
 	c := &openapicommon.OpenAPIV3Config{
-		Info:                  &spec.Info{InfoProps: spec.InfoProps{Title: "Kubernetes", Version: release}},
-		DefaultResponse:       &spec3.Response{ResponseProps: spec3.ResponseProps{Description: "Default Response."}},
+		Info:            &spec.Info{InfoProps: spec.InfoProps{Title: "Kubernetes", Version: release}},
+		DefaultResponse: &spec3.Response{ResponseProps: spec3.ResponseProps{Description: "Default Response."}},
+		//lint:ignore SA1019 upstream gives it in this form
 		GetOperationIDAndTags: apiopenapi.GetOperationIDAndTags,
 		GetDefinitionName:     namer.GetDefinitionName,
 		GetDefinitions:        openapi.GetOpenAPIDefinitions,

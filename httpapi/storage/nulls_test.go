@@ -23,7 +23,7 @@ func TestNulls(t *testing.T) {
 		{corev1.ConfigMap{BinaryData: map[string][]byte{"b": nil}}, true},
 		{corev1.Secret{Data: map[string][]byte{"a": {1}, "b": nil}}, true},
 		{corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Args: nil}}}}, false},
-		{corev1.Pod{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{{FieldsV1: &metav1.FieldsV1{Raw: []byte("{}")}}}}}, false},
+		{corev1.Pod{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{{FieldsV1: metav1.NewFieldsV1("{}")}}}}, false},
 		{appsv1.ControllerRevision{}, false},
 		{appsv1.ControllerRevision{Data: runtime.RawExtension{Raw: []byte(`{"a":null}`)}}, true},
 		{certificatesv1.CertificateSigningRequest{Spec: certificatesv1.CertificateSigningRequestSpec{Extra: map[string]certificatesv1.ExtraValue{"a": nil}}}, true},

@@ -95,7 +95,10 @@ func (d *Driver) superviseOnce(ctx context.Context, up func(context.Context) err
 		select {
 		case <-ctx.Done():
 			return <-gone
-		case <-gone:
+		case err := <-gone:
+			if err != nil {
+				return err
+			}
 			return fmt.Errorf("containerd ended while starting: %s", d.lastWords())
 		case <-time.After(25 * time.Millisecond):
 		}
@@ -133,7 +136,7 @@ func (d *Driver) start() (int, error) {
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("start containerd: %w", err)
 	}
-	go cmd.Wait() // reaps; waitPID tells of the end
+	go func() { _ = cmd.Wait() }() // reaps; waitPID tells of the end
 	pid := cmd.Process.Pid
 	if err := os.WriteFile(d.pidPath(), []byte(strconv.Itoa(pid)), 0o600); err != nil {
 		_ = end(pid, time.Second)
@@ -203,10 +206,10 @@ func waitPID(ctx context.Context, pid int) error {
 		return err
 	}
 	defer wake.Close()
-	stop := context.AfterFunc(ctx, func() { signal.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = signal.Close() })
 	defer func() {
 		if stop() {
-			signal.Close()
+			_ = signal.Close()
 		}
 	}()
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(wake.Fd()), Events: unix.POLLIN}}

@@ -87,7 +87,7 @@ func New(cfg Config) (*Driver, error) {
 	}
 	c, err := client.NewWithConn(conn, client.WithDefaultNamespace(Namespace))
 	if err != nil {
-		conn.Close()
+		_ = conn.Close()
 		return nil, fmt.Errorf("containerd: connect to %s: %w", cfg.Socket, err)
 	}
 	d := &Driver{cfg: cfg, conn: conn, client: c,

@@ -37,15 +37,6 @@ type model struct {
 	seq    int
 }
 
-func (m *model) of(node string) *side {
-	for _, s := range m.sides {
-		if s.nodes[node].reachable {
-			return s
-		}
-	}
-	panic(node)
-}
-
 func (m *model) decide(s *side, self string) (plan, *replicas) {
 	neighbours := map[string]int{}
 	r := &replicas{set: s.set, kind: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), nodes: s.nodes, brake: Available,

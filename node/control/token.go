@@ -12,7 +12,7 @@ import (
 // Bootstrap tokens as kubeadm's, which upstream's tools make too.
 const (
 	bootstrapToken  corev1.SecretType = "bootstrap.kubernetes.io/token"
-	tokenExpiration                   = "expiration"
+	tokenExpiration string            = "expiration"
 )
 
 // token deletes bootstrap tokens that have expired. One whose expiry cannot be read counts as expired, as upstream has it.

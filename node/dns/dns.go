@@ -145,7 +145,7 @@ func (s *Server) serve(ctx context.Context) error {
 	}
 	tcp, err := net.Listen("tcp4", at)
 	if err != nil {
-		udp.Close()
+		_ = udp.Close()
 		return fmt.Errorf("listen for DNS: %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)

@@ -316,7 +316,9 @@ func parse(saved string) table {
 		line = strings.TrimRight(line, "\n")
 		if rest, ok := strings.CutPrefix(line, ":"); ok {
 			if name, _, _ := strings.Cut(rest, " "); strings.HasPrefix(name, proxy.Prefix) {
-				t.chains[name] = t.chains[name]
+				if _, ok := t.chains[name]; !ok {
+					t.chains[name] = nil
+				}
 			}
 		} else if rest, ok := strings.CutPrefix(line, "-A "); ok {
 			chain, rule, _ := strings.Cut(rest, " ")

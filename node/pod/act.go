@@ -160,6 +160,7 @@ func (t *turn) runSandbox(ctx context.Context, a Action) bool {
 	}
 	spec, err := t.sandboxSpec(a.Attempt)
 	if err != nil {
+		//lint:ignore ST1005 events say it in the kubelet's words
 		return refuse("FailedCreatePodSandBox", retryConfig, fmt.Errorf("Failed to create pod sandbox: %w", err))
 	}
 	end := t.k.starts.take(ctx, false)
@@ -170,6 +171,7 @@ func (t *turn) runSandbox(ctx context.Context, a Action) bool {
 	whole, done := lingering(ctx)
 	defer done()
 	if _, err := t.k.cfg.Runtime.RunSandbox(whole, spec); err != nil {
+		//lint:ignore ST1005 events say it in the kubelet's words
 		return refuse("FailedCreatePodSandBox", retrySandbox, fmt.Errorf("Failed to create pod sandbox: %w", err))
 	}
 	t.w.levelled(spec.Resources)
@@ -412,7 +414,9 @@ func (t *turn) ownMounts(p *corev1.Pod, c *corev1.Container) ([]Mount, error) {
 		if err != nil {
 			return nil, err
 		}
-		f.Close()
+		if err := f.Close(); err != nil {
+			return nil, err
+		}
 		if err := os.Chmod(f.Name(), 0o666); err != nil { // whoever the container runs as
 			return nil, err
 		}

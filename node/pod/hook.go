@@ -35,9 +35,11 @@ func (t *turn) hook(ctx context.Context, id string, c *corev1.Container, h *core
 		select {
 		case <-time.After(time.Duration(h.Sleep.Seconds) * time.Second):
 		case <-ctx.Done():
+			//lint:ignore ST1005 events say it in the kubelet's words
 			return fmt.Errorf("Sleep lifecycle hook (%d) for Container %q in Pod %q failed - error: %w", h.Sleep.Seconds, c.Name, format(t.pod), ctx.Err())
 		}
 	default:
+		//lint:ignore ST1005 events say it in the kubelet's words
 		return fmt.Errorf("Cannot run handler: invalid handler: %v", h)
 	}
 	return nil

@@ -214,7 +214,6 @@ func (k *Kubelet) manage(ctx context.Context, group *errgroup.Group) error {
 	defer wake.Close()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	bound := map[types.UID]bool{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -224,9 +223,9 @@ func (k *Kubelet) manage(ctx context.Context, group *errgroup.Group) error {
 			delete(k.workers, uid)
 			k.mu.Unlock()
 		case <-wake.C:
-			bound = k.assign(ctx, group)
+			k.assign(ctx, group)
 		case <-timer.C:
-			bound = k.assign(ctx, group)
+			bound := k.assign(ctx, group)
 			if err := k.adopt(ctx, group, bound); err != nil {
 				k.cfg.Log.Warn("cannot list what runs here", "err", err)
 				timer.Reset(time.Second)

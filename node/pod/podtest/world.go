@@ -83,7 +83,9 @@ func New(t testing.TB, r pod.Runtime, v pod.Volumes, dir string) *World {
 		w.Stop()
 		cancel()
 		group.Wait()
-		replica.Close()
+		if err := replica.Close(); err != nil {
+			t.Errorf("close the store: %v", err)
+		}
 		if t.Failed() {
 			t.Logf("events:\n%s", w.Events)
 		}
