@@ -2,6 +2,7 @@ package sched
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -48,6 +49,9 @@ func TestPlugins(t *testing.T) {
 			var on string
 			d.MaybeScanArgs(t, "on", &on)
 			var b strings.Builder
+			if (d.Cmd == "check" || d.Cmd == "quote") && pod.Spec.NodeName == "" { // one that has a node is offered to nobody
+				sameClass(t, ledgers, pod)
+			}
 			switch d.Cmd {
 			case "node":
 				node := testNode("", "4", "8Gi")
@@ -158,4 +162,20 @@ func TestPlugins(t *testing.T) {
 			return b.String()
 		})
 	})
+}
+
+// sameClass: the pods of a class are offered and bid for as one, by what representative leaves of them. So no plugin may see a field that
+// it does not leave.
+func sameClass(t *testing.T, ledgers map[string]*Ledger, pod *corev1.Pod) {
+	t.Helper()
+	one := representative(pod)
+	one.Namespace = pod.Namespace
+	for name, l := range ledgers {
+		curve, parts, refusal := l.Quote(pod, 3)
+		asOne, partsAsOne, refusalAsOne := l.Quote(one, 3)
+		if !reflect.DeepEqual(curve, asOne) || !reflect.DeepEqual(parts, partsAsOne) || !reflect.DeepEqual(refusal, refusalAsOne) {
+			t.Errorf("%s bids %v %v %v for a pod, and %v %v %v for its class: a plugin reads a field that representative does not copy",
+				name, curve, parts, refusal, asOne, partsAsOne, refusalAsOne)
+		}
+	}
 }
