@@ -23,12 +23,12 @@ func TestDocsNameWhatExists(t *testing.T) {
 	ours := map[string]map[string]bool{}
 	for _, p := range packages(t) {
 		names := map[string]bool{}
-		for _, f := range append(p.GoFiles, p.CgoFiles...) {
+		for _, f := range slices.Concat(p.GoFiles, p.CgoFiles, p.TestGoFiles, p.XTestGoFiles) {
 			declarations(parse(t, filepath.Join(p.Dir, f)), names)
 		}
 		ours[p.name()] = names
 	}
-	for doc, least := range map[string]int{"docs/ARCHITECTURE.md": 60, "GLOSSARY.md": 10} {
+	for doc, least := range map[string]int{"docs/ARCHITECTURE.md": 60, "CONTRIBUTING.md": 40, "GLOSSARY.md": 10} {
 		b, err := os.ReadFile(filepath.Join(root, doc))
 		if err != nil {
 			t.Error(err)
