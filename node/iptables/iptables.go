@@ -9,8 +9,8 @@
 // # The loop
 //
 // Run looks at services, pods, slices and nodes whenever one of them changes, at once the first time and then not more
-// often than every 50 ms: take a snapshot, build the rules, write the chains that differ, forget the connections
-// that no longer lead anywhere, publish the snapshot's version. Applied returns that version, so that whoever withdraws a
+// often than every 50 ms: see which services the changes concern, have the rules of these made anew (followed.go), write the chains that
+// differ, forget the connections that no longer lead anywhere, publish the snapshot's version. Applied returns that version, so that whoever withdraws a
 // pod or counts it as available can know that the kernel has the rules. Every 15 s the tables are read and compared
 // with what was read after the last write: if somebody flushed them they are written again.
 //
@@ -34,9 +34,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"murmur/crdt/store"
 	"murmur/node/proxy"
@@ -107,12 +104,12 @@ func (l *Loop) Run(ctx context.Context) error {
 	defer wake.Close()
 	verify := time.NewTicker(l.cfg.Verify)
 	defer verify.Stop()
-	var last proxy.Flows // of the last write
+	w := follow(l.cfg)
 	told := ""
 	pause := l.cfg.Gap
+	w.look(true)
 	for {
-		snap := l.cfg.Store.Snapshot()
-		rules := proxy.Build(view(snap), l.cfg.Proxy)
+		rules := w.rules
 		if now := contests(rules.Contested); now != told && l.cfg.Contested != nil {
 			told = now
 			l.cfg.Contested(rules.Contested)
@@ -126,11 +123,11 @@ func (l *Loop) Run(ctx context.Context) error {
 			l.cfg.Log.Error("services: rules not written, trying again", "err", err, "in", pause)
 		default:
 			pause = l.cfg.Gap
-			l.applied.Store(uint64(snap.Version()))
+			l.applied.Store(uint64(w.at))
 			if changed {
-				l.cfg.Log.Debug("services: rules written", "version", snap.Version(), "chains", len(rules.Tables[1].Chains))
+				l.cfg.Log.Debug("services: rules written", "version", w.at, "chains", len(rules.Tables[1].Chains))
 			}
-			if loses(last, rules.Flows) {
+			if w.loses {
 				n, err := forget(rules.Flows)
 				if err != nil {
 					l.cfg.Log.Warn("services: stale connections stay until the next change", "err", err)
@@ -140,7 +137,7 @@ func (l *Loop) Run(ctx context.Context) error {
 					l.cfg.Log.Info("services: connections forgotten whose endpoint is gone", "count", n)
 				}
 			}
-			last = rules.Flows
+			w.loses = false
 		}
 		// A burst of changes is one write: what comes during the pause waits for its end.
 		select {
@@ -149,14 +146,18 @@ func (l *Loop) Run(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
+			w.look(false)
 			continue
 		}
 		for again := false; !again; {
 			select {
 			case <-wake.C:
-				again = !l.current(l.Applied())
+				// Most changes of pods are of what no packet follows. The rules are then those of now.
+				if again = w.look(false); !again {
+					l.applied.Store(uint64(w.at))
+				}
 			case <-l.poke:
-				again = true
+				again = w.look(true)
 			case <-verify.C:
 				intact, what, err := l.driver.Intact(ctx)
 				if err != nil {
@@ -172,85 +173,5 @@ func (l *Loop) Run(ctx context.Context) error {
 	}
 }
 
-// watched are the resources that rules are made from.
-var watched = []string{"services", "pods", "endpoints", "discovery.k8s.io/endpointslices", "nodes"}
-
-// current tells whether the rules of a version are those of now: most changes of pods are of what no packet follows. If they are, they are applied
-// up to now.
-func (l *Loop) current(since store.Version) bool {
-	snap, events, complete := l.cfg.Store.Changes(since, watched...)
-	if !complete {
-		return false
-	}
-	for _, e := range events {
-		if e.Entry.Key.Resource != "pods" || !samePod(e) {
-			return false
-		}
-	}
-	l.applied.Store(uint64(snap.Version()))
-	return true
-}
-
-func samePod(e store.Event) bool {
-	pod := func(e *store.Entry) (p *corev1.Pod, ok bool) {
-		if e == nil {
-			return nil, true
-		}
-		p, err := store.As[corev1.Pod](e)
-		return p, err == nil
-	}
-	was, ok := pod(e.Old)
-	if !ok {
-		return false
-	}
-	if e.Type == store.Deleted {
-		return proxy.Same(was, nil)
-	}
-	is, ok := pod(e.Entry)
-	return ok && proxy.Same(was, is)
-}
-
 // Cleanup removes every chain, jump and rule of ours. Not while Run runs.
 func (l *Loop) Cleanup(ctx context.Context) error { return l.driver.Cleanup(ctx) }
-
-func view(snap *store.Snapshot) proxy.View {
-	return proxy.View{
-		Services:  store.List[corev1.Service](snap, "services", ""),
-		Pods:      store.Having[corev1.Pod](snap, store.ByAddress, "pods"),
-		Slices:    store.List[discoveryv1.EndpointSlice](snap, "discovery.k8s.io/endpointslices", ""),
-		Endpoints: store.List[corev1.Endpoints](snap, "endpoints", ""),
-		Nodes:     store.List[corev1.Node](snap, "nodes", ""),
-	}
-}
-
-// loses reports whether connections that were right under the old rules may be stale under the new: an endpoint or a pod
-// is gone, or an address has its first endpoint (until then UDP to it may have gone anywhere). Asking conntrack costs a
-// dump of its table, so it is not asked when there are only more of everything.
-func loses(old, now proxy.Flows) bool {
-	if old.Backends == nil {
-		return true
-	}
-	for addr := range old.Alive {
-		if !now.Alive[addr] {
-			return true
-		}
-	}
-	for addr := range now.Dead {
-		if !old.Dead[addr] {
-			return true
-		}
-	}
-	for front, backends := range old.Backends {
-		for b := range backends {
-			if !now.Backends[front][b] {
-				return true
-			}
-		}
-	}
-	for front, backends := range now.Backends {
-		if len(backends) > 0 && len(old.Backends[front]) == 0 {
-			return true
-		}
-	}
-	return false
-}

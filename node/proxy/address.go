@@ -15,6 +15,11 @@ import (
 // sliceController is the value of discoveryv1.LabelManagedBy on slices that repeat what pods say.
 const sliceController = "endpointslice-controller.k8s.io"
 
+// Repeats tells of a slice with some labels that it only repeats what pods say.
+func Repeats(labels map[string]string) bool {
+	return labels[discoveryv1.LabelManagedBy] == sliceController
+}
+
 // Address is one address of a service, with upstream's three conditions. Which of them are used is not said here: see
 // Published, and the rules of packets.
 type Address struct {
@@ -48,7 +53,7 @@ func Addresses(svc *corev1.Service, from Backing, reachable func(node string) bo
 		list.addEndpoints(from.Endpoints)
 	}
 	for _, s := range from.Slices {
-		if s.Labels[discoveryv1.LabelServiceName] == svc.Name && s.Labels[discoveryv1.LabelManagedBy] != sliceController {
+		if s.Labels[discoveryv1.LabelServiceName] == svc.Name && !Repeats(s.Labels) {
 			list.addSlice(s)
 		}
 	}

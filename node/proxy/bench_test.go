@@ -7,11 +7,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
-// BenchmarkBuild has 1000 services of three pods each in one namespace.
-func BenchmarkBuild(b *testing.B) {
-	var v View
+// many are 1000 services of three pods each in one namespace.
+func many() (v View) {
 	for i := range 1000 {
 		name := fmt.Sprint("a", i)
 		v.Services = append(v.Services, &corev1.Service{
@@ -27,7 +27,30 @@ func BenchmarkBuild(b *testing.B) {
 			})
 		}
 	}
+	return v
+}
+
+// BenchmarkBuild makes the rules of all.
+func BenchmarkBuild(b *testing.B) {
+	v := many()
 	for b.Loop() {
 		Build(v, Config{Node: "n1", ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16")})
+	}
+}
+
+// BenchmarkUpdate makes the rules of all when one pod has become ready or no longer is.
+func BenchmarkUpdate(b *testing.B) {
+	v := many()
+	k := NewKeeper(Config{Node: "n1", ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16")})
+	k.Begin(v)
+	svc := v.Services[500]
+	pods := v.Pods[1500:1503]
+	for b.Loop() {
+		was := pods[0]
+		is := was.DeepCopy()
+		is.Status.Conditions[0].Status = map[corev1.ConditionStatus]corev1.ConditionStatus{"True": "False", "False": "True"}[was.Status.Conditions[0].Status]
+		pods[0] = is
+		k.Update(Changes{Services: map[types.NamespacedName]*corev1.Service{{Namespace: "default", Name: svc.Name}: svc}, Pods: []PodChange{{was, is}},
+			Backing: func(*corev1.Service) Backing { return Backing{Pods: pods} }})
 	}
 }

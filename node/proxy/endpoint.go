@@ -31,6 +31,10 @@ type index struct {
 	endpoints map[key]*corev1.Endpoints
 	zones     map[string]string // node -> zone
 	podCIDR   netip.Prefix      // this node's
+	// seen is which nodes could be reached when that was asked first: whoever is counted as one is to be taken away as the same.
+	seen map[string]bool
+	// backing finds what may say where a service is.
+	backing func(*corev1.Service) Backing
 }
 
 func newIndex(v View, cfg Config) *index {
@@ -40,7 +44,31 @@ func newIndex(v View, cfg Config) *index {
 		slices:    map[key][]*discoveryv1.EndpointSlice{},
 		endpoints: map[key]*corev1.Endpoints{},
 		zones:     map[string]string{},
+		seen:      map[string]bool{},
+		backing:   v.Backing,
 	}
+	if x.backing == nil {
+		x.backing = x.among
+		x.arrange(v)
+	}
+	for _, n := range v.Nodes {
+		x.zones[n.Name] = n.Labels[corev1.LabelTopologyZone]
+		if n.Name == cfg.Node {
+			if p, err := netip.ParsePrefix(n.Spec.PodCIDR); err == nil {
+				x.podCIDR = p
+			}
+		}
+	}
+	return x
+}
+
+// release lets go of the objects that it was made from.
+func (x *index) release() {
+	x.backing, x.pods, x.slices, x.endpoints = nil, nil, nil, nil
+}
+
+// arrange has what the view has by what among looks for.
+func (x *index) arrange(v View) {
 	for _, p := range v.Pods {
 		if !Alive(p) {
 			continue
@@ -58,15 +86,6 @@ func newIndex(v View, cfg Config) *index {
 	for _, e := range v.Endpoints {
 		x.endpoints[key{e.Namespace, e.Name}] = e
 	}
-	for _, n := range v.Nodes {
-		x.zones[n.Name] = n.Labels[corev1.LabelTopologyZone]
-		if n.Name == cfg.Node {
-			if p, err := netip.ParsePrefix(n.Spec.PodCIDR); err == nil {
-				x.podCIDR = p
-			}
-		}
-	}
-	return x
 }
 
 // candidates are the pods that have the rarest label of a service's selector.
@@ -82,7 +101,15 @@ func (x *index) candidates(svc *corev1.Service) []*corev1.Pod {
 }
 
 func (x *index) reachable(node string) bool {
-	return node == "" || node == x.cfg.Node || x.cfg.Reachable == nil || x.cfg.Reachable(node)
+	if node == "" || node == x.cfg.Node || x.cfg.Reachable == nil {
+		return true
+	}
+	reachable, known := x.seen[node]
+	if !known {
+		reachable = x.cfg.Reachable(node)
+		x.seen[node] = reachable
+	}
+	return reachable
 }
 
 // isAPI reports whether the service is the API's own, which every node serves from itself.
@@ -90,8 +117,8 @@ func isAPI(svc *corev1.Service) bool {
 	return svc.Namespace == corev1.NamespaceDefault && svc.Name == "kubernetes" && len(svc.Spec.Selector) == 0
 }
 
-// backing finds what may say where a service is.
-func (x *index) backing(svc *corev1.Service) Backing {
+// among finds in the view what may say where a service is.
+func (x *index) among(svc *corev1.Service) Backing {
 	k := key{svc.Namespace, svc.Name}
 	return Backing{Pods: x.candidates(svc), Slices: x.slices[k], Endpoints: x.endpoints[k]}
 }

@@ -95,6 +95,8 @@ type View struct {
 	Slices    []*discoveryv1.EndpointSlice
 	Endpoints []*corev1.Endpoints
 	Nodes     []*corev1.Node // zones, addresses, and the blocks of pod addresses
+	// Backing finds what may say where a service is. Nil: it is looked for among the above, of which Slices and Endpoints are not needed otherwise.
+	Backing func(*corev1.Service) Backing
 }
 
 // Chain is one of our chains with its rules, each as iptables-restore reads it after "-A NAME ".
@@ -120,6 +122,9 @@ type Table struct {
 type Rules struct {
 	Tables []Table
 	Flows  Flows
+	// Loses tells that connections that were right under the rules before may be stale: somebody who answered is gone. Asking conntrack costs a dump
+	// of its table, so it is not asked when there are only more of everything.
+	Loses bool
 	// Contested are addresses and ports that a service has chosen and an elder one holds: it has no rules there.
 	Contested []Contest
 }

@@ -20,55 +20,44 @@ const Prefix = "MURMUR-"
 const mark = "0x4000/0x4000"
 
 // Build makes the rules for a view.
-func Build(v View, cfg Config) Rules {
-	cfg.APIPort, cfg.GossipPort = cmp.Or(cfg.APIPort, 6443), cmp.Or(cfg.GossipPort, 7946)
-	cfg.StreamPort, cfg.TunnelPort = cmp.Or(cfg.StreamPort, 7947), cmp.Or(cfg.TunnelPort, 8472)
-	x := newIndex(v, cfg)
-	b := &builder{cfg: cfg, index: x, owned: newOwned(v, cfg), flows: newFlows(v, x), perEndpoint: map[string]bool{}}
-	services := slices.Clone(v.Services)
-	slices.SortFunc(services, func(a, c *corev1.Service) int {
-		return cmp.Or(cmp.Compare(a.Namespace, c.Namespace), cmp.Compare(a.Name, c.Name))
-	})
-	b.hold(services)
-	for _, svc := range services {
-		b.service(svc)
-	}
-	return Rules{Tables: []Table{b.filterTable(), b.natTable()}, Flows: b.flows, Contested: b.contested}
-}
+func Build(v View, cfg Config) Rules { return NewKeeper(cfg).Begin(v) }
 
+// builder makes the part of one service, with what is the same for all.
 type builder struct {
 	cfg   Config
 	index *index
 	owned owned
-	flows Flows
 	// holders are the Services that have an address and port for those outside, each one of them.
 	holders   map[Frontend]*corev1.Service
 	contested []Contest
 
-	services    []string // nat MURMUR-SERVICES
-	nodePorts   []string // nat MURMUR-NODEPORTS
-	chains      []Chain  // nat, per service port
-	perEndpoint map[string]bool
+	*part
+}
+
+// part is what one service has of the tables, or all of them.
+type part struct {
+	services  []string // nat MURMUR-SERVICES
+	nodePorts []string // nat MURMUR-NODEPORTS
+	chains    []Chain  // nat, per service port
 
 	refused         []string // filter MURMUR-SERVICES
 	refusedExternal []string // filter MURMUR-EXTERNAL
 	firewall        []string // filter MURMUR-FIREWALL
+
+	fronts []front
 }
 
 // hold finds out which Service has an address and port of its maker's choice: the elder, if two have chosen one, so that a new one takes nothing
 // from those that are there, and all nodes agree.
 func (b *builder) hold(services []*corev1.Service) {
-	b.holders = map[Frontend]*corev1.Service{}
+	b.holders, b.contested = map[Frontend]*corev1.Service{}, nil
 	byAge := slices.Clone(services)
-	slices.SortStableFunc(byAge, func(a, c *corev1.Service) int {
-		return cmp.Or(a.CreationTimestamp.Compare(c.CreationTimestamp.Time), cmp.Compare(a.UID, c.UID))
+	slices.SortFunc(byAge, func(a, c *corev1.Service) int {
+		return cmp.Or(a.CreationTimestamp.Compare(c.CreationTimestamp.Time), cmp.Compare(a.UID, c.UID), keyOf(a).compare(keyOf(c)))
 	})
 	for _, svc := range byAge {
-		if _, ok := b.clusterIP(svc); !ok {
-			continue
-		}
 		for _, port := range svc.Spec.Ports {
-			for _, addr := range append(b.outside(svc.Spec.ExternalIPs), b.balancers(svc)...) {
+			for _, addr := range b.chosen(svc) {
 				at := Frontend{protocol(port.Protocol), addr, uint16(port.Port)}
 				if port.Port < 1 || port.Port > 65535 || b.holders[at] == svc {
 					continue
@@ -109,11 +98,21 @@ func (b *builder) balancers(svc *corev1.Service) (out []netip.Addr) {
 	return out
 }
 
-func (b *builder) service(svc *corev1.Service) {
+// chosen are the addresses beside its cluster address at which a service wants to answer.
+func (b *builder) chosen(svc *corev1.Service) []netip.Addr {
+	if _, ok := b.clusterIP(svc); !ok {
+		return nil
+	}
+	return append(b.outside(svc.Spec.ExternalIPs), b.balancers(svc)...)
+}
+
+// of makes the part of a service; nil if it has none.
+func (b builder) of(svc *corev1.Service) *part {
 	clusterIP, ok := b.clusterIP(svc)
 	if !ok {
-		return
+		return nil
 	}
+	b.part = &part{}
 	all := b.index.addresses(svc)
 	for i, port := range svc.Spec.Ports {
 		if port.Port < 1 || port.Port > 65535 {
@@ -121,6 +120,7 @@ func (b *builder) service(svc *corev1.Service) {
 		}
 		b.port(svc, clusterIP, port, endpoints(all, i))
 	}
+	return b.part
 }
 
 // port adds all rules of one port of one service.
@@ -158,7 +158,7 @@ func (b *builder) port(svc *corev1.Service, clusterIP netip.Addr, port corev1.Se
 
 	// The cluster address.
 	to := func(addr netip.Addr) string { return fmt.Sprintf("-d %s/32 %s --dport %d", addr, p, port.Port) }
-	b.flows.add(Frontend{proto, clusterIP, uint16(port.Port)}, internalEndpoints)
+	b.front(Frontend{proto, clusterIP, uint16(port.Port)}, internalEndpoints)
 	if len(internalEndpoints) > 0 {
 		b.services = append(b.services, fmt.Sprintf("%s %s -j %s", to(clusterIP), comment(name+" cluster IP"), internal))
 	} else {
@@ -171,7 +171,7 @@ func (b *builder) port(svc *corev1.Service, clusterIP netip.Addr, port corev1.Se
 		target = firewall
 	}
 	for _, addr := range externalIPs {
-		b.flows.add(Frontend{proto, addr, uint16(port.Port)}, slices.Concat(chosen.cluster, outerEndpoints))
+		b.front(Frontend{proto, addr, uint16(port.Port)}, slices.Concat(chosen.cluster, outerEndpoints))
 		if chosen.any {
 			b.services = append(b.services, fmt.Sprintf("%s %s -j %s", to(addr), comment(name+" external IP"), external))
 		}
@@ -180,7 +180,7 @@ func (b *builder) port(svc *corev1.Service, clusterIP netip.Addr, port corev1.Se
 		}
 	}
 	for _, addr := range balancerIPs {
-		b.flows.add(Frontend{proto, addr, uint16(port.Port)}, slices.Concat(chosen.cluster, outerEndpoints))
+		b.front(Frontend{proto, addr, uint16(port.Port)}, slices.Concat(chosen.cluster, outerEndpoints))
 		if chosen.any {
 			b.services = append(b.services, fmt.Sprintf("%s %s -j %s", to(addr), comment(name+" load balancer IP"), target))
 		}
@@ -193,7 +193,7 @@ func (b *builder) port(svc *corev1.Service, clusterIP netip.Addr, port corev1.Se
 	}
 	if nodePort != 0 {
 		to := fmt.Sprintf("%s --dport %d", p, nodePort)
-		b.flows.add(Frontend{Protocol: proto, Port: uint16(nodePort)}, slices.Concat(chosen.cluster, outerEndpoints))
+		b.front(Frontend{Protocol: proto, Port: uint16(nodePort)}, slices.Concat(chosen.cluster, outerEndpoints))
 		if chosen.any {
 			b.nodePorts = append(b.nodePorts, fmt.Sprintf("%s %s -j %s", to, comment(name), external))
 		}
@@ -241,9 +241,17 @@ func (b *builder) port(svc *corev1.Service, clusterIP netip.Addr, port corev1.Se
 	if usesLocal {
 		used = append(used, chosen.local...)
 	}
+	there := map[string]bool{}
 	for _, e := range used {
-		b.endpoint(svc, name, proto, p, e)
+		if chain := endpointChain(name, proto, e); !there[chain] {
+			there[chain] = true
+			b.endpoint(svc, name, chain, p, e)
+		}
 	}
+}
+
+func (b *builder) front(at Frontend, endpoints []Endpoint) {
+	b.fronts = append(b.fronts, front{at, endpoints})
 }
 
 // external is the chain for what comes by node port, external address or load balancer. With policy Local the client's
@@ -290,12 +298,7 @@ func (b *builder) draw(svc *corev1.Service, name string, proto corev1.Protocol, 
 
 // endpoint is the chain that ends at one pod. A pod that reaches itself through a service must be masqueraded: it
 // would drop a packet with its own address as the source.
-func (b *builder) endpoint(svc *corev1.Service, name string, proto corev1.Protocol, p string, e Endpoint) {
-	chain := endpointChain(name, proto, e)
-	if b.perEndpoint[chain] {
-		return
-	}
-	b.perEndpoint[chain] = true
+func (b *builder) endpoint(svc *corev1.Service, name, chain, p string, e Endpoint) {
 	remember := ""
 	if affinity(svc) > 0 {
 		remember = fmt.Sprintf("-m recent --name %s --set ", chain)
