@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"time"
 
@@ -174,13 +175,30 @@ func (t *Trust) verifyAnew(k crdt.Key, s *statement) (said, error) {
 // heard reads the statements of one resource that are believed, by name. Those of issuers only, or of each about itself.
 func heard[T any](t *Trust, snap *store.Snapshot, resource string) map[string]heardOf[T] {
 	out := map[string]heardOf[T]{}
-	for e := range snap.Range(resource, "", "") {
-		if h, ok := heardOne[T](t, e); ok {
-			out[e.Key.Name] = h
+	for name, s := range spoken[resource].Of(snap) {
+		if h, ok := believed[T](t, crdt.Key{Resource: resource, Name: name}, s); ok {
+			out[name] = h
 		}
 	}
 	return out
 }
+
+// spoken are the statements of each resource by name, believed or not.
+var spoken = func() map[string]*store.Memo[map[string]*statement] {
+	out := map[string]*store.Memo[map[string]*statement]{}
+	for _, resource := range Resources {
+		out[resource] = store.NewMemo(resource, func(all iter.Seq[*store.Entry]) map[string]*statement {
+			said := map[string]*statement{}
+			for e := range all {
+				if s, err := statementOf(e); err == nil {
+					said[e.Key.Name] = s
+				}
+			}
+			return said
+		})
+	}
+	return out
+}()
 
 // heardIn reads one statement of a resource, if it is believed.
 func heardIn[T any](t *Trust, snap *store.Snapshot, resource, name string) (h heardOf[T], ok bool) {
@@ -188,18 +206,20 @@ func heardIn[T any](t *Trust, snap *store.Snapshot, resource, name string) (h he
 	if !ok {
 		return h, false
 	}
-	return heardOne[T](t, e)
-}
-
-func heardOne[T any](t *Trust, e *store.Entry) (h heardOf[T], ok bool) {
 	s, err := statementOf(e)
 	if err != nil {
 		return h, false
 	}
-	if h.said, err = t.verify(e.Key, s); err != nil {
+	return believed[T](t, e.Key, s)
+}
+
+// believed reads a statement, if it is believed.
+func believed[T any](t *Trust, k crdt.Key, s *statement) (h heardOf[T], ok bool) {
+	var err error
+	if h.said, err = t.verify(k, s); err != nil {
 		return h, false
 	}
-	if mine := e.Key.Resource == ResourceMembers; mine && h.by.ID != e.Key.Name || !mine && !h.by.Issuer {
+	if mine := k.Resource == ResourceMembers; mine && h.by.ID != k.Name || !mine && !h.by.Issuer {
 		return h, false
 	}
 	return h, json.Unmarshal(h.said.body, &h.value) == nil
