@@ -18,6 +18,90 @@ import (
 	"murmur/node/proxy"
 )
 
+// author writes what rules are made from, and much else, at random.
+type author struct {
+	*testing.T
+	store *store.Store
+	r     *rand.Rand
+}
+
+func (a author) put(resource string, obj interface {
+	runtime.Object
+	metav1.Object
+}) {
+	a.Helper()
+	k := crdt.Key{Resource: resource, Namespace: obj.GetNamespace(), Name: obj.GetName()}
+	base, there := a.store.Snapshot().Get(k)
+	w := store.Write{Key: k, Base: base, Object: obj}
+	if there && a.r.IntN(5) == 0 {
+		w.Object = nil
+	}
+	if _, err := a.store.Commit(a.Context(), w); err != nil {
+		a.Fatal(err)
+	}
+}
+
+func (a author) meta(kind string, n int) (metav1.TypeMeta, metav1.ObjectMeta) {
+	version := "v1"
+	if kind == "EndpointSlice" {
+		version = "discovery.k8s.io/v1"
+	}
+	return metav1.TypeMeta{APIVersion: version, Kind: kind}, metav1.ObjectMeta{Namespace: fmt.Sprint("ns", a.r.IntN(2)), Name: fmt.Sprint("x", a.r.IntN(n))}
+}
+
+func (a author) address() string { return fmt.Sprint("10.42.0.", a.r.IntN(8)) }
+
+// write writes one object.
+func (a author) write() {
+	a.Helper()
+	switch a.r.IntN(7) {
+	case 0:
+		o := &corev1.Service{}
+		o.TypeMeta, o.ObjectMeta = a.meta("Service", 6)
+		o.Spec.ClusterIP = fmt.Sprint("10.43.0.", a.r.IntN(5))
+		o.Spec.Ports = []corev1.ServicePort{{Port: 80}}
+		switch a.r.IntN(3) {
+		case 0:
+			o.Spec.Selector = map[string]string{"app": fmt.Sprint("a", a.r.IntN(2))}
+		case 1:
+			o.Spec.Selector = map[string]string{"app": fmt.Sprint("a", a.r.IntN(2)), "tier": fmt.Sprint("t", a.r.IntN(2))}
+		}
+		if a.r.IntN(4) == 0 {
+			o.Spec.ExternalIPs = []string{"203.0.113.1"}
+		}
+		a.put("services", o)
+	case 1:
+		o := &corev1.Endpoints{}
+		o.TypeMeta, o.ObjectMeta = a.meta("Endpoints", 6)
+		o.Subsets = []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: a.address()}}, Ports: []corev1.EndpointPort{{Port: 8080}}}}
+		a.put("endpoints", o)
+	case 2:
+		o := &discoveryv1.EndpointSlice{}
+		o.TypeMeta, o.ObjectMeta = a.meta("EndpointSlice", 8)
+		o.Labels = map[string]string{discoveryv1.LabelServiceName: fmt.Sprint("x", a.r.IntN(6))}
+		if a.r.IntN(3) == 0 {
+			o.Labels[discoveryv1.LabelManagedBy] = "endpointslice-controller.k8s.io"
+		}
+		o.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{a.address()}}}
+		o.Ports = []discoveryv1.EndpointPort{{Port: new(int32(8080))}}
+		a.put(endpointSlices, o)
+	case 3:
+		o := &corev1.Node{}
+		o.TypeMeta, o.ObjectMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, metav1.ObjectMeta{Name: fmt.Sprint("n", a.r.IntN(3)), Labels: map[string]string{"a": fmt.Sprint(a.r.IntN(9))}}
+		o.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: fmt.Sprint("192.0.2.", a.r.IntN(3))}}
+		a.put("nodes", o)
+	default:
+		o := &corev1.Pod{}
+		o.TypeMeta, o.ObjectMeta = a.meta("Pod", 10)
+		o.Labels = map[string]string{"app": fmt.Sprint("a", a.r.IntN(2)), "tier": fmt.Sprint("t", a.r.IntN(2))}
+		o.Spec.NodeName = fmt.Sprint("n", a.r.IntN(3))
+		ip := a.address()
+		o.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, PodIPs: []corev1.PodIP{{IP: ip}},
+			Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: []corev1.ConditionStatus{"True", "False"}[a.r.IntN(2)]}}}
+		a.put("pods", o)
+	}
+}
+
 // TestChangesAreFollowed: whatever is written, the rules that are followed change by change are those that are made from everything there is, and
 // a change of what no packet follows is none.
 func TestChangesAreFollowed(t *testing.T) {
@@ -30,81 +114,7 @@ func TestChangesAreFollowed(t *testing.T) {
 	go func() { defer close(ended); s.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-ended; s.Close() })
 	r := rand.New(rand.NewPCG(5, 6))
-	put := func(resource string, obj interface {
-		runtime.Object
-		metav1.Object
-	}) {
-		t.Helper()
-		k := crdt.Key{Resource: resource, Namespace: obj.GetNamespace(), Name: obj.GetName()}
-		base, there := s.Snapshot().Get(k)
-		w := store.Write{Key: k, Base: base, Object: obj}
-		if there && r.IntN(5) == 0 {
-			w.Object = nil
-		}
-		if _, err := s.Commit(t.Context(), w); err != nil {
-			t.Fatal(err)
-		}
-	}
-	meta := func(kind string, n int) (metav1.TypeMeta, metav1.ObjectMeta) {
-		version := "v1"
-		if kind == "EndpointSlice" {
-			version = "discovery.k8s.io/v1"
-		}
-		return metav1.TypeMeta{APIVersion: version, Kind: kind}, metav1.ObjectMeta{Namespace: fmt.Sprint("ns", r.IntN(2)), Name: fmt.Sprint("x", r.IntN(n))}
-	}
-	address := func() string { return fmt.Sprint("10.42.0.", r.IntN(8)) }
-	write := map[string]func(){
-		"services": func() {
-			o := &corev1.Service{}
-			o.TypeMeta, o.ObjectMeta = meta("Service", 6)
-			o.Spec.ClusterIP = fmt.Sprint("10.43.0.", r.IntN(5))
-			o.Spec.Ports = []corev1.ServicePort{{Port: 80}}
-			switch r.IntN(3) {
-			case 0:
-				o.Spec.Selector = map[string]string{"app": fmt.Sprint("a", r.IntN(2))}
-			case 1:
-				o.Spec.Selector = map[string]string{"app": fmt.Sprint("a", r.IntN(2)), "tier": fmt.Sprint("t", r.IntN(2))}
-			}
-			if r.IntN(4) == 0 {
-				o.Spec.ExternalIPs = []string{"203.0.113.1"}
-			}
-			put("services", o)
-		},
-		"pods": func() {
-			o := &corev1.Pod{}
-			o.TypeMeta, o.ObjectMeta = meta("Pod", 10)
-			o.Labels = map[string]string{"app": fmt.Sprint("a", r.IntN(2)), "tier": fmt.Sprint("t", r.IntN(2))}
-			o.Spec.NodeName = fmt.Sprint("n", r.IntN(3))
-			ip := address()
-			o.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, PodIPs: []corev1.PodIP{{IP: ip}},
-				Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: []corev1.ConditionStatus{"True", "False"}[r.IntN(2)]}}}
-			put("pods", o)
-		},
-		"endpoints": func() {
-			o := &corev1.Endpoints{}
-			o.TypeMeta, o.ObjectMeta = meta("Endpoints", 6)
-			o.Subsets = []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: address()}}, Ports: []corev1.EndpointPort{{Port: 8080}}}}
-			put("endpoints", o)
-		},
-		"slices": func() {
-			o := &discoveryv1.EndpointSlice{}
-			o.TypeMeta, o.ObjectMeta = meta("EndpointSlice", 8)
-			o.Labels = map[string]string{discoveryv1.LabelServiceName: fmt.Sprint("x", r.IntN(6))}
-			if r.IntN(3) == 0 {
-				o.Labels[discoveryv1.LabelManagedBy] = "endpointslice-controller.k8s.io"
-			}
-			o.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{address()}}}
-			o.Ports = []discoveryv1.EndpointPort{{Port: new(int32(8080))}}
-			put(endpointSlices, o)
-		},
-		"nodes": func() {
-			o := &corev1.Node{}
-			o.TypeMeta, o.ObjectMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, metav1.ObjectMeta{Name: fmt.Sprint("n", r.IntN(3)), Labels: map[string]string{"a": fmt.Sprint(r.IntN(9))}}
-			o.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: fmt.Sprint("192.0.2.", r.IntN(3))}}
-			put("nodes", o)
-		},
-	}
-	kinds := []string{"services", "pods", "pods", "pods", "endpoints", "slices", "nodes"}
+	a := author{t, s, r}
 	down := "n2"
 	cfg := proxy.Config{Node: "n1", NodeIP: netip.MustParseAddr("192.0.2.1"), ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"),
 		ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"), Reachable: func(node string) bool { return node != down }}
@@ -117,7 +127,7 @@ func TestChangesAreFollowed(t *testing.T) {
 			n = 100 // more than the history has
 		}
 		for range n {
-			write[kinds[r.IntN(len(kinds))]]()
+			a.write()
 		}
 		anew := i%50 == 10
 		if anew {

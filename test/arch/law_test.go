@@ -59,7 +59,7 @@ var rooms = []room{
 	{pkg: "node/containerd/seal", may: []string{"durable"}},
 	{pkg: "node/network", may: []string{"crdt/store", "durable"}, tests: []string{"crdt"}},
 	{pkg: "node/proxy"},
-	{pkg: "node/iptables", may: []string{"crdt/store", "node/proxy"}, tests: []string{"crdt"}},
+	{pkg: "node/iptables", may: []string{"crdt", "crdt/store", "node/proxy"}},
 	{pkg: "node/dns", may: []string{"crdt", "crdt/store", "node/proxy"}},
 	{pkg: "node/member", may: []string{"crdt", "crdt/store", "durable"}},
 	{pkg: "node/control", may: []string{"crdt", "crdt/store", "rendezvous"}, tests: []string{"httpapi"}},
