@@ -21,7 +21,7 @@ RUNC_TAGS := seccomp urfave_cli_no_docs netgo osusergo
 
 CNI := $(addprefix github.com/containernetworking/plugins/plugins/,main/bridge main/loopback ipam/host-local meta/portmap)
 
-.PHONY: build up down test e2e older bench lint fuzz sim deps conformance vagrant-check clean
+.PHONY: build up down test e2e older roll bin/older bench lint fuzz sim deps conformance vagrant-check clean
 
 build:
 	@mkdir -p bin/cni
@@ -52,11 +52,17 @@ e2e: deps build
 
 # older has a node run the daemon of an earlier commit beside those of this one.
 OLD ?= HEAD~1
-older: deps build
+older: bin/older
+	$(GO) test -count=1 -v -timeout 10m -run TestBesideAnOlderNode ./test/e2e -older $(CURDIR)/bin/older/murmur
+
+# roll brings a whole fleet of an earlier commit up to date, a node at a time, under load.
+roll: bin/older
+	$(GO) test -count=1 -v -timeout 10m -run TestRoll ./test/e2e -older $(CURDIR)/bin/older/murmur
+
+bin/older: deps build
 	@rm -rf bin/older && git worktree prune && git worktree add --detach --force bin/older/source $(OLD)
 	cd bin/older/source && $(STATIC) -ldflags '$(STRIP)' -o ../ ./cmd/murmur
 	git worktree remove --force bin/older/source
-	$(GO) test -count=1 -v -timeout 10m -run TestBesideAnOlderNode ./test/e2e -older $(CURDIR)/bin/older/murmur
 
 # bench measures on real nodes what murmur promises, and prints a table: RUNS times all, or that whose name ONLY finds.
 # Building upstream's programs, which stand beside, takes minutes the first time. ONLY=grow fills three nodes up to each of SIZES pods, in half an hour.

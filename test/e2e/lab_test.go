@@ -106,10 +106,21 @@ func requestUntilEOF(url string) {
 type lab struct {
 	t    *testing.T
 	name string
+	// programs is the directory of those that its verbs run.
+	programs string
 }
+
+// newest has the programs of this commit.
+var newest = filepath.Join(repo, "bin")
 
 // up starts a lab that ends with the test.
 func up(t *testing.T, name string, nodes int) *lab {
+	t.Helper()
+	return upWith(t, name, nodes, newest)
+}
+
+// upWith starts a lab of other programs.
+func upWith(t *testing.T, name string, nodes int, programs string) *lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes network namespaces")
@@ -120,7 +131,7 @@ func up(t *testing.T, name string, nodes int) *lab {
 	if _, err := os.Stat(filepath.Join(repo, "bin", "murmur-lab")); err != nil {
 		t.Fatal("bin/murmur-lab is missing: make build")
 	}
-	l := &lab{t, name}
+	l := &lab{t, name, programs}
 	if _, err := l.try("status"); err == nil {
 		l.do("down") // left by a test that was killed
 	}
@@ -155,7 +166,28 @@ var helloImage = func() func(*testing.T) string {
 }()
 
 func (l *lab) command(args ...string) *exec.Cmd {
-	return exec.Command(filepath.Join(repo, "bin", "murmur-lab"), append([]string{"--name", l.name}, args...)...)
+	return exec.Command(filepath.Join(l.programs, "murmur-lab"), append([]string{"--name", l.name}, args...)...)
+}
+
+// pid is the daemon of a node.
+func (l *lab) pid(node string) int {
+	l.t.Helper()
+	var s struct {
+		Nodes []struct {
+			Name string
+			PID  int
+		}
+	}
+	if err := json.Unmarshal([]byte(l.do("status", "-o", "json")), &s); err != nil {
+		l.t.Fatal(err)
+	}
+	for _, n := range s.Nodes {
+		if n.Name == node {
+			return n.PID
+		}
+	}
+	l.t.Fatalf("there is no %s", node)
+	return 0
 }
 
 // try runs a verb of murmur-lab and returns what it printed.

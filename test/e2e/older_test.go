@@ -15,13 +15,12 @@ import (
 // older is a murmur program of an earlier commit: make older OLD=REF builds one and gives it.
 var older = flag.String("older", "", "a murmur program of an earlier commit, which a node runs beside those of this one")
 
-// TestBesideAnOlderNode has one node go back to an older program on the disk that the newer wrote and closed, part from the others, meet them again and be
-// brought up to date. What passes between the two and what is on the disk is read by both.
-func TestBesideAnOlderNode(t *testing.T) {
+// olderPrograms is a directory with the older murmur, and beside it what it starts.
+func olderPrograms(t *testing.T) string {
+	t.Helper()
 	if *older == "" {
-		t.Skip("no older program is given: make older OLD=REF")
+		t.Skip("no older program is given: make older OLD=REF, make roll OLD=REF")
 	}
-	l := up(t, "e-older", 3)
 	dir := t.TempDir()
 	programs, err := os.ReadDir(filepath.Join(repo, "bin"))
 	if err != nil {
@@ -47,6 +46,14 @@ func TestBesideAnOlderNode(t *testing.T) {
 			}
 		}
 	}
+	return dir
+}
+
+// TestBesideAnOlderNode has one node go back to an older program on the disk that the newer wrote and closed, part from the others, meet them again and be
+// brought up to date. What passes between the two and what is on the disk is read by both.
+func TestBesideAnOlderNode(t *testing.T) {
+	dir := olderPrograms(t)
+	l := up(t, "e-older", 3)
 	l.apply("n1", deployment("web", 6, "one"))
 	l.within(time.Minute, "six pods are ready", l.wantReady("n2", "web", 6))
 	// What pods take from Secrets is theirs, whichever version made them and whichever looks after them.
@@ -93,11 +100,9 @@ func TestBesideAnOlderNode(t *testing.T) {
 	before := l.containers("n2")
 
 	l.do("stop", "n2")
-	start := l.command("start", "n2")
-	start.Path = filepath.Join(dir, "murmur-lab")
-	if out, err := start.CombinedOutput(); err != nil {
-		t.Fatalf("start the older program on n2: %v: %s", err, out)
-	}
+	l.programs = dir
+	l.do("start", "n2")
+	l.programs = newest
 	l.within(time.Minute, "all are ready as n2 sees it", l.allReady("n2", 3))
 	read("under the older")
 	reader("by-the-older")
@@ -142,4 +147,65 @@ func TestBesideAnOlderNode(t *testing.T) {
 	}
 	read("under the newer")
 	again("under the newer")
+}
+
+// TestRoll brings a fleet of an older program up to date, a node at a time, while clients write to all of it and ask a Service. No container is started
+// anew, no request of the Service fails, nothing that was acknowledged is lost, and at the end all hold the same and go on.
+func TestRoll(t *testing.T) {
+	dir := olderPrograms(t)
+	l := upWith(t, "e-fleet", 3, dir)
+	nodes := []string{"n1", "n2", "n3"}
+	l.apply("n1", deployment("web", 6, "one"))
+	l.within(time.Minute, "six pods are ready", l.wantReady("n2", "web", 6))
+	url := "http://" + l.vip("n1", "web")
+	l.within(10*time.Second, "the service answers", func() error { return l.curl("n2", url) })
+
+	asked := l.ask("n2", url)
+	var written []func() []string
+	for _, n := range nodes {
+		written = append(written, l.write(n, "during-"+n))
+	}
+	l.programs = newest
+	for _, n := range nodes {
+		before := l.containers(n)
+		l.do("stop", n)
+		l.do("start", n)
+		for _, at := range nodes {
+			l.within(time.Minute, "with "+n+" up to date all are ready as "+at+" sees it", l.allReady(at, 3))
+		}
+		after := l.containers(n)
+		for c := range before {
+			if !after[c] {
+				t.Errorf("container %s of %s was started anew", c, n)
+			}
+		}
+		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", l.pid(n))); err != nil || exe != filepath.Join(newest, "murmur") {
+			t.Errorf("%s runs %s (%v)", n, exe, err)
+		}
+		// Each that is up to date decides beside those that are not.
+		l.kubectl(n, "scale", "deployment/web", fmt.Sprint("--replicas=", 6+len(n)))
+		l.within(time.Minute, "the pods that "+n+" asks for are ready", l.wantReady(n, "web", 6+len(n)))
+		l.kubectl(n, "scale", "deployment/web", "--replicas=6")
+		l.within(time.Minute, "six pods are ready", l.wantReady(n, "web", 6))
+	}
+	var acked []string
+	for i, n := range nodes {
+		names := written[i]()
+		t.Logf("%d writes were acknowledged on %s", len(names), n)
+		if len(names) < 50 {
+			t.Errorf("only %d writes were acknowledged on %s", len(names), n)
+		}
+		acked = append(acked, names...)
+	}
+	if r := asked(); r.Answered < 50 || len(r.Failed) > 0 {
+		t.Errorf("%d requests answered, failed: %v", r.Answered, r.Failed)
+	} else {
+		t.Logf("%d requests answered", r.Answered)
+	}
+	l.within(time.Minute, "all have the same", l.sameDigests)
+	for _, n := range nodes {
+		if lost := l.lost(n, acked); len(lost) > 0 {
+			t.Errorf("%s has not %d of %d acknowledged writes: %v", n, len(lost), len(acked), lost[:min(5, len(lost))])
+		}
+	}
 }
