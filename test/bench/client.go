@@ -83,6 +83,8 @@ func runClient(args []string) error {
 		return c.fill(ctx, args[1], number(args[2]), number(args[3]))
 	case "pace": // PREFIX A-SECOND DURATION
 		return c.pace(ctx, args[1], number(args[2]), duration(args[3]))
+	case "watchers": // COUNT CHANGES
+		return c.watch(ctx, number(args[1]), number(args[2]))
 	case "start": // COUNT
 		return c.start(ctx, number(args[1]))
 	case "end": // COUNT

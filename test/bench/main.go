@@ -124,6 +124,7 @@ var experiments = []experiment{
 	{"quiet", (*bench).quiet},
 	{"heal", (*bench).heals},
 	{"crash", (*bench).crashes},
+	{"watchers", (*bench).watchers},
 	{"grow", (*bench).growth},
 	{"functions", (*bench).functions},
 }
