@@ -26,6 +26,11 @@
 // side covers it by letting the container serve that long before SIGTERM (node/iptables says with
 // Applied up to which version the rules are in the kernel), and a new pod counts as available only once it is in the rules.
 //
+// # Change by change
+//
+// Build makes the rules of everything; a Keeper keeps them, and makes anew those of the services that a change concerns. It has what Build
+// would make, and says whether connections have lost who answered them.
+//
 // # The shape of the rules
 //
 // The chains are those a reader of kube-proxy's rules knows, under our own prefix, so both can be told apart:
