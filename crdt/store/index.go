@@ -45,7 +45,8 @@ const (
 	ByAddress Index = 'a'
 	// ByPort has Services under the ports that they have on every node, in decimal.
 	ByPort Index = 'p'
-	// BySelector has Services under one of the labels that they select by, as LabelTerm writes it: who has not that label is not selected.
+	// BySelector has Services under one of the labels that they select by, as LabelTerm writes it: who has not that label is not selected. Others that
+	// select (Selects tells which) are under "" if they ask for the value of no label.
 	BySelector Index = 's'
 	// BySubject has RoleBindings and ClusterRoleBindings under those whom they bind, each as SubjectTerm writes it.
 	BySubject Index = 'b'
@@ -57,10 +58,24 @@ const (
 	ByType Index = 't'
 	// ByTies has, under "", the objects that name an owner, have a finalizer or are being deleted.
 	ByTies Index = 'g'
+	// ByDone has pods that nobody runs any more: under Ended those that have, and under Unbound those being deleted that no node has.
+	ByDone Index = 'd'
+	// ByAttributes has PersistentVolumes and PersistentVolumeClaims under the VolumeAttributesClasses that they name.
+	ByAttributes Index = 'q'
+	// ByAggregation has, under "", the ClusterRoles that are made of others.
+	ByAggregation Index = 'r'
 )
 
 // ClaimPrefix begins the names of a pod's annotations in which nodes claim it: JSON with the name of the node under "node".
 const ClaimPrefix = "placement.murmur.io/claim."
+
+// What ByDone has pods under.
+const (
+	// Ended are pods whose phase is Succeeded or Failed and that are not being deleted.
+	Ended = "ended"
+	// Unbound are pods that are being deleted and are bound to no node.
+	Unbound = "unbound"
+)
 
 // LabelTerm is the term of a label.
 func LabelTerm(key, value string) string { return key + "=" + value }
@@ -181,6 +196,37 @@ func (s *Snapshot) Owned(by types.UID, resource, namespace string) iter.Seq[*Ent
 	return s.Indexed(ByOwner, string(by), resource, namespace, "")
 }
 
+// Under walks the objects of all resources that an index has under a value.
+func (s *Snapshot) Under(i Index, value string) iter.Seq[*Entry] {
+	return func(yield func(*Entry) bool) {
+		from := &posting{term: string(i) + value, key: &crdt.Key{}}
+		s.postings.AscendGreaterOrEqual(from, func(p *posting) bool {
+			if p.term != from.term {
+				return false
+			}
+			e, ok := s.Get(*p.key)
+			return !ok || yield(e)
+		})
+	}
+}
+
+// Terms walks the values that an index has anything under, each once, in order. It takes as many steps as there are values.
+func (s *Snapshot) Terms(i Index) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for from := string(i); ; {
+			next := ""
+			s.postings.AscendGreaterOrEqual(&posting{term: from, key: &crdt.Key{}}, func(p *posting) bool {
+				next = p.term
+				return false
+			})
+			if next == "" || next[0] != byte(i) || !yield(next[1:]) {
+				return
+			}
+			from = next + "\x00"
+		}
+	}
+}
+
 // Having decodes the objects of a resource that an index has under any value, each once. Read only.
 func Having[T any](s *Snapshot, i Index, resource string) (out []*T) {
 	seen := map[crdt.Key]bool{}
@@ -297,6 +343,17 @@ func (e *Entry) Labels() labels.Set {
 // Text is the string at a path of names; "" if there is none. It is read from the encoding at each call.
 func (e *Entry) Text(path ...string) string {
 	return text(at(e.value, path...))
+}
+
+// Raw is the canonical encoding of what is at a path of names; nil if nothing is. Read only.
+func (e *Entry) Raw(path ...string) []byte { return at(e.value, path...) }
+
+// Owners are the UIDs of those that the object names as its owners. They are read from its encoding at each call.
+func (e *Entry) Owners() (uids []types.UID) {
+	for _, ref := range elements(member(member(e.value, "metadata"), "ownerReferences")) {
+		uids = append(uids, types.UID(text(member(ref, "uid"))))
+	}
+	return uids
 }
 
 // Controller is the object's reference to what controls it. It is read from its encoding at each call.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,7 +22,7 @@ import (
 // wanted are the terms of a pod, by what Kubernetes' types say.
 func wanted(p *corev1.Pod) []string {
 	set := map[string]bool{}
-	waits := len(p.Spec.SchedulingGates) == 0
+	waits := len(p.Spec.SchedulingGates) == 0 && p.DeletionTimestamp == nil
 	if p.Spec.NodeName != "" {
 		set[string(ByNode)+p.Spec.NodeName], waits = true, false
 	}
@@ -49,6 +50,12 @@ func wanted(p *corev1.Pod) []string {
 	}
 	for _, ip := range p.Status.PodIPs {
 		set[string(ByAddress)+ip.IP] = true
+	}
+	if p.Spec.NodeName == "" && p.DeletionTimestamp != nil {
+		set[string(ByDone)+Unbound] = true
+	}
+	if p.DeletionTimestamp == nil && (p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded) {
+		set[string(ByDone)+Ended] = true
 	}
 	if len(p.OwnerReferences)+len(p.Finalizers) > 0 || p.DeletionTimestamp != nil {
 		set[string(ByTies)] = true
@@ -84,6 +91,10 @@ func randomPod(r *rand.Rand, name string) *corev1.Pod {
 	if r.IntN(3) == 0 {
 		p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "a"}}
 	}
+	if r.IntN(3) == 0 {
+		p.DeletionTimestamp = &metav1.Time{Time: time.Unix(1_000_000, 0)}
+	}
+	p.Status.Phase = []corev1.PodPhase{"", corev1.PodRunning, corev1.PodFailed, corev1.PodSucceeded}[r.IntN(4)]
 	p.Annotations = map[string]string{"text": `{"labels":{"k0":"not a label"},"metadata":{}} \" é`}
 	if r.IntN(4) == 0 {
 		p.Annotations[ClaimPrefix+"n9"] = `{"node":"n9","pod":"u"}`
@@ -127,6 +138,48 @@ func TestIndexesSayWhatAScanFinds(t *testing.T) {
 		})
 		if !maps.EqualFunc(want, have, slices.Equal) {
 			t.Fatalf("indexed are\n%v\nand there are\n%v", have, want)
+		}
+		for _, i := range []Index{ByNode, ByDone, ByOwner, ByVolume} {
+			var values []string
+			for v := range snap.Terms(i) {
+				var under []string
+				for e := range snap.Under(i, v) {
+					under = append(under, e.Key.String())
+				}
+				if !slices.Equal(under, want[string(i)+v]) {
+					t.Errorf("under %c %q are %v, want %v", i, v, under, want[string(i)+v])
+				}
+				values = append(values, string(i)+v)
+			}
+			var terms []string
+			for term := range want {
+				if term[0] == byte(i) {
+					terms = append(terms, term)
+				}
+			}
+			if slices.Sort(terms); !slices.Equal(values, terms) {
+				t.Errorf("there are the terms %v, want %v", values, terms)
+			}
+		}
+		var namespaces []string
+		for e := range snap.Range("pods", "", "") {
+			namespaces = append(namespaces, e.Key.Namespace)
+		}
+		if have := slices.Collect(snap.Namespaces("pods")); !slices.Equal(have, slices.Compact(namespaces)) {
+			t.Errorf("pods are in %v, want %v", have, namespaces)
+		}
+		for e := range snap.Range("pods", "", "") {
+			p, err := As[corev1.Pod](e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var owners []types.UID
+			for _, o := range p.OwnerReferences {
+				owners = append(owners, o.UID)
+			}
+			if have := e.Owners(); !slices.Equal(have, owners) || string(e.Raw("status", "phase")) != fmt.Sprintf("%q", p.Status.Phase) && p.Status.Phase != "" {
+				t.Errorf("%s: owners %v, want %v; phase %s", e.Key, have, owners, e.Raw("status", "phase"))
+			}
 		}
 		var addressed []string
 		for _, p := range Having[corev1.Pod](snap, ByAddress, "pods") {

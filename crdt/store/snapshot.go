@@ -69,6 +69,28 @@ func (s *Snapshot) Range(resource, namespace, after string) iter.Seq[*Entry] {
 	}
 }
 
+// Namespaces walks the namespaces that a resource has objects in, in order; "" is among them if it has any in none. It takes as many steps as there
+// are namespaces.
+func (s *Snapshot) Namespaces(resource string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		from := crdt.Key{Resource: resource}
+		for more := true; more; {
+			more = false
+			s.tree.AscendGreaterOrEqual(&slot{key: from}, func(sl *slot) bool {
+				if sl.key.Resource != resource {
+					return false
+				}
+				if sl.entry == nil {
+					return true
+				}
+				from = crdt.Key{Resource: resource, Namespace: sl.key.Namespace + "\x00"}
+				more = yield(sl.key.Namespace)
+				return false
+			})
+		}
+	}
+}
+
 // firstKey is the key that a walk begins at.
 func firstKey(resource, namespace, after string) crdt.Key {
 	if ns, name, ok := strings.Cut(after, "/"); ok {

@@ -10,12 +10,19 @@ func termsOf(resource string, value []byte) []string {
 	var t terms
 	meta := member(value, "metadata")
 	t.ofAny(meta)
+	if Selects(resource) {
+		t.ofSelector(at(value, "spec", "selector"), resource == "services" || resource == "replicationcontrollers")
+	}
 	switch resource {
 	case "pods":
 		t.ofPod(value, meta)
 	case "persistentvolumeclaims":
 		t.addText(ByVolume, value, "spec", "volumeName")
+		t.addText(ByAttributes, value, "spec", "volumeAttributesClassName")
+		t.addText(ByAttributes, value, "status", "currentVolumeAttributesClassName")
+		t.addText(ByAttributes, value, "status", "modifyVolumeStatus", "targetVolumeAttributesClassName")
 	case "persistentvolumes":
+		t.addText(ByAttributes, value, "spec", "volumeAttributesClassName")
 		if ref := at(value, "spec", "claimRef"); ref != nil {
 			t.add(ByClaim, text(member(ref, "namespace"))+"/"+text(member(ref, "name")))
 		}
@@ -36,6 +43,10 @@ func termsOf(resource string, value []byte) []string {
 		t.addresses(at(value, "status", "addresses"), "address")
 	case "secrets":
 		t.add(ByType, text(member(value, "type")))
+	case "rbac.authorization.k8s.io/clusterroles":
+		if member(value, "aggregationRule") != nil {
+			t.add(ByAggregation, "")
+		}
 	case "rbac.authorization.k8s.io/rolebindings", "rbac.authorization.k8s.io/clusterrolebindings":
 		t.ofBinding(value, text(member(meta, "namespace")))
 	case "storage.k8s.io/volumeattachments":
@@ -98,18 +109,23 @@ func (t *terms) ofAny(meta []byte) {
 
 func (t *terms) ofPod(value, meta []byte) {
 	spec, status := member(value, "spec"), member(value, "status")
-	waits := member(spec, "schedulingGates") == nil && member(meta, "deletionTimestamp") == nil
-	if node := text(member(spec, "nodeName")); node != "" {
+	deleted, node := member(meta, "deletionTimestamp") != nil, text(member(spec, "nodeName"))
+	if node != "" {
 		t.add(ByNode, node)
-		waits = false
 	}
 	for name, v := range members(member(meta, "annotations")) {
 		if strings.HasPrefix(name, ClaimPrefix) {
 			t.add(ByNode, text(member([]byte(text(v)), "node"))) // whether the claim counts is for others to say
 		}
 	}
-	if waits {
+	if node == "" && !deleted && member(spec, "schedulingGates") == nil {
 		t.add(ByNode, "")
+	}
+	if node == "" && deleted {
+		t.add(ByDone, Unbound)
+	}
+	if phase := text(member(status, "phase")); !deleted && (phase == "Succeeded" || phase == "Failed") {
+		t.add(ByDone, Ended)
 	}
 	for _, v := range elements(member(spec, "volumes")) {
 		if name := claimOf(value, v); name != "" {
@@ -129,9 +145,31 @@ func (t *terms) ofService(spec []byte) {
 		t.port(member(p, "nodePort"))
 	}
 	t.port(member(spec, "healthCheckNodePort"))
-	for k, v := range members(member(spec, "selector")) {
+}
+
+// Selects tells whether BySelector has the objects of a resource.
+func Selects(resource string) bool {
+	switch resource {
+	case "services", "replicationcontrollers", "apps/replicasets", "apps/deployments", "apps/statefulsets", "apps/daemonsets", "batch/jobs", "policy/poddisruptionbudgets":
+		return true
+	}
+	return false
+}
+
+// ofSelector adds what a selector asks for; plain is one that is nothing but labels.
+func (t *terms) ofSelector(selector []byte, plain bool) {
+	if len(selector) == 0 || selector[0] != '{' {
+		return // it selects nothing
+	}
+	if !plain {
+		selector = member(selector, "matchLabels")
+	}
+	for k, v := range members(selector) {
 		t.add(BySelector, LabelTerm(k, text(v)))
-		break
+		return
+	}
+	if !plain {
+		t.add(BySelector, "")
 	}
 }
 

@@ -36,16 +36,18 @@ func newAgendaCase(t *testing.T) *agendaCase {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = replica.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done; replica.Close() })
-	return &agendaCase{t: t, store: replica, agenda: newAgenda(), now: epoch, row: &row{
+	return &agendaCase{t: t, store: replica, agenda: newAgenda(time.Second), now: epoch, row: &row{
 		owners: []string{replicaSets}, watches: []string{"pods", "nodes"},
 		concerns: map[string]concern{"pods": theController(replicaSets, "ReplicaSet")},
+		decide:   func(*world, *store.Entry) plan { return plan{} },
 	}}
 }
 
 func (c *agendaCase) set(name string) *store.Entry {
 	c.t.Helper()
 	return c.put(crdt.Key{Resource: replicaSets, Namespace: "default", Name: name}, &appsv1.ReplicaSet{
-		TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "ReplicaSet"}, ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}})
+		TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "ReplicaSet"}, ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
+		Spec: appsv1.ReplicaSetSpec{Selector: &metav1.LabelSelector{}}})
 }
 
 func (c *agendaCase) pod(name, set, phase string) {
@@ -69,17 +71,19 @@ func (c *agendaCase) put(k crdt.Key, obj runtime.Object) *store.Entry {
 	return e
 }
 
+func (c *agendaCase) wakesAt(e *store.Entry, at time.Time) {
+	c.decided(&decision{plan{wake: at}, e}, c.now)
+}
+
 // look is what is decided a second later.
 func (c *agendaCase) look(want ...string) {
 	c.t.Helper()
 	c.now = c.now.Add(time.Second)
 	snap, events, complete := c.store.Changes(c.looked, "pods", "nodes", replicaSets)
-	w := &world{snap: snap, now: c.now, self: "n1", alive: []string{"n1"}}
-	c.note(c.row, w, events, complete)
+	w := &world{snap: snap, now: c.now, self: "n1", alive: []string{"n1"}, events: events, complete: complete}
 	have := []string{}
-	for _, e := range c.owners(c.row, w) {
-		have = append(have, e.Key.Name)
-		c.decided(e, time.Time{})
+	for _, d := range c.agenda.look(c.t.Context(), c.row, nil, w) {
+		have = append(have, d.owner.Key.Name)
 	}
 	slices.Sort(have)
 	if !slices.Equal(have, append([]string{}, want...)) {
@@ -119,7 +123,7 @@ func TestAgenda(t *testing.T) {
 	c.look("s1") // the name is free
 	c.put(crdt.Key{Resource: "nodes", Name: "n1"}, &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
 	c.look("s0", "s1", "s2") // of a node that is all that is known
-	c.now = c.now.Add(wholeEvery)
+	c.now = c.now.Add(2 * wholeEvery)
 	c.look("s0", "s1", "s2")
 	c.look()
 }
@@ -146,7 +150,7 @@ func TestAgendaWaits(t *testing.T) {
 
 	// A time that comes while the writes are under way is no reason to look before they are done.
 	c.busy[e.Key] = true
-	c.decided(e, c.now.Add(time.Second))
+	c.wakesAt(e, c.now.Add(time.Second))
 	c.look()
 	if d := c.wait(c.now); d < time.Second {
 		t.Errorf("the loop looks again in %s while the writes of an owner are under way", d)
@@ -154,7 +158,7 @@ func TestAgendaWaits(t *testing.T) {
 	c.ended(outcome{key: e.Key, uid: e.UID}, c.now)
 	c.look("s0")
 	// Nor does one that has passed already have the loop spin.
-	c.decided(e, c.now.Add(-time.Hour))
+	c.wakesAt(e, c.now.Add(-time.Hour))
 	if d := c.wait(c.now); d != minWait {
 		t.Errorf("for a time that has passed the loop waits %s", d)
 	}
@@ -182,7 +186,7 @@ func TestAgendaWaits(t *testing.T) {
 	}
 	c.look("s0")
 
-	c.decided(e, c.now.Add(30*time.Second))
+	c.wakesAt(e, c.now.Add(30*time.Second))
 	c.look()
 	c.now = c.now.Add(30 * time.Second)
 	c.look("s0")
@@ -190,9 +194,86 @@ func TestAgendaWaits(t *testing.T) {
 	if _, err := c.store.Commit(t.Context(), store.Write{Key: e.Key, Base: base}); err != nil {
 		t.Fatal(err)
 	}
-	c.decided(e, c.now.Add(time.Second))
+	c.wakesAt(e, c.now.Add(time.Second))
 	c.look() // it is gone
 	if len(c.wakes) > 0 {
 		t.Error("what is gone is waited for")
+	}
+}
+
+// TestNothingChanged: what was written and changed nothing is written again later and later, and at once when anything is another.
+func TestNothingChanged(t *testing.T) {
+	c := newAgendaCase(t)
+	c.set("s0")
+	want := "a"
+	c.row.decide = func(*world, *store.Entry) plan {
+		if want == "" {
+			return plan{}
+		}
+		return plan{writes: []write{{verb: update, obj: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: want}}}}}
+	}
+	// step looks after a time, and has what is written succeed.
+	step := func(after time.Duration, writes bool) {
+		t.Helper()
+		c.now = c.now.Add(after)
+		snap, events, complete := c.store.Changes(c.looked, "pods", "nodes", replicaSets)
+		wrote := false
+		for _, d := range c.agenda.look(t.Context(), c.row, nil, &world{snap: snap, now: c.now, self: "n1", alive: []string{"n1"}, events: events, complete: complete}) {
+			if len(d.writes) > 0 {
+				wrote = true
+				c.ended(outcome{key: d.owner.Key, uid: d.owner.UID}, c.now)
+			}
+		}
+		if wrote != writes {
+			t.Errorf("at %s it writes: %v", c.now.Sub(epoch), wrote)
+		}
+	}
+	const soon = time.Millisecond
+	step(soon, true)
+	for length := minPause; length < time.Second; length *= 2 {
+		step(soon, false)
+		if d := c.wait(c.now); d > length || d < length/2 {
+			t.Errorf("it is looked at again in %s, want %s", d, length)
+		}
+		step(length-2*soon, false)
+		step(2*soon, true)
+	}
+	want = "b"
+	step(soon, true)
+	step(soon, false)
+	step(minPause, true) // the pause is short again
+	want = ""
+	step(soon, false)
+	if len(c.written) > 0 {
+		t.Error("what was written is remembered of whom nothing is to be written")
+	}
+	want = "b"
+	c.pod("s0-a", "s0", "Pending")
+	step(soon, true)
+}
+
+// TestRoundsAreSpread: all owners are decided about once a minute, at a time of the controller's own.
+func TestRoundsAreSpread(t *testing.T) {
+	places := map[time.Duration]bool{}
+	for _, name := range []string{"deployment-controller", "job-controller", "node-controller"} {
+		for _, node := range []string{"n1", "n2"} {
+			m := newAgenda(offset(name, node))
+			if m.offset != offset(name, node) || m.offset < 0 || m.offset >= wholeEvery {
+				t.Errorf("%s of %s has the offset %s", name, node, m.offset)
+			}
+			places[m.offset] = true
+			for _, now := range []time.Time{epoch, epoch.Add(m.offset), epoch.Add(m.offset - 1), epoch.Add(m.offset + 1), time.Unix(0, 1)} {
+				next := m.next(now)
+				if wait := next.Sub(now); wait < wholeEvery/2 || wait >= 3*wholeEvery/2 {
+					t.Errorf("the next round is in %s", wait)
+				}
+				if at := time.Duration(next.UnixNano() % int64(wholeEvery)); at != m.offset {
+					t.Errorf("the next round is at %s of the minute, want %s", at, m.offset)
+				}
+			}
+		}
+	}
+	if len(places) != 6 {
+		t.Errorf("six controllers have the times %v", places)
 	}
 }

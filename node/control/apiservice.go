@@ -12,10 +12,13 @@ import (
 	"murmur/crdt/store"
 )
 
+// apiName is the name of the API's own Service.
+const apiName = "kubernetes"
+
 // apiService is the entry's Service if it is the API's own, whose endpoints are the nodes: every node serves the API. The
 // proxy asks nobody for it, and leads to its own node; clients and programs that look for API servers read these.
 func apiService(e *store.Entry) (*corev1.Service, bool) {
-	if e.Key.Namespace != corev1.NamespaceDefault || e.Key.Name != "kubernetes" {
+	if e.Key.Namespace != corev1.NamespaceDefault || e.Key.Name != apiName {
 		return nil, false
 	}
 	svc, err := store.As[corev1.Service](e)

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -40,21 +41,22 @@ type autoscalers struct {
 
 func newAutoscalers() *autoscalers { return &autoscalers{memory: map[types.UID]*memory{}} }
 
-// ask asks for what the HPAs that are due are decided from, and forgets those that others decide now.
-func (a *autoscalers) ask(ctx context.Context, api API, w *world) {
+// ask asks for what these HPAs are decided from, those that are due, and forgets those that others decide now.
+func (a *autoscalers) ask(ctx context.Context, api API, w *world, due []*store.Entry) {
+	if w.everything {
+		a.forget(w)
+	}
 	ctx, cancel := context.WithTimeout(ctx, asking)
 	defer cancel()
 	a.asked = map[types.UID]*scaling{}
-	mine := map[types.UID]bool{}
 	targets := &targets{ctx: ctx, api: api, of: map[string]func() (*autoscalingv1.Scale, error){}}
 	var group errgroup.Group
 	group.SetLimit(maxAsking)
-	for e := range w.snap.Range(horizontalPodAutoscalers, "", "") {
+	for _, e := range due {
 		hpa, err := store.As[autoscalingv2.HorizontalPodAutoscaler](e)
-		if err != nil || !w.mine(e.UID) {
+		if err != nil {
 			continue
 		}
-		mine[e.UID] = true
 		if m := a.memory[e.UID]; m != nil && w.now.Before(m.due) && m.generation == hpa.Generation {
 			continue
 		}
@@ -66,11 +68,15 @@ func (a *autoscalers) ask(ctx context.Context, api API, w *world) {
 		})
 	}
 	_ = group.Wait()
-	for uid := range a.memory {
-		if !mine[uid] {
-			delete(a.memory, uid)
-		}
+}
+
+// forget drops what is remembered of HPAs that are others' or gone.
+func (a *autoscalers) forget(w *world) {
+	mine := map[types.UID]bool{}
+	for e := range w.snap.Range(horizontalPodAutoscalers, "", "") {
+		mine[e.UID] = w.mine(e.UID)
 	}
+	maps.DeleteFunc(a.memory, func(uid types.UID, _ *memory) bool { return !mine[uid] })
 }
 
 // targets are what HPAs scale, each asked for its scale once.

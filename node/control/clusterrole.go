@@ -7,7 +7,6 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"murmur/crdt/store"
 )
@@ -27,8 +26,8 @@ func clusterRole(w *world, e *store.Entry) plan {
 		if err != nil {
 			continue
 		}
-		for _, o := range store.List[rbacv1.ClusterRole](w.snap, clusterRoles, "") {
-			if o.Name != role.Name && selector.Matches(labels.Set(o.Labels)) {
+		for _, o := range store.Select[rbacv1.ClusterRole](w.snap, clusterRoles, "", selector) {
+			if o.Name != role.Name {
 				chosen[o.Name] = o
 			}
 		}

@@ -1,11 +1,12 @@
 package control
 
 import (
+	"bytes"
 	"maps"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"murmur/crdt"
 	"murmur/crdt/store"
@@ -43,7 +44,7 @@ func theController(resource, kind string) concern {
 			ref, ok := o.Controller()
 			switch {
 			case !ok && adoptable(e):
-				return everyOne(w, resource, ns)
+				out = append(out, selectors(w, resource, o)...)
 			case ok && ref.Kind == kind:
 				out = append(out, crdt.Key{Resource: resource, Namespace: ns, Name: ref.Name})
 			}
@@ -69,9 +70,10 @@ func namesakes(w *world, resource string, e store.Event) (out []crdt.Key) {
 	if e.Type != store.Deleted {
 		return nil
 	}
-	for o := range w.snap.Range(resource, e.Entry.Key.Namespace, "") {
-		if strings.HasPrefix(e.Entry.Key.Name, o.Key.Name) {
-			out = append(out, o.Key)
+	for i := range e.Entry.Key.Name {
+		k := crdt.Key{Resource: resource, Namespace: e.Entry.Key.Namespace, Name: e.Entry.Key.Name[:i+1]}
+		if _, ok := w.snap.Get(k); ok {
+			out = append(out, k)
 		}
 	}
 	return out
@@ -96,31 +98,40 @@ func theDeployment(w *world, e store.Event) (out []crdt.Key) {
 	return out
 }
 
-// theServices concerns the Services that select the object, or did.
-func theServices(w *world, e store.Event) (out []crdt.Key) {
-	var had []labels.Set
-	for _, o := range both(e) {
-		had = append(had, o.Labels())
+// selectors are the objects of a resource, in an object's namespace, that may select it by its labels.
+func selectors(w *world, resource string, o *store.Entry) (out []crdt.Key) {
+	ns := o.Key.Namespace
+	if !store.Selects(resource) {
+		return everyOne(w, resource, ns)
 	}
-	for s := range w.snap.Range("services", e.Entry.Key.Namespace, "") {
-		svc, err := store.As[corev1.Service](s)
-		if err != nil || len(svc.Spec.Selector) == 0 {
-			continue
-		}
-		by := labels.Set(svc.Spec.Selector).AsSelectorPreValidated()
-		for _, l := range had {
-			if by.Matches(l) {
-				out = append(out, s.Key)
-				break
-			}
+	terms := []string{""}
+	for k, v := range o.Labels() {
+		terms = append(terms, store.LabelTerm(k, v))
+	}
+	for _, term := range terms {
+		for s := range w.snap.Indexed(store.BySelector, term, resource, ns, "") {
+			out = append(out, s.Key)
 		}
 	}
 	return out
 }
 
-// theNeighbours concerns all owners in the object's namespace.
-func theNeighbours(resource string) concern {
-	return func(w *world, e store.Event) []crdt.Key { return everyOne(w, resource, e.Entry.Key.Namespace) }
+// theSelectors concerns the owners of a resource that select the object, or did.
+func theSelectors(resource string) concern {
+	return func(w *world, e store.Event) (out []crdt.Key) {
+		for _, o := range both(e) {
+			out = append(out, selectors(w, resource, o)...)
+		}
+		return out
+	}
+}
+
+// theScaled concerns all budgets in the object's namespace if another number of pods is wanted, or by another.
+func theScaled(w *world, e store.Event) []crdt.Key {
+	if e.Type == store.Modified && sameRaw(e, "spec", "replicas") && sameRaw(e, "metadata", "ownerReferences") {
+		return nil
+	}
+	return everyOne(w, budgets, e.Entry.Key.Namespace)
 }
 
 // theNamesake concerns the owner of the same name in the object's namespace.
@@ -148,15 +159,164 @@ func theClaims(_ *world, e store.Event) (out []crdt.Key) {
 	return out
 }
 
-// theVolume concerns the volume that a claim is bound to. One that is gone may be named by a volume that it never named itself.
+// theVolume concerns the volumes that a claim is bound to, or that are for it.
 func theVolume(w *world, e store.Event) (out []crdt.Key) {
-	if e.Type == store.Deleted {
-		return everyOne(w, volumes, "")
-	}
 	for _, o := range both(e) {
-		if c, err := store.As[corev1.PersistentVolumeClaim](o); err == nil && c.Spec.VolumeName != "" {
-			out = append(out, crdt.Key{Resource: volumes, Name: c.Spec.VolumeName})
+		if name := o.Text("spec", "volumeName"); name != "" {
+			out = append(out, crdt.Key{Resource: volumes, Name: name})
+		}
+	}
+	for v := range w.snap.Indexed(store.ByClaim, e.Entry.Key.Namespace+"/"+e.Entry.Key.Name, volumes, "", "") {
+		out = append(out, v.Key)
+	}
+	return out
+}
+
+// theQuotas concerns the quotas of the object's namespace, if what is charged for it may be another.
+func theQuotas(w *world, e store.Event) []crdt.Key {
+	k := e.Entry.Key
+	switch {
+	case k.Resource == definitions && e.Type != store.Modified:
+		return everybody() // another kind is counted
+	case k.Namespace == "" || e.Type == store.Modified && !charged(e.Old, e.Entry):
+		return nil
+	}
+	return everyOne(w, resourceQuotas, k.Namespace)
+}
+
+// everyOneIf concerns all owners, if a Node comes or goes or differs in what matters.
+func everyOneIf(matters ...func(a, b *corev1.Node) bool) concern {
+	return func(_ *world, e store.Event) []crdt.Key {
+		if differ(e, matters...) {
+			return everybody()
+		}
+		return nil
+	}
+}
+
+// differ tells whether a Node comes or goes, or differs in any of what matters.
+func differ(e store.Event, matters ...func(a, b *corev1.Node) bool) bool {
+	if e.Type != store.Modified {
+		return true
+	}
+	is, err := store.As[corev1.Node](e.Entry)
+	was, failed := store.As[corev1.Node](e.Old)
+	if err != nil || failed != nil {
+		return true
+	}
+	for _, m := range matters {
+		if m(was, is) {
+			return true
+		}
+	}
+	return false
+}
+
+// What of a Node matters. Most changes of Nodes are of none of it: they say what the kubelet has measured.
+
+// reach is whether, and since when, the Node is said to be out of reach.
+func reach(a, b *corev1.Node) bool {
+	return !equality.Semantic.DeepEqual(taint(a, corev1.TaintNodeUnreachable), taint(b, corev1.TaintNodeUnreachable))
+}
+
+// readiness is the Node's own word.
+func readiness(a, b *corev1.Node) bool { return ready(a) != ready(b) }
+
+// taints are all that the Node has.
+func taints(a, b *corev1.Node) bool {
+	return !equality.Semantic.DeepEqual(a.Spec.Taints, b.Spec.Taints)
+}
+
+// labelled is what selects the Node.
+func labelled(a, b *corev1.Node) bool { return !maps.Equal(a.Labels, b.Labels) }
+
+// zoned is where the Node is.
+func zoned(a, b *corev1.Node) bool {
+	return a.Labels[corev1.LabelTopologyZone] != b.Labels[corev1.LabelTopologyZone]
+}
+
+// addressed is how the Node is reached.
+func addressed(a, b *corev1.Node) bool {
+	return !equality.Semantic.DeepEqual(a.Status.Addresses, b.Status.Addresses)
+}
+
+// theAPI concerns the Service of the API, whose endpoints are the nodes.
+func theAPI(_ *world, e store.Event) []crdt.Key {
+	if !differ(e, addressed) {
+		return nil
+	}
+	return []crdt.Key{{Resource: "services", Namespace: metav1.NamespaceDefault, Name: apiName}}
+}
+
+// theSlices concerns the Services that a Node matters to: the API's by its address, and all by its zone.
+func theSlices(w *world, e store.Event) []crdt.Key {
+	if differ(e, zoned) {
+		return everybody()
+	}
+	return theAPI(w, e)
+}
+
+// theNamespaces concerns the namespace that the object is in, and all if a kind is defined or no longer is.
+func theNamespaces(w *world, e store.Event) []crdt.Key {
+	if e.Entry.Key.Resource == definitions && e.Type != store.Modified {
+		return everybody()
+	}
+	return theNamespace(w, e)
+}
+
+// theNumbers concerns the claims of the numbers that a Service has, or had.
+func theNumbers(_ *world, e store.Event) (out []crdt.Key) {
+	for _, o := range both(e) {
+		if svc, err := store.As[corev1.Service](o); err == nil {
+			out = append(out, numbersOf(svc)...)
 		}
 	}
 	return out
+}
+
+// theUsers concerns the Services that have a number: those of a claim, and those that a Service shares, or shared, any with.
+func theUsers(w *world, e store.Event) (out []crdt.Key) {
+	numbers := []crdt.Key{e.Entry.Key}
+	if e.Entry.Key.Resource == "services" {
+		if e.Type == store.Modified && sameRaw(e, "spec") && sameRaw(e, "metadata", "creationTimestamp") {
+			return nil
+		}
+		numbers = theNumbers(w, e)
+	}
+	for _, number := range numbers {
+		for _, svc := range users(w, number) {
+			out = append(out, crdt.Key{Resource: "services", Namespace: svc.Namespace, Name: svc.Name})
+		}
+	}
+	return out
+}
+
+// theClasses concerns the classes of volume attributes that a volume or claim names, or named.
+func theClasses(_ *world, e store.Event) (out []crdt.Key) {
+	for _, o := range both(e) {
+		for _, path := range [][]string{
+			{"spec", "volumeAttributesClassName"}, {"status", "currentVolumeAttributesClassName"}, {"status", "modifyVolumeStatus", "targetVolumeAttributesClassName"},
+		} {
+			if name := o.Text(path...); name != "" {
+				out = append(out, crdt.Key{Resource: attributeClasses, Name: name})
+			}
+		}
+	}
+	return out
+}
+
+// theAggregates concerns the ClusterRoles that are made of others.
+func theAggregates(w *world, e store.Event) (out []crdt.Key) {
+	if e.Type == store.Modified && sameRaw(e, "rules") && sameRaw(e, "metadata", "labels") {
+		return nil
+	}
+	for o := range w.snap.Under(store.ByAggregation, "") {
+		out = append(out, o.Key)
+	}
+	return out
+}
+
+// sameRaw tells whether an object that has changed is the same at a path of names.
+func sameRaw(e store.Event, path ...string) bool {
+	return bytes.Equal(e.Old.Raw(path...), e.Entry.Raw(path...))
 }

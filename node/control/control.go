@@ -102,10 +102,12 @@ type Controllers struct {
 	rows []row
 	poke chan struct{}
 
-	// mu guards since.
+	// mu guards since and share.
 	mu sync.Mutex
 	// since is when a node in sight came in sight.
 	since map[string]time.Time
+	// share is that of the nodes in sight.
+	share *share
 }
 
 // New makes the controllers. It starts nothing.
@@ -181,32 +183,32 @@ func (c *Controllers) Run(ctx context.Context) error {
 func table(cfg Config) []row {
 	const pods, nodes = "pods", "nodes"
 	collector, lost, evicted, scaled := newGarbage(cfg.Store), newStrays(), newEviction(), newAutoscalers()
+	seen := everyOneIf(reach)
 	rows := []row{
 		{name: "deployment-controller", owners: []string{deployments}, watches: []string{replicaSets, pods}, decide: deployment,
 			concerns: map[string]concern{replicaSets: theController(deployments, "Deployment"), pods: theDeployment}},
 		{name: "replicaset-controller", owners: []string{replicaSets}, watches: []string{pods, nodes}, decide: replicaSet,
-			concerns: map[string]concern{pods: theController(replicaSets, "ReplicaSet")}},
+			concerns: map[string]concern{pods: theController(replicaSets, "ReplicaSet"), nodes: everyOneIf(reach, readiness)}},
 		{name: "replication-controller", owners: []string{replicationControllers}, watches: []string{pods, nodes}, decide: replicationController,
-			concerns: map[string]concern{pods: theController(replicationControllers, "ReplicationController")}},
+			concerns: map[string]concern{pods: theController(replicationControllers, "ReplicationController"), nodes: everyOneIf(reach, readiness)}},
 		{name: "endpointslice-controller", owners: []string{"services"}, watches: []string{pods, nodes, endpointSlices}, decide: endpointSlice,
-			concerns: map[string]concern{pods: theServices, endpointSlices: theController("services", "Service")}},
+			concerns: map[string]concern{pods: theSelectors("services"), nodes: theSlices, endpointSlices: theController("services", "Service")}},
 		{name: "endpoint-controller", owners: []string{"services"}, watches: []string{pods, nodes, "endpoints"}, decide: endpoints,
-			concerns: map[string]concern{pods: theServices, "endpoints": theNamesake("services")}},
+			concerns: map[string]concern{pods: theSelectors("services"), nodes: theAPI, "endpoints": theNamesake("services")}},
 		{name: "endpointslicemirroring-controller", owners: []string{"endpoints"}, watches: []string{"services", endpointSlices}, decide: mirror,
 			concerns: map[string]concern{"services": theNamesake("endpoints"), endpointSlices: theController("endpoints", "Endpoints")}},
 		{name: "disruption-controller", owners: []string{budgets}, watches: []string{pods, nodes, replicaSets, deployments, replicationControllers, statefulSets}, decide: disruption,
 			concerns: map[string]concern{
-				pods: theNeighbours(budgets), replicaSets: theNeighbours(budgets), deployments: theNeighbours(budgets), replicationControllers: theNeighbours(budgets),
-				statefulSets: theNeighbours(budgets),
+				pods: theSelectors(budgets), nodes: seen, replicaSets: theScaled, deployments: theScaled, replicationControllers: theScaled, statefulSets: theScaled,
 			}},
 		{name: "statefulset-controller", owners: []string{statefulSets}, watches: []string{pods, nodes, controllerRevisions}, decide: statefulSet,
-			concerns: map[string]concern{pods: theController(statefulSets, "StatefulSet"), controllerRevisions: theController(statefulSets, "StatefulSet")}},
+			concerns: map[string]concern{pods: theController(statefulSets, "StatefulSet"), nodes: seen, controllerRevisions: theController(statefulSets, "StatefulSet")}},
 		{name: "daemon-set-controller", owners: []string{daemonSets}, watches: []string{pods, nodes, controllerRevisions}, decide: daemonSet,
-			concerns: map[string]concern{pods: theController(daemonSets, "DaemonSet"), controllerRevisions: theController(daemonSets, "DaemonSet")}},
+			concerns: map[string]concern{pods: theController(daemonSets, "DaemonSet"), nodes: everyOneIf(taints, labelled), controllerRevisions: theController(daemonSets, "DaemonSet")}},
 		{name: "daemon-set-controller", owners: []string{daemonSets}, watches: []string{pods, nodes}, everywhere: true, decide: daemon,
-			concerns: map[string]concern{pods: theController(daemonSets, "DaemonSet")}},
+			concerns: map[string]concern{pods: theController(daemonSets, "DaemonSet"), nodes: everyOneIf(taints, labelled)}},
 		{name: "job-controller", owners: []string{jobs}, watches: []string{pods, nodes}, decide: job,
-			concerns: map[string]concern{pods: theController(jobs, "Job")}},
+			concerns: map[string]concern{pods: theController(jobs, "Job"), nodes: seen}},
 		{name: "cronjob-controller", owners: []string{cronJobs}, watches: []string{jobs}, decide: cronJob,
 			concerns: map[string]concern{jobs: theController(cronJobs, "CronJob")}},
 		{name: "service-account-controller", owners: []string{"namespaces"}, watches: []string{"serviceaccounts"}, decide: serviceAccount,
@@ -214,41 +216,47 @@ func table(cfg Config) []row {
 		{name: "root-ca-cert-publisher", owners: []string{"namespaces"}, watches: []string{"configmaps", "murmur.io/authorities", "murmur.io/members"}, decide: rootCA(cfg.CACert),
 			concerns: map[string]concern{"configmaps": theNamespace}},
 		{name: "namespace-controller", owners: []string{"namespaces"}, watchesAll: true, decide: namespace,
-			concerns: map[string]concern{anyResource: theNamespace}},
-		{name: "generic-garbage-collector", all: true, pace: 50 * time.Millisecond,
-			prepare: collector.prepare, decide: collector.decide},
-		{name: "pod-garbage-collector", owners: []string{pods}, watches: []string{nodes}, prepare: lost.prepare, decide: lost.decide},
-		{name: "node-controller", owners: []string{pods}, watches: []string{nodes}, prepare: evicted.prepare, decide: evicted.decide},
+			concerns: map[string]concern{anyResource: theNamespaces}},
+		{name: "generic-garbage-collector", all: true, among: collector.among, pace: 50 * time.Millisecond,
+			prepare: collector.prepare, decide: collector.decide, concerns: map[string]concern{anyResource: collector.concerned}},
+		{name: "pod-garbage-collector", owners: []string{pods}, watches: []string{nodes}, among: lost.among, prepare: lost.prepare, decide: lost.decide,
+			concerns: map[string]concern{anyResource: lost.theConcerned}},
+		{name: "node-controller", owners: []string{pods}, watches: []string{nodes}, among: evicted.among, prepare: evicted.prepare, decide: evicted.decide,
+			concerns: map[string]concern{nodes: evicted.concerned}},
 		{name: "horizontal-pod-autoscaler", owners: []string{horizontalPodAutoscalers}, ask: scaled.ask, decide: scaled.decide},
-		{name: "clusterrole-aggregation-controller", owners: []string{clusterRoles}, decide: clusterRole},
+		{name: "clusterrole-aggregation-controller", owners: []string{clusterRoles}, decide: clusterRole,
+			concerns: map[string]concern{clusterRoles: theAggregates}},
 		{name: "pvc-protection-controller", owners: []string{claims}, watches: []string{pods, nodes}, decide: claimProtection,
-			concerns: map[string]concern{pods: theClaims}},
+			concerns: map[string]concern{pods: theClaims, nodes: seen}},
 		{name: "pv-protection-controller", owners: []string{volumes}, watches: []string{claims, nodes}, decide: volumeProtection,
-			concerns: map[string]concern{claims: theVolume}},
-		{name: "volumeattributesclass-protection-controller", owners: []string{attributeClasses}, watches: []string{volumes, claims, nodes}, decide: attributesProtection},
-		{name: "certificate-controller", owners: []string{requests}, decide: cleaning, concerns: map[string]concern{}},
-		{name: "token-cleaner", owners: []string{"secrets"}, decide: token, concerns: map[string]concern{}},
-		{name: "podcertificaterequestcleaner", owners: []string{podCertificateRequests}, decide: podCertificateRequest, concerns: map[string]concern{}},
+			concerns: map[string]concern{claims: theVolume, nodes: seen}},
+		{name: "volumeattributesclass-protection-controller", owners: []string{attributeClasses}, watches: []string{volumes, claims, nodes}, decide: attributesProtection,
+			concerns: map[string]concern{volumes: theClasses, claims: theClasses, nodes: seen}},
+		{name: "certificate-controller", owners: []string{requests}, decide: cleaning},
+		{name: "token-cleaner", owners: []string{"secrets"}, decide: token},
+		{name: "podcertificaterequestcleaner", owners: []string{podCertificateRequests}, decide: podCertificateRequest},
 	}
 	if cfg.Numbers != nil {
-		services, claims := &numbered{}, &numbered{}
 		rows = append(rows,
-			row{name: "service-controller", owners: []string{"services"}, watches: []string{addressClaims, portClaims}, prepare: services.prepare, decide: services.service},
-			row{name: "service-controller", owners: []string{addressClaims, portClaims}, watches: []string{"services"}, prepare: claims.prepare, decide: claims.claim})
+			row{name: "service-controller", owners: []string{"services"}, watches: []string{addressClaims, portClaims}, decide: serviceNumbers,
+				concerns: map[string]concern{anyResource: theUsers}},
+			row{name: "service-controller", owners: []string{addressClaims, portClaims}, watches: []string{"services"}, decide: unusedClaim,
+				concerns: map[string]concern{"services": theNumbers}})
 	}
 	if cfg.Signer != nil {
-		rows = append(rows, row{name: "certificate-controller", owners: []string{requests}, watches: []string{nodes}, everywhere: true, decide: signing(cfg.Signer),
-			concerns: map[string]concern{}})
+		rows = append(rows, row{name: "certificate-controller", owners: []string{requests}, watches: []string{nodes, "murmur.io/authorities", "murmur.io/members"}, everywhere: true,
+			decide: signing(cfg.Signer), concerns: map[string]concern{nodes: everyOneIf()}})
 	}
 	if cfg.Signer != nil && cfg.Tokens != nil {
 		held := newSecretTokens(cfg)
 		rows = append(rows, row{name: "serviceaccount-token-controller", as: "system:kube-controller-manager", owners: []string{"secrets", accounts},
-			watches: []string{nodes, "murmur.io/authorities", "murmur.io/members"}, everywhere: true, prepare: held.prepare, decide: held.decide})
+			watches: []string{nodes, "murmur.io/authorities", "murmur.io/members"}, everywhere: true, among: held.among, prepare: held.prepare, decide: held.decide,
+			concerns: map[string]concern{"secrets": held.ofSecrets, accounts: held.ofAccounts, nodes: seen}})
 	}
 	if cfg.Usage != nil {
 		spent := newCharges(cfg.Usage)
 		rows = append(rows, row{name: "resourcequota-controller", owners: []string{resourceQuotas}, watchesAll: true, pace: 100 * time.Millisecond,
-			prepare: spent.prepare, decide: spent.decide})
+			prepare: spent.prepare, decide: spent.decide, concerns: map[string]concern{anyResource: theQuotas}})
 	}
 	return rows
 }

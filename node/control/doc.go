@@ -9,12 +9,19 @@
 //
 // # The loop
 //
-// One loop runs each row of the table in control.go: take a snapshot, ask for what is in none, decide for every owner whose controller of record
-// is this node, write, wait for a change, a change of the view, or the earliest time that a decision asked for. The
-// controller of record is the rendezvous hash of the owner's UID over the nodes in sight. That saves work; nothing
+// One loop runs each row of the table in control.go: take a snapshot and what has changed since the last, ask the row whom those changes concern,
+// decide for those of them whose controller of record is this node, write, and wait for a change, a change of the view, or the earliest time
+// that a decision asked for. So the work for a change is that of the objects that it touches, however many there are. Once a minute or so,
+// and whenever it is not known what has changed, all owners are decided: each loop at a time of its own, so that not all do at once.
+// TestNobodyIsForgotten shows that whoever is not decided has nothing to do.
+//
+// A row that keeps something in mind follows the changes with it (row.prepare), and makes it anew when all owners are decided.
+//
+// The controller of record is the rendezvous hash of the owner's UID over the nodes in sight. That saves work; nothing
 // depends on it: during a partition each side has its own, and for a moment after any change of view two may act. Writes
 // go through the API as the ServiceAccount that upstream's controller has, with its permissions, and carry the version or
-// UID they were decided from; a conflict means to look again. An owner whose writes fail waits, twice as long each time.
+// UID they were decided from; a conflict means to look again. An owner whose writes fail, or change nothing though they succeed, waits, twice as
+// long each time.
 //
 // The pods of a DaemonSet are the exception: each node makes its own, and needs nobody for it. What concerns several nodes,
 // history, the pace of an update, status, and which pods go, is still the controller of record's.

@@ -1,12 +1,16 @@
 package control
 
 import (
+	"iter"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"murmur/crdt"
 	"murmur/crdt/store"
 )
 
@@ -17,11 +21,18 @@ type eviction struct {
 	seen map[string]time.Time
 	// taints are the NoExecute taints of the nodes that have any.
 	taints map[string][]corev1.Taint
+	// changed are the nodes of which they are others than at the last look.
+	changed []string
 }
 
 func newEviction() *eviction { return &eviction{seen: map[string]time.Time{}} }
 
 func (v *eviction) prepare(w *world) {
+	v.changed = nil
+	if !w.everything && !slices.ContainsFunc(w.events, func(e store.Event) bool { return e.Entry.Key.Resource == "nodes" }) {
+		return
+	}
+	had := v.taints
 	v.taints = map[string][]corev1.Taint{}
 	unready := 0
 	for _, s := range w.nodes {
@@ -54,6 +65,35 @@ func (v *eviction) prepare(w *world) {
 		}
 	}
 	v.seen = seen
+	for name := range w.nodes {
+		if !equality.Semantic.DeepEqual(had[name], v.taints[name]) {
+			v.changed = append(v.changed, name)
+		}
+	}
+}
+
+// among are the pods of nodes with taints.
+func (v *eviction) among(w *world) iter.Seq[*store.Entry] {
+	return func(yield func(*store.Entry) bool) {
+		for name := range v.taints {
+			for e := range w.snap.Indexed(store.ByNode, name, "pods", "", "") {
+				if !yield(e) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// concerned are, once a look, the pods of the nodes whose taints have changed.
+func (v *eviction) concerned(w *world, _ store.Event) (out []crdt.Key) {
+	for _, name := range v.changed {
+		for e := range w.snap.Indexed(store.ByNode, name, "pods", "", "") {
+			out = append(out, e.Key)
+		}
+	}
+	v.changed = nil
+	return out
 }
 
 func (v *eviction) decide(w *world, e *store.Entry) plan {

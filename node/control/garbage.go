@@ -1,7 +1,7 @@
 package control
 
 import (
-	"hash/maphash"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -21,21 +21,26 @@ const unseen = 30 * time.Second
 // garbage collects objects whose owners are gone, and lets owners go that wait for their dependents.
 //
 // An owner that is absent may only be late: objects arrive in no particular order, and a node that has just joined or
-// healed holds children before their parents. So an owner is gone if the store has shown its deletion, or this process saw it
-// alive and now does not (of very many deletions at once the store forgets some), or if it has been absent for 30 s during which every registered node
-// was in sight, so that whoever has it could have sent it. UIDs are derived, so an owner of the same name with another
+// healed holds children before their parents. So an owner is gone if the store has shown its deletion, or this process knew it as the owner of
+// something and now it is not there (of very many deletions at once the store forgets some), or if it has been absent for 30 s during which every
+// registered node was in sight, so that whoever has it could have sent it. UIDs are derived, so an owner of the same name with another
 // UID is another owner; which of the two is the later cannot be told from a UID, and it falls under the same rule.
+//
+// What an object is bound to others by is read from the object, and who depends on it from the index of owners. No index has objects by UID,
+// so the collector remembers where those are that are named as owners. It follows the changes, and looks through everything when it is not known
+// what has changed, once a minute or so, and for an owner that is not where its dependent says.
 type garbage struct {
-	// looked is the version of the last look.
-	looked store.Version
-	// ties are of the objects that have any, read once for each version. Most have none.
-	ties map[crdt.Key]ties
-	// dependents are the objects that name a UID as their owner's, owners where those of them are that are there.
-	dependents map[types.UID][]crdt.Key
-	owners     map[types.UID]crdt.Key
-	// present and gone are digests of UIDs: of all objects, and of those that were seen and are no more.
-	present, gone map[uint64]struct{}
-	seed          maphash.Seed
+	// looked is the version of the last look, resources what was stored then.
+	looked    store.Version
+	resources []string
+	known     map[string]bool
+	// owners are where those are that are named as owners, sought those of them that are nowhere.
+	owners map[types.UID]crdt.Key
+	sought map[types.UID]bool
+	// left are those owners that nothing names any more since this look.
+	left map[types.UID]crdt.Key
+	// gone are objects that were seen and are no more.
+	gone map[uuid]bool
 	// absent is since when a UID, or a namespace by its name, has been looked for in vain.
 	absent map[string]time.Time
 	// deleted are those whose deletion was shown after a version: who lives no longer than from one look to the next is in none.
@@ -44,8 +49,6 @@ type garbage struct {
 
 // ties are what an object is bound to others by, and whether it is on its way out.
 type ties struct {
-	version    store.Version
-	uid        types.UID
 	owners     []owner
 	finalizers []string
 	deleting   bool
@@ -70,10 +73,10 @@ func (t ties) waits() bool { return t.deleting && t.has(metav1.FinalizerDeleteDe
 func tiesOf(e *store.Entry) ties {
 	m := &metav1.PartialObjectMetadata{}
 	if err := e.Into(m); err != nil {
-		return ties{version: e.Version, uid: e.UID, unread: true}
+		return ties{unread: true}
 	}
 	t := ties{
-		version: e.Version, uid: e.UID, finalizers: m.Finalizers, deleting: m.DeletionTimestamp != nil,
+		finalizers: m.Finalizers, deleting: m.DeletionTimestamp != nil,
 		graceful: m.DeletionGracePeriodSeconds != nil && *m.DeletionGracePeriodSeconds > 0,
 	}
 	for _, ref := range m.OwnerReferences {
@@ -82,59 +85,306 @@ func tiesOf(e *store.Entry) ties {
 	return t
 }
 
+// waits tells whether an object that is being deleted waits for its dependents.
+func waits(e *store.Entry) bool {
+	return e.Raw("metadata", "deletionTimestamp") != nil && tiesOf(e).waits()
+}
+
+// sameTies tells whether an object that has changed is bound as it was.
+func sameTies(e store.Event) bool {
+	for _, name := range []string{"ownerReferences", "finalizers", "deletionTimestamp", "deletionGracePeriodSeconds"} {
+		if !sameRaw(e, "metadata", name) {
+			return false
+		}
+	}
+	return true
+}
+
 func newGarbage(store *store.Store) *garbage {
-	return &garbage{seed: maphash.MakeSeed(), gone: map[uint64]struct{}{}, absent: map[string]time.Time{}, deleted: store.Deleted}
+	return &garbage{gone: map[uuid]bool{}, absent: map[string]time.Time{}, deleted: store.Deleted}
 }
 
 // maxGone bounds what is remembered of the dead.
 const maxGone = 100_000
 
 func (g *garbage) prepare(w *world) {
-	known := make(map[crdt.Key]ties, len(g.ties))
-	was := g.present
-	g.present, g.dependents = make(map[uint64]struct{}, len(was)), map[types.UID][]crdt.Key{}
 	if len(g.gone) > maxGone {
 		clear(g.gone)
 	}
-	if g.looked > 0 {
+	if g.looked > 0 && !w.complete {
 		for _, uid := range g.deleted(g.looked) {
-			g.gone[g.digest(uid)] = struct{}{}
+			g.bury(uid)
 		}
 	}
-	g.looked = w.snap.Version()
-	for _, resource := range w.resources {
-		for e := range w.snap.Indexed(store.ByTies, "", resource, "", "") {
-			t, ok := g.ties[e.Key]
-			if !ok || t.version != e.Version || t.uid != e.UID {
-				t = tiesOf(e)
-			}
-			known[e.Key] = t
-			for _, o := range t.owners {
-				g.dependents[o.uid] = append(g.dependents[o.uid], e.Key)
-			}
+	g.looked, g.left = w.snap.Version(), map[types.UID]crdt.Key{}
+	for _, e := range w.events {
+		if e.Type == store.Deleted {
+			g.bury(e.Entry.UID)
 		}
 	}
-	g.ties, g.owners = known, make(map[types.UID]crdt.Key, len(g.dependents))
-	for _, resource := range w.resources {
-		for e := range w.snap.Range(resource, "", "") {
-			g.present[g.digest(e.UID)] = struct{}{}
-			if len(g.dependents[e.UID]) > 0 {
-				g.owners[e.UID] = e.Key
-			}
-		}
-	}
-	for uid := range was {
-		if _, ok := g.present[uid]; !ok {
-			g.gone[uid] = struct{}{}
-		}
+	if w.complete && !w.everything && slices.Equal(g.resources, w.resources) {
+		g.follow(w)
+	} else {
+		g.rebuild(w)
 	}
 	if out(w.nodes) > 0 {
 		clear(g.absent)
 	}
 }
 
-// digest stands for a UID in less memory. Nobody can choose two that have the same.
-func (g *garbage) digest(uid types.UID) uint64 { return maphash.String(g.seed, string(uid)) }
+func (g *garbage) bury(uid types.UID) {
+	if id, ok := parseUUID(uid); ok {
+		g.gone[id] = true
+	}
+}
+
+// dead tells whether an object was seen and is no more.
+func (g *garbage) dead(uid types.UID) bool {
+	id, ok := parseUUID(uid)
+	return ok && g.gone[id]
+}
+
+// rebuild finds all owners.
+func (g *garbage) rebuild(w *world) {
+	g.resources, g.known = w.resources, map[string]bool{}
+	for _, resource := range w.resources {
+		g.known[resource] = true
+	}
+	was := g.owners
+	g.owners, g.sought = map[types.UID]crdt.Key{}, map[types.UID]bool{}
+	for _, resource := range w.resources {
+		for e := range w.snap.Indexed(store.ByTies, "", resource, "", "") {
+			for _, uid := range e.Owners() {
+				g.sought[uid] = true
+			}
+		}
+	}
+	g.search(w)
+	for uid, key := range was {
+		if e, ok := w.snap.Get(key); !ok || e.UID != uid || !g.known[key.Resource] {
+			g.bury(uid)
+		}
+	}
+	for what := range g.absent {
+		if name, namespace := strings.CutPrefix(what, namespacePrefix); namespace && g.inhabited(w, name) || g.sought[types.UID(what)] {
+			continue
+		}
+		delete(g.absent, what)
+	}
+}
+
+// search looks through everything for owners that are sought.
+func (g *garbage) search(w *world) {
+	for _, resource := range w.resources {
+		if len(g.sought) == 0 {
+			return
+		}
+		for e := range w.snap.Range(resource, "", "") {
+			g.found(e.UID, e.Key)
+		}
+	}
+}
+
+// found notes where an owner is, if it is sought.
+func (g *garbage) found(uid types.UID, key crdt.Key) {
+	if g.sought[uid] {
+		g.owners[uid] = key
+		delete(g.sought, uid)
+	}
+}
+
+// inhabited tells whether there is anything in a namespace.
+func (g *garbage) inhabited(w *world, namespace string) bool {
+	for _, resource := range w.resources {
+		for range w.snap.Range(resource, namespace, "") {
+			return true
+		}
+	}
+	return false
+}
+
+// follow takes in what has changed.
+func (g *garbage) follow(w *world) {
+	unknown := false
+	for _, e := range w.events {
+		if !g.known[e.Entry.Key.Resource] {
+			continue
+		}
+		uid := e.Entry.UID
+		switch {
+		case e.Type == store.Added && g.named(w, uid):
+			g.owners[uid] = e.Entry.Key
+			delete(g.sought, uid)
+		case e.Type == store.Deleted && g.owners[uid] != crdt.Key{}:
+			delete(g.owners, uid)
+			g.sought[uid] = true
+		}
+		if e.Type == store.Modified && sameRaw(e, "metadata", "ownerReferences") {
+			continue
+		}
+		for _, o := range both(e) {
+			for _, uid := range o.Owners() {
+				unknown = g.meet(w, o, uid) || unknown
+			}
+		}
+	}
+	if unknown {
+		g.search(w)
+	}
+}
+
+// meet takes in that an object names, or named, an owner. It reports whether that may be anywhere.
+func (g *garbage) meet(w *world, e *store.Entry, uid types.UID) (unknown bool) {
+	if !g.named(w, uid) {
+		if key, ok := g.owners[uid]; ok {
+			g.left[uid] = key
+		}
+		delete(g.owners, uid)
+		delete(g.sought, uid)
+		delete(g.absent, string(uid))
+		return false
+	}
+	if _, ok := g.owners[uid]; ok || g.sought[uid] {
+		return false
+	}
+	g.sought[uid] = true
+	for _, ref := range references(e) {
+		if ref.UID != uid {
+			continue
+		}
+		of, _, versioned := strings.Cut(ref.APIVersion, "/")
+		for _, resource := range w.resources {
+			if (versioned || group(resource) != "") && group(resource) != of {
+				continue
+			}
+			for _, namespace := range []string{e.Key.Namespace, ""} {
+				if o, ok := w.snap.Get(crdt.Key{Resource: resource, Namespace: namespace, Name: ref.Name}); ok {
+					g.found(o.UID, o.Key)
+				}
+			}
+		}
+	}
+	return g.sought[uid] && !g.dead(uid)
+}
+
+// references are an object's to its owners; none if it cannot be decoded.
+func references(e *store.Entry) []metav1.OwnerReference {
+	m := &metav1.PartialObjectMetadata{}
+	if err := e.Into(m); err != nil {
+		return nil
+	}
+	return m.OwnerReferences
+}
+
+// named tells whether anything names an object as an owner.
+func (g *garbage) named(w *world, uid types.UID) bool {
+	for e := range w.snap.Under(store.ByOwner, string(uid)) {
+		if g.known[e.Key.Resource] {
+			return true
+		}
+	}
+	return false
+}
+
+// dependents are the objects that name an owner, with their ties.
+func (g *garbage) dependents(w *world, uid types.UID) iter.Seq2[*store.Entry, ties] {
+	return func(yield func(*store.Entry, ties) bool) {
+		for e := range w.snap.Under(store.ByOwner, string(uid)) {
+			if !g.known[e.Key.Resource] {
+				continue
+			}
+			if t := tiesOf(e); !t.unread && !yield(e, t) {
+				return
+			}
+		}
+	}
+}
+
+// concerned are the objects whose fate a change may decide: the object itself, its dependents if it comes, goes or begins to wait for them,
+// and its owners, with those that wait for them in turn; and what is in a namespace that comes or goes.
+func (g *garbage) concerned(w *world, e store.Event) (out []crdt.Key) {
+	k := e.Entry.Key
+	switch {
+	case k.Resource == definitions && e.Type != store.Modified:
+		return everybody() // the objects of a kind are owners, or no longer
+	case !g.known[k.Resource] || e.Type == store.Modified && sameTies(e):
+		return nil
+	}
+	out = append(out, k)
+	if e.Type != store.Modified || waits(e.Old) != waits(e.Entry) {
+		for d := range w.snap.Under(store.ByOwner, string(e.Entry.UID)) {
+			if g.known[d.Key.Resource] {
+				out = append(out, d.Key)
+			}
+		}
+	}
+	if k.Resource == "namespaces" && e.Type != store.Modified {
+		for _, resource := range w.resources {
+			out = append(out, everyOne(w, resource, k.Name)...)
+		}
+	}
+	seen := map[types.UID]bool{}
+	var above func(*store.Entry)
+	above = func(e *store.Entry) {
+		for _, uid := range e.Owners() {
+			key, ok := g.owners[uid]
+			if !ok {
+				key, ok = g.left[uid]
+			}
+			if !ok || seen[uid] {
+				continue
+			}
+			seen[uid] = true
+			out = append(out, key)
+			if o, ok := w.snap.Get(key); ok && waits(o) {
+				above(o)
+			}
+		}
+	}
+	for _, o := range both(e) {
+		above(o)
+	}
+	return out
+}
+
+// among are the objects that have ties, and those in a namespace that is not there.
+func (g *garbage) among(w *world) iter.Seq[*store.Entry] {
+	return func(yield func(*store.Entry) bool) {
+		for _, resource := range w.resources {
+			homeless := map[string]bool{}
+			for namespace := range w.snap.Namespaces(resource) {
+				if g.lacks(w, namespace) {
+					homeless[namespace] = true
+					for e := range w.snap.Range(resource, namespace, "") {
+						if !yield(e) {
+							return
+						}
+					}
+				}
+			}
+			for e := range w.snap.Indexed(store.ByTies, "", resource, "", "") {
+				if !homeless[e.Key.Namespace] && !yield(e) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// namespacePrefix begins what a namespace is called among what is absent.
+const namespacePrefix = "namespace/"
+
+// lacks tells whether a namespace that something is in is not there.
+func (g *garbage) lacks(w *world, namespace string) bool {
+	if namespace == "" || !g.known["namespaces"] {
+		return false
+	}
+	_, ok := w.snap.Get(crdt.Key{Resource: "namespaces", Name: namespace})
+	if ok {
+		delete(g.absent, namespacePrefix+namespace)
+	}
+	return !ok
+}
 
 // missing says whether what is absent is gone; at is when it may be.
 func (g *garbage) missing(w *world, what string) (gone bool, at time.Time) {
@@ -151,7 +401,11 @@ func (g *garbage) missing(w *world, what string) (gone bool, at time.Time) {
 }
 
 func (g *garbage) decide(w *world, e *store.Entry) plan {
-	t := g.ties[e.Key]
+	lost := g.lacks(w, e.Key.Namespace)
+	if !lost && e.Raw("metadata", "deletionTimestamp") == nil && g.held(w, e) {
+		return plan{}
+	}
+	t := tiesOf(e)
 	if t.unread {
 		return plan{}
 	}
@@ -162,35 +416,53 @@ func (g *garbage) decide(w *world, e *store.Entry) plan {
 		return g.release(w, e, t)
 	}
 	p := plan{}
-	if e.Key.Namespace != "" && slices.Contains(w.resources, "namespaces") {
-		if _, ok := w.snap.Get(crdt.Key{Resource: "namespaces", Name: e.Key.Namespace}); !ok {
-			gone, at := g.missing(w, "namespace/"+e.Key.Namespace)
-			if gone {
-				p.writes = append(p.writes, collect(e, metav1.DeletePropagationBackground))
-				return p
-			}
-			p.at(at)
-		} else {
-			delete(g.absent, "namespace/"+e.Key.Namespace)
+	if lost {
+		gone, at := g.missing(w, namespacePrefix+e.Key.Namespace)
+		if gone {
+			p.writes = append(p.writes, collect(e, metav1.DeletePropagationBackground))
+			return p
+		}
+		p.at(at)
+	}
+	if len(t.owners) > 0 {
+		g.judge(w, e, t, &p)
+	}
+	return p
+}
+
+// held tells whether all owners of an object are there and none waits for it to go, which is so of nearly all.
+func (g *garbage) held(w *world, e *store.Entry) bool {
+	for _, uid := range e.Owners() {
+		if there, waits := g.owner(w, e, uid); !there || waits {
+			return false
 		}
 	}
-	if len(t.owners) == 0 {
-		return p
+	return true
+}
+
+// owner tells whether an owner that an object names is there, and whether it waits for its dependents to go.
+func (g *garbage) owner(w *world, e *store.Entry, uid types.UID) (there, waiting bool) {
+	key, ok := g.owners[uid]
+	if !ok || key.Namespace != "" && key.Namespace != e.Key.Namespace {
+		return false, false
 	}
+	delete(g.absent, string(uid))
+	o, ok := w.snap.Get(key)
+	return true, ok && waits(o)
+}
+
+// judge decides about an object by its owners.
+func (g *garbage) judge(w *world, e *store.Entry, t ties, p *plan) {
 	var dead, waiting []types.UID
 	solid := 0
 	for _, o := range t.owners {
-		key, ok := g.owners[o.uid]
-		_, gone := g.gone[g.digest(o.uid)]
+		there, waits := g.owner(w, e, o.uid)
 		switch {
-		case ok && (key.Namespace == "" || key.Namespace == e.Key.Namespace):
-			delete(g.absent, string(o.uid))
-			if g.ties[key].waits() {
-				waiting = append(waiting, o.uid)
-			} else {
-				solid++
-			}
-		case gone:
+		case there && waits:
+			waiting = append(waiting, o.uid)
+		case there:
+			solid++
+		case g.dead(o.uid):
 			dead = append(dead, o.uid)
 		default:
 			if gone, at := g.missing(w, string(o.uid)); gone {
@@ -209,14 +481,21 @@ func (g *garbage) decide(w *world, e *store.Entry) plan {
 			u.SetOwnerReferences(slices.DeleteFunc(u.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return slices.Contains(dead, r.UID) }))
 		})...)
 	case solid > 0:
-	case len(waiting) > 0 && len(g.dependents[e.UID]) > 0:
+	case len(waiting) > 0 && g.owns(w, e.UID):
 		p.writes = append(p.writes, collect(e, metav1.DeletePropagationForeground))
 	case t.has(metav1.FinalizerOrphanDependents):
 		p.writes = append(p.writes, collect(e, metav1.DeletePropagationOrphan))
 	default:
 		p.writes = append(p.writes, collect(e, metav1.DeletePropagationBackground))
 	}
-	return p
+}
+
+// owns tells whether anything depends on an object.
+func (g *garbage) owns(w *world, uid types.UID) bool {
+	for range g.dependents(w, uid) {
+		return true
+	}
+	return false
 }
 
 // release lets an object that is being deleted go once its dependents are orphaned, or gone.
@@ -224,9 +503,8 @@ func (g *garbage) release(w *world, e *store.Entry, t ties) plan {
 	p := plan{}
 	switch {
 	case t.has(metav1.FinalizerOrphanDependents):
-		for _, key := range g.dependents[e.UID] {
-			child, ok := w.snap.Get(key)
-			if !ok || key.Namespace != e.Key.Namespace && e.Key.Namespace != "" {
+		for child := range g.dependents(w, e.UID) {
+			if child.Key.Namespace != e.Key.Namespace && e.Key.Namespace != "" {
 				continue
 			}
 			p.writes = append(p.writes, g.rewrite(child, func(u *unstructured.Unstructured) {
@@ -237,9 +515,9 @@ func (g *garbage) release(w *world, e *store.Entry, t ties) plan {
 			p.writes = g.unfinalize(e, t, metav1.FinalizerOrphanDependents)
 		}
 	case t.has(metav1.FinalizerDeleteDependents):
-		for _, key := range g.dependents[e.UID] {
-			for _, o := range g.ties[key].owners {
-				if o.uid == e.UID && o.blocks && !g.waitsFor(key, e.UID) {
+		for child, of := range g.dependents(w, e.UID) {
+			for _, o := range of.owners {
+				if o.uid == e.UID && o.blocks && !g.waitsFor(w, child, e.UID) {
 					return p
 				}
 			}
@@ -251,23 +529,22 @@ func (g *garbage) release(w *world, e *store.Entry, t ties) plan {
 
 // waitsFor reports whether an object that is being deleted waits, itself or through others that do, for a dependent with
 // this UID. Then neither blocks the other: what waits in a circle goes together.
-func (g *garbage) waitsFor(key crdt.Key, uid types.UID) bool {
+func (g *garbage) waitsFor(w *world, e *store.Entry, uid types.UID) bool {
 	seen := map[crdt.Key]bool{}
-	var reaches func(crdt.Key) bool
-	reaches = func(key crdt.Key) bool {
-		t := g.ties[key]
-		if seen[key] || !t.waits() {
+	var reaches func(*store.Entry) bool
+	reaches = func(e *store.Entry) bool {
+		if seen[e.Key] || !waits(e) {
 			return false
 		}
-		seen[key] = true
-		for _, next := range g.dependents[t.uid] {
-			if g.ties[next].uid == uid || reaches(next) {
+		seen[e.Key] = true
+		for next := range g.dependents(w, e.UID) {
+			if next.UID == uid || reaches(next) {
 				return true
 			}
 		}
 		return false
 	}
-	return reaches(key)
+	return reaches(e)
 }
 
 func collect(e *store.Entry, how metav1.DeletionPropagation) write {

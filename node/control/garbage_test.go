@@ -108,9 +108,17 @@ func TestTiesFollowTheObjects(t *testing.T) {
 	g := newGarbage(replica)
 	look := func(want int, resources ...string) {
 		t.Helper()
-		g.prepare(&world{snap: replica.Snapshot(), now: epoch, resources: resources})
-		if len(g.ties) != want || len(g.dependents["u"]) != want {
-			t.Errorf("%d objects have ties, %d depend, want %d", len(g.ties), len(g.dependents["u"]), want)
+		w := &world{snap: replica.Snapshot(), now: epoch, resources: resources}
+		g.prepare(w)
+		tied, depend := 0, 0
+		for range g.among(w) {
+			tied++
+		}
+		for range g.dependents(w, "u") {
+			depend++
+		}
+		if tied != want || depend != want {
+			t.Errorf("%d objects have ties, %d depend, want %d", tied, depend, want)
 		}
 	}
 	put("configmaps")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"sync"
@@ -36,17 +37,19 @@ type row struct {
 	owners, watches []string
 	// all means that it decides about all that is stored, watchesAll that it looks at all.
 	all, watchesAll bool
-	// pace is how long a wake-up waits for more of its kind; 0 means gather. A controller with a pace looks at every object
-	// there is, and waits longer the longer that takes: see breath.
+	// among, if there is one, are those who may have anything to decide when all owners are to be decided; else all objects of owners are.
+	among func(*world) iter.Seq[*store.Entry]
+	// pace is how long a wake-up waits for more of its kind; 0 means gather. A controller with a pace waits longer the longer it looks: see
+	// breath.
 	pace time.Duration
-	// ask, if there is one, asks for what no snapshot has, before any owner is decided.
-	ask func(context.Context, API, *world)
-	// prepare, if there is one, sees the world once before any owner is decided.
+	// prepare, if there is one, follows the world once a look, before anybody is asked whom a change concerns.
 	prepare func(*world)
+	// ask, if there is one, asks for what no snapshot has and these owners are decided from.
+	ask func(context.Context, API, *world, []*store.Entry)
 	// everywhere means that each node decides, for itself; else only the owner's controller of record does.
 	everywhere bool
 	// concerns says, by resource, which owners a change of an object of it concerns. A change of an owner concerns that one, and one of a
-	// resource that is watched and not named here all owners. nil: every change concerns all owners.
+	// resource that is watched and not named here all owners.
 	concerns map[string]concern
 	// decide says what to write for one owner.
 	decide func(*world, *store.Entry) plan
@@ -136,8 +139,18 @@ type world struct {
 	brake  Brake
 	settle time.Duration
 	kept   int
+	// share says whose owners are.
+	share *share
 	// resources are all that are stored, those that are defined at this moment among them.
 	resources []string
+	// events are what became of what the controller watches, and of nodes and definitions, since its last look. If that is not complete,
+	// anything may have.
+	events   []store.Event
+	complete bool
+	// swayed: other nodes are in sight than at the last look, or the same ones since another time.
+	swayed bool
+	// everything: all owners are decided in this look.
+	everything bool
 	// failures are by owner.
 	failures map[types.UID]failure
 }
@@ -173,11 +186,14 @@ func controllerOf(obj any) *metav1.OwnerReference {
 
 // mine tells whether this node is the controller of record of an owner.
 func (w *world) mine(uid types.UID) bool {
+	if w.share != nil {
+		return w.share.has(uid)
+	}
 	return rendezvous.First(rendezvous.OwnerKey(uid), w.alive) == w.self
 }
 
-// look takes the world as it is now, with a snapshot of the store.
-func (c *Controllers) look(snap *store.Snapshot) *world {
+// look takes the world as it is now, with a snapshot of the store and what has changed in it.
+func (c *Controllers) look(o *outlook, snap *store.Snapshot, events []store.Event, complete bool) *world {
 	now, alive := time.Now(), c.cfg.View.Alive()
 	slices.Sort(alive)
 	c.mu.Lock()
@@ -192,11 +208,15 @@ func (c *Controllers) look(snap *store.Snapshot) *world {
 			c.since[n] = now
 		}
 	}
-	return &world{
-		snap: snap, now: now, self: c.cfg.Node, alive: alive, brake: c.cfg.Brake, settle: c.cfg.Settle, kept: c.cfg.TerminatedPods,
-		resources: append(slices.Clone(c.cfg.Resources), defined(snap)...),
-		nodes:     sights(store.List[corev1.Node](snap, "nodes", ""), alive, c.since, now),
+	if c.share == nil || !slices.Equal(c.share.alive, alive) {
+		c.share = newShare(c.cfg.Node, alive)
 	}
+	w := &world{
+		snap: snap, now: now, self: c.cfg.Node, alive: alive, brake: c.cfg.Brake, settle: c.cfg.Settle, kept: c.cfg.TerminatedPods,
+		share: c.share, events: events, complete: complete,
+	}
+	o.survey(w, c.cfg.Resources, c.since)
+	return w
 }
 
 // definitions is the key of CustomResourceDefinitions.
@@ -218,7 +238,7 @@ func defined(snap *store.Snapshot) []string {
 const (
 	minPause = 100 * time.Millisecond
 	maxPause = time.Minute
-	// maxBreath bounds how long a controller that looks at everything waits.
+	// maxBreath bounds how long a controller with a pace waits.
 	maxBreath = 3 * time.Second
 	// gather is the pace of a controller whose work is small or urgent.
 	gather = 5 * time.Millisecond
@@ -229,13 +249,14 @@ const (
 // loop runs one controller: look, decide, write, wait.
 func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 	watched := append(slices.Clone(r.owners), r.watches...)
+	told := append(slices.Clone(watched), "nodes", definitions)
 	if r.all || r.watchesAll {
-		watched = nil
+		watched, told = nil, nil
 	}
 	wake := c.cfg.Store.Subscribe(watched...)
 	defer wake.Close()
 	api := c.cfg.API(r.user())
-	m := newAgenda()
+	m, sees := newAgenda(offset(r.name, r.user(), c.cfg.Node)), &outlook{}
 	// Bounded for each controller: one whose writes are slow must not hold up another, which it may be waiting for.
 	writing := make(chan struct{}, maxWriting)
 	outcomes := make(chan outcome, 1024)
@@ -244,47 +265,30 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 			m.ended(<-outcomes, time.Now())
 		}
 	}()
+	settle := func(o outcome) {
+		if p := m.ended(o, time.Now()); o.err != nil && ctx.Err() == nil && !apierrors.IsConflict(o.err) && !errors.Is(o.err, store.ErrConflict) {
+			c.cfg.Log.Warn("controller could not write", "controller", r.name, "owner", o.key, "again in", p.length, "err", o.err)
+		}
+	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for ctx.Err() == nil {
-		snap, events, complete := c.cfg.Store.Changes(m.looked, watched...)
-		w := c.look(snap)
+		snap, events, complete := c.cfg.Store.Changes(m.looked, told...)
+		w := c.look(sees, snap, events, complete)
 		w.failures = m.failures
-		if r.prepare != nil {
-			r.prepare(w)
-		}
-		if r.ask != nil {
-			r.ask(ctx, api, w)
-		}
-		m.note(r, w, events, complete)
-		for _, e := range m.owners(r, w) {
-			p := r.decide(w, e)
-			m.decided(e, p.wake)
-			for _, e := range p.events {
+		for _, d := range m.look(ctx, r, api, w) {
+			for _, e := range d.events {
 				c.cfg.Recorder.Event(e.about, e.kind, e.reason, e.message)
 			}
-			if len(p.writes) == 0 {
+			if len(d.writes) == 0 {
 				continue
 			}
-			m.busy[e.Key] = true
 			go func() {
-				failed, err := c.apply(ctx, r.user(), api, p.writes, writing)
-				outcomes <- outcome{key: e.Key, uid: e.UID, failed: failed, err: err}
+				failed, err := c.apply(ctx, r.user(), api, d.writes, writing)
+				outcomes <- outcome{key: d.owner.Key, uid: d.owner.UID, failed: failed, err: err}
 			}()
 		}
 		looked := time.Since(w.now)
-		settle := func(o outcome) {
-			if p := m.ended(o, time.Now()); o.err != nil && ctx.Err() == nil && !apierrors.IsConflict(o.err) && !errors.Is(o.err, store.ErrConflict) {
-				c.cfg.Log.Warn("controller could not write", "controller", r.name, "owner", o.key, "again in", p.length, "err", o.err)
-			}
-		}
-		// Who looks at everything at once waits for all of its writes: what it keeps in mind is of one look.
-		if r.concerns == nil {
-			for len(m.busy) > 0 {
-				settle(<-outcomes)
-			}
-			clear(m.due)
-		}
 		timer.Reset(m.wait(time.Now()))
 		select {
 		case <-ctx.Done():
@@ -296,6 +300,7 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 		case <-wake.C:
 		case <-view:
 			m.everything = true
+			sees.forget()
 		}
 		select {
 		case <-ctx.Done():
@@ -312,8 +317,8 @@ func (c *Controllers) loop(ctx context.Context, r *row, view <-chan struct{}) {
 	}
 }
 
-// breath is how long a wake-up waits for more of its kind after a look that took so long. While others write all the time, who looks at
-// everything takes a twentieth of a processor from them, however much there is, and looks every few seconds at the least.
+// breath is how long a wake-up waits for more of its kind after a look that took so long. While others write all the time, who may have much to
+// look at takes a twentieth of a processor from them, however much there is, and looks every few seconds at the least.
 func (r *row) breath(looked time.Duration) time.Duration {
 	if r.pace == 0 {
 		return gather

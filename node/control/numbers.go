@@ -34,24 +34,22 @@ type Numbers interface {
 	Renumber(ctx context.Context, svc *corev1.Service, numbers []crdt.Key) error
 }
 
-// numbered keeps each cluster address and node port with one Service. Two sides of a cut network may have given the same one to
-// two: the Service that was created first keeps it, ties by UID, and the other gets another.
-type numbered struct {
-	users map[crdt.Key][]*corev1.Service
-}
+// Each cluster address and node port is kept with one Service. Two sides of a cut network may have given the same one to two: the Service that
+// was created first keeps it, ties by UID, and the other gets another.
 
-func (n *numbered) prepare(w *world) {
-	n.users = map[crdt.Key][]*corev1.Service{}
-	for _, svc := range store.List[corev1.Service](w.snap, "services", "") {
-		for _, k := range numbersOf(svc) {
-			n.users[k] = append(n.users[k], svc)
-		}
+// users are the Services that have a number, who keeps it first.
+func users(w *world, number crdt.Key) []*corev1.Service {
+	index := store.ByAddress
+	if number.Resource == portClaims {
+		index = store.ByPort
 	}
-	for _, users := range n.users {
-		slices.SortFunc(users, func(a, b *corev1.Service) int {
-			return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(string(a.UID), string(b.UID)))
-		})
-	}
+	users := slices.DeleteFunc(store.Find[corev1.Service](w.snap, index, number.Name, "services", ""), func(svc *corev1.Service) bool {
+		return !slices.Contains(numbersOf(svc), number)
+	})
+	slices.SortFunc(users, func(a, b *corev1.Service) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(string(a.UID), string(b.UID)))
+	})
+	return users
 }
 
 // numbersOf are the names of the claims of a Service's numbers.
@@ -78,8 +76,8 @@ func numbersOf(svc *corev1.Service) []crdt.Key {
 	return out
 }
 
-// service decides about the numbers of one Service.
-func (n *numbered) service(w *world, e *store.Entry) plan {
+// serviceNumbers decides about the numbers of one Service.
+func serviceNumbers(w *world, e *store.Entry) plan {
 	svc, err := store.As[corev1.Service](e)
 	if err != nil || svc.DeletionTimestamp != nil {
 		return plan{}
@@ -87,7 +85,7 @@ func (n *numbered) service(w *world, e *store.Entry) plan {
 	out := plan{}
 	var unclaimed []crdt.Key
 	for _, k := range numbersOf(svc) {
-		if users := n.users[k]; len(users) > 0 && users[0].UID != svc.UID {
+		if users := users(w, k); len(users) > 0 && users[0].UID != svc.UID {
 			reason, what := "ClusterIPAlreadyAllocated", "Cluster IP"
 			if k.Resource == portClaims {
 				reason, what = "PortAlreadyAllocated", "Node port"
@@ -106,10 +104,10 @@ func (n *numbered) service(w *world, e *store.Entry) plan {
 	return out
 }
 
-// claim drops the claims that nobody has made use of.
-func (n *numbered) claim(w *world, e *store.Entry) plan {
+// unusedClaim drops a claim that nobody has made use of.
+func unusedClaim(w *world, e *store.Entry) plan {
 	value, err := e.Map()
-	if err != nil || claimant(e) == "" || len(n.users[e.Key]) > 0 {
+	if err != nil || claimant(e) == "" || len(users(w, e.Key)) > 0 {
 		return plan{}
 	}
 	out := plan{}

@@ -121,13 +121,10 @@ func attributesProtection(w *world, e *store.Entry) plan {
 	if err != nil {
 		return plan{}
 	}
-	named := func(name *string) bool { return name != nil && *name == class.Name }
 	return protect(w, class, class.DeepCopy, attributesFinalizer, func() bool {
-		return slices.ContainsFunc(store.List[corev1.PersistentVolume](w.snap, volumes, ""), func(v *corev1.PersistentVolume) bool {
-			return named(v.Spec.VolumeAttributesClassName)
-		}) || slices.ContainsFunc(store.List[corev1.PersistentVolumeClaim](w.snap, claims, ""), func(c *corev1.PersistentVolumeClaim) bool {
-			return named(c.Spec.VolumeAttributesClassName) || named(c.Status.CurrentVolumeAttributesClassName) ||
-				c.Status.ModifyVolumeStatus != nil && c.Status.ModifyVolumeStatus.TargetVolumeAttributesClassName == class.Name
-		})
+		for range w.snap.Under(store.ByAttributes, class.Name) {
+			return true
+		}
+		return false
 	})
 }

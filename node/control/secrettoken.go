@@ -3,8 +3,10 @@ package control
 import (
 	"bytes"
 	"context"
+	"iter"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -38,10 +40,13 @@ type secretTokens struct {
 	deleted func(store.Version) []types.UID
 
 	looked store.Version
-	// present are the accounts of the last look, gone those that were seen and are no more.
+	// present are the accounts of the last look, gone those that were seen and are no more. Both follow the events, and are made anew when all
+	// owners are decided.
 	present, gone map[types.UID]bool
 	// held are the Secrets of the last look that hold tokens, went those that an account still speaks of though they have gone.
 	held, went map[crdt.Key]bool
+	// concerned are the accounts that speak of a Secret that has gone since the last look.
+	concerned []crdt.Key
 	// signing are the issuers in sight, once they were asked for in this look.
 	signing []string
 	// absent is since when the account of a Secret has been looked for in vain, unproven since when no key proves its token.
@@ -62,18 +67,63 @@ func tokenSecret(e *store.Entry) (*corev1.Secret, bool) {
 }
 
 func (t *secretTokens) prepare(w *world) {
-	was, held := t.present, t.held
-	t.signing = nil
-	t.present, t.held = map[types.UID]bool{}, map[crdt.Key]bool{}
+	t.signing, t.concerned = nil, nil
 	if len(t.gone) > maxGone {
 		clear(t.gone)
 	}
-	if t.looked > 0 {
+	if t.looked > 0 && !w.complete {
 		for _, uid := range t.deleted(t.looked) {
 			t.gone[uid] = true
 		}
 	}
 	t.looked = w.snap.Version()
+	for _, e := range w.events {
+		t.follow(e)
+	}
+	if w.everything || !w.complete {
+		t.rebuild(w)
+	}
+	t.letGo(w)
+	if out(w.nodes) > 0 {
+		clear(t.absent)
+	}
+}
+
+// follow takes in one change.
+func (t *secretTokens) follow(e store.Event) {
+	k := e.Entry.Key
+	switch {
+	case k.Resource == accounts && e.Type == store.Deleted:
+		t.gone[e.Entry.UID] = true
+		delete(t.present, e.Entry.UID)
+	case k.Resource == accounts && t.present != nil:
+		t.present[e.Entry.UID] = true
+	case k.Resource != "secrets":
+	case e.Type == store.Deleted:
+		delete(t.absent, e.Entry.UID)
+		delete(t.unproven, e.Entry.UID)
+		t.hold(k, false)
+	default:
+		_, holds := tokenSecret(e.Entry)
+		t.hold(k, holds)
+	}
+}
+
+// hold notes whether a Secret holds a token.
+func (t *secretTokens) hold(k crdt.Key, holds bool) {
+	switch {
+	case holds && t.held != nil:
+		t.held[k] = true
+	case !holds && t.held[k]:
+		delete(t.held, k)
+		t.went[k] = true
+	}
+}
+
+// rebuild reads which accounts there are, and which Secrets with tokens.
+func (t *secretTokens) rebuild(w *world) {
+	was, held := t.present, t.held
+	t.present, t.held = map[types.UID]bool{}, map[crdt.Key]bool{}
 	there := map[types.UID]bool{}
 	for e := range w.snap.Indexed(store.ByType, string(corev1.SecretTypeServiceAccountToken), "secrets", "", "") {
 		if _, ok := tokenSecret(e); ok {
@@ -85,17 +135,9 @@ func (t *secretTokens) prepare(w *world) {
 			t.went[k] = true
 		}
 	}
-	spoken := map[crdt.Key]bool{}
 	for e := range w.snap.Range(accounts, "", "") {
 		t.present[e.UID] = true
-		for _, k := range t.speaksOf(e) {
-			spoken[k] = true
-		}
 	}
-	maps.DeleteFunc(t.went, func(k crdt.Key, _ bool) bool {
-		_, again := w.snap.Get(k)
-		return again || !spoken[k]
-	})
 	for uid := range was {
 		if !t.present[uid] {
 			t.gone[uid] = true
@@ -104,8 +146,54 @@ func (t *secretTokens) prepare(w *world) {
 	dead := func(uid types.UID, _ time.Time) bool { return !there[uid] }
 	maps.DeleteFunc(t.absent, dead)
 	maps.DeleteFunc(t.unproven, dead)
-	if out(w.nodes) > 0 {
-		clear(t.absent)
+}
+
+// letGo forgets of the Secrets that have gone those that are there again, and those of which no account speaks.
+func (t *secretTokens) letGo(w *world) {
+	spoken := map[crdt.Key]bool{}
+	for k := range t.went {
+		for e := range w.snap.Range(accounts, k.Namespace, "") {
+			if slices.Contains(t.speaksOf(e), k) {
+				spoken[k] = true
+				t.concerned = append(t.concerned, e.Key)
+			}
+		}
+	}
+	maps.DeleteFunc(t.went, func(k crdt.Key, _ bool) bool {
+		_, again := w.snap.Get(k)
+		return again || !spoken[k]
+	})
+}
+
+// ofSecrets concerns the accounts that speak of Secrets that have gone.
+func (t *secretTokens) ofSecrets(*world, store.Event) (out []crdt.Key) {
+	out, t.concerned = t.concerned, nil
+	return out
+}
+
+// ofAccounts concerns the Secrets that hold tokens in the namespace of an account that has come, gone or changed.
+func (t *secretTokens) ofAccounts(w *world, e store.Event) (out []crdt.Key) {
+	for s := range w.snap.Indexed(store.ByType, string(corev1.SecretTypeServiceAccountToken), "secrets", e.Entry.Key.Namespace, "") {
+		if s.Text("metadata", "annotations", corev1.ServiceAccountNameKey) == e.Entry.Key.Name {
+			out = append(out, s.Key)
+		}
+	}
+	return out
+}
+
+// among are the Secrets that hold tokens, and the accounts that speak of some that have gone.
+func (t *secretTokens) among(w *world) iter.Seq[*store.Entry] {
+	return func(yield func(*store.Entry) bool) {
+		for e := range w.snap.Indexed(store.ByType, string(corev1.SecretTypeServiceAccountToken), "secrets", "", "") {
+			if !yield(e) {
+				return
+			}
+		}
+		for _, k := range slices.Compact(slices.SortedFunc(slices.Values(t.concerned), func(a, b crdt.Key) int { return strings.Compare(a.String(), b.String()) })) {
+			if e, ok := w.snap.Get(k); ok && !yield(e) {
+				return
+			}
+		}
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"murmur/crdt/store"
 )
 
 // Policies of a workload for partitions, as annotations on the pod (by its template) or on its owner. The words are
@@ -31,28 +33,65 @@ type sight struct {
 	ready bool
 }
 
+// outlook is what a loop has seen of nodes and kinds. It is read again when it may have changed.
+type outlook struct {
+	alive     []string
+	nodes     map[string]sight
+	resources []string
+	// timed: the time is in nodes.
+	timed bool
+}
+
+// forget has all of it read again.
+func (o *outlook) forget() { *o = outlook{} }
+
+// survey fills in what a world shows of nodes and kinds.
+func (o *outlook) survey(w *world, stored []string, since map[string]time.Time) {
+	nodes, kinds := !w.complete || o.nodes == nil, !w.complete || o.resources == nil
+	for _, e := range w.events {
+		nodes = nodes || e.Entry.Key.Resource == "nodes"
+		kinds = kinds || e.Entry.Key.Resource == definitions
+	}
+	w.swayed = o.nodes == nil || !slices.Equal(o.alive, w.alive)
+	if nodes || w.swayed || o.timed {
+		o.alive = w.alive
+		o.nodes, o.timed = sights(store.List[corev1.Node](w.snap, "nodes", ""), w.alive, since, w.now)
+	}
+	if kinds {
+		o.resources = append(slices.Clone(stored), defined(w.snap)...)
+	}
+	w.nodes, w.resources = o.nodes, o.resources
+}
+
 // sights joins what Node objects say, with this node's derived taints, with the view. A node that either calls out of
-// reach is: the two follow each other within milliseconds, and waiting is the safe side.
-func sights(nodes []*corev1.Node, alive []string, since map[string]time.Time, now time.Time) map[string]sight {
-	out := map[string]sight{}
+// reach is: the two follow each other within milliseconds, and waiting is the safe side. Where only one has said so yet, the node is out of
+// sight since now: timed says that there are such.
+func sights(nodes []*corev1.Node, alive []string, since map[string]time.Time, now time.Time) (out map[string]sight, timed bool) {
+	out = map[string]sight{}
 	for _, n := range nodes {
-		s := sight{reachable: slices.Contains(alive, n.Name), since: since[n.Name]}
-		for _, c := range n.Status.Conditions {
-			if c.Type == corev1.NodeReady {
-				s.ready = c.Status == corev1.ConditionTrue
-			}
-		}
+		s := sight{reachable: slices.Contains(alive, n.Name), since: since[n.Name], ready: ready(n)}
 		if t := taint(n, corev1.TaintNodeUnreachable); t != nil {
 			s.reachable, s.since = false, now
 			if t.TimeAdded != nil {
 				s.since = t.TimeAdded.Time
 			}
+			timed = timed || t.TimeAdded == nil
 		} else if !s.reachable {
-			s.since = now
+			s.since, timed = now, true
 		}
 		out[n.Name] = s
 	}
-	return out
+	return out, timed
+}
+
+// ready is a node's own word on whether it can run pods.
+func ready(n *corev1.Node) (yes bool) {
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			yes = c.Status == corev1.ConditionTrue
+		}
+	}
+	return yes
 }
 
 func taint(n *corev1.Node, key string) *corev1.Taint {

@@ -12,7 +12,7 @@ import (
 // maxScans is how many places walk all objects of a resource, in all namespaces, and are not in mayScan. It only ever becomes smaller: who asks
 // for some looks them up (store.Index), what follows from all of a few is made once per change (store.Memo), and a loop is told what has changed
 // (Store.Changes).
-const maxScans = 16
+const maxScans = 11
 
 // mayScan are the files with places that walk whole resources, each with its number of them, because that is what is asked for.
 var mayScan = map[string]struct {

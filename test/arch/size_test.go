@@ -60,7 +60,6 @@ var (
 		"node/containerd.Archive.Write",
 		"node/containerd.Driver.securityContext",
 		"node/containerd.TestSealing",
-		"node/control.Controllers.loop",
 		"node/control.TestDaemons",
 		"node/control.TestJob",
 		"node/control.TestProtection",
