@@ -301,12 +301,14 @@ func (g *garbage) dependents(w *world, uid types.UID) iter.Seq2[*store.Entry, ti
 }
 
 // concerned are the objects whose fate a change may decide: the object itself, its dependents if it comes, goes or begins to wait for them,
-// and its owners, with those that wait for them in turn; and what is in a namespace that comes or goes.
+// and its owners, with those that wait for them in turn; and what is in a namespace that comes or goes. All are, if another node is out of sight.
 func (g *garbage) concerned(w *world, e store.Event) (out []crdt.Key) {
 	k := e.Entry.Key
 	switch {
 	case k.Resource == definitions && e.Type != store.Modified:
 		return everybody() // the objects of a kind are owners, or no longer
+	case k.Resource == "nodes" && differ(e, reach):
+		return everybody() // whether what is absent may be late is another matter now
 	case !g.known[k.Resource] || e.Type == store.Modified && sameTies(e):
 		return nil
 	}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -80,6 +81,30 @@ func TestLateOwner(t *testing.T) {
 	}
 	if !decide(102, cut) {
 		t.Error("the owner came and went, and the child stays")
+	}
+}
+
+// TestAbsenceIsCountedOnceAllAreInSight: while a node is out of sight nobody is looked at for the time that passes, so all are when it is back.
+func TestAbsenceIsCountedOnceAllAreInSight(t *testing.T) {
+	c := newAgendaCase(t)
+	node := func(taint string, capacity string) *store.Entry {
+		n := &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: "n1", Annotations: map[string]string{"x": capacity}}}
+		if taint != "" {
+			n.Spec.Taints = []corev1.Taint{{Key: taint, Effect: corev1.TaintEffectNoExecute}}
+		}
+		return c.put(crdt.Key{Resource: "nodes", Name: "n1"}, n)
+	}
+	away := node(corev1.TaintNodeUnreachable, "1")
+	back, beats := node("", "1"), node("", "2")
+	g := newGarbage(c.store)
+	w := &world{snap: c.store.Snapshot(), now: epoch, resources: []string{"nodes"}}
+	g.prepare(w)
+	all := func(e store.Event) bool { return slices.Equal(g.concerned(w, e), everybody()) }
+	if !all(store.Event{Type: store.Modified, Old: away, Entry: back}) || !all(store.Event{Type: store.Deleted, Old: away, Entry: away}) {
+		t.Error("a node is back, and not all are looked at")
+	}
+	if have := g.concerned(w, store.Event{Type: store.Modified, Old: back, Entry: beats}); len(have) > 0 {
+		t.Errorf("a heartbeat concerns %v", have)
 	}
 }
 
