@@ -31,6 +31,40 @@ type Archive struct {
 
 // Write writes the image as an OCI layout tar, the same bytes for the same content. All files are executable by everyone.
 func (a Archive) Write(out io.Writer) error {
+	layer, err := a.layer()
+	if err != nil {
+		return err
+	}
+	config := encoded(fields{"architecture": runtime.GOARCH, "os": "linux", "config": a.settings(),
+		"rootfs": fields{"type": "layers", "diff_ids": []string{digest(layer)}}})
+	manifest := encoded(fields{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+		"config": fields{"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(config), "size": len(config)},
+		"layers": []fields{{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest(layer), "size": len(layer)}}})
+	index := encoded(fields{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+		"manifests": []fields{{"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest(manifest), "size": len(manifest),
+			"platform":    fields{"architecture": runtime.GOARCH, "os": "linux"},
+			"annotations": fields{"io.containerd.image.name": a.Name, "org.opencontainers.image.ref.name": a.Name[strings.LastIndex(a.Name, ":")+1:]}}}})
+
+	tw := tar.NewWriter(out)
+	for _, f := range []struct {
+		name    string
+		content []byte
+	}{
+		{"oci-layout", encoded(fields{"imageLayoutVersion": "1.0.0"})},
+		{"index.json", index},
+		{"blobs/sha256/" + digest(manifest)[7:], manifest},
+		{"blobs/sha256/" + digest(config)[7:], config},
+		{"blobs/sha256/" + digest(layer)[7:], layer},
+	} {
+		if err := writeFile(tw, f.name, 0o644, f.content); err != nil {
+			return err
+		}
+	}
+	return tw.Close()
+}
+
+// layer is the one layer of the image, as a tar: the files and links by name, each behind the directories that it is in.
+func (a Archive) layer() ([]byte, error) {
 	var layer bytes.Buffer
 	lw := tar.NewWriter(&layer)
 	dirs := map[string]bool{".": true, "/": true}
@@ -58,82 +92,67 @@ func (a Archive) Write(out io.Writer) error {
 	}
 	slices.Sort(names)
 	if err := mkdir("tmp"); err != nil {
-		return err
+		return nil, err
 	}
 	for _, name := range names {
 		inside := strings.TrimPrefix(path.Clean("/"+name), "/")
 		if err := mkdir(path.Dir(inside)); err != nil {
-			return err
+			return nil, err
 		}
 		if target, ok := a.Links[name]; ok {
 			if err := lw.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: inside, Linkname: target, Mode: 0o777}); err != nil {
-				return err
+				return nil, err
 			}
 			continue
 		}
 		content, err := os.ReadFile(a.Files[name])
 		if err != nil {
-			return fmt.Errorf("pack image %s: %w", a.Name, err)
+			return nil, fmt.Errorf("pack image %s: %w", a.Name, err)
 		}
-		if err := lw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: inside, Mode: 0o755, Size: int64(len(content))}); err != nil {
-			return err
-		}
-		if _, err := lw.Write(content); err != nil {
-			return err
+		if err := writeFile(lw, inside, 0o755, content); err != nil {
+			return nil, err
 		}
 	}
 	if err := lw.Close(); err != nil {
+		return nil, err
+	}
+	return layer.Bytes(), nil
+}
+
+func writeFile(w *tar.Writer, name string, mode int64, content []byte) error {
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode, Size: int64(len(content))}); err != nil {
 		return err
 	}
+	_, err := w.Write(content)
+	return err
+}
 
-	type m = map[string]any
-	digest := func(b []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(b)) }
-	encode := func(v any) []byte {
-		b, err := json.Marshal(v)
-		if err != nil {
-			panic(err) // maps of strings
-		}
-		return b
-	}
-	settings := m{}
+// fields is an object of the OCI image specification.
+type fields map[string]any
+
+// settings are how a container of the image starts.
+func (a Archive) settings() fields {
+	out := fields{}
 	for key, value := range map[string][]string{"Entrypoint": a.Entrypoint, "Cmd": a.Cmd, "Env": a.Env} {
 		if len(value) > 0 {
-			settings[key] = value
+			out[key] = value
 		}
 	}
 	if a.User != "" {
-		settings["User"] = a.User
+		out["User"] = a.User
 	}
-	config := encode(m{"architecture": runtime.GOARCH, "os": "linux", "config": settings,
-		"rootfs": m{"type": "layers", "diff_ids": []string{digest(layer.Bytes())}}})
-	manifest := encode(m{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-		"config": m{"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(config), "size": len(config)},
-		"layers": []m{{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest(layer.Bytes()), "size": layer.Len()}}})
-	index := encode(m{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
-		"manifests": []m{{"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest(manifest), "size": len(manifest),
-			"platform":    m{"architecture": runtime.GOARCH, "os": "linux"},
-			"annotations": m{"io.containerd.image.name": a.Name, "org.opencontainers.image.ref.name": a.Name[strings.LastIndex(a.Name, ":")+1:]}}}})
-
-	tw := tar.NewWriter(out)
-	for _, f := range []struct {
-		name    string
-		content []byte
-	}{
-		{"oci-layout", encode(m{"imageLayoutVersion": "1.0.0"})},
-		{"index.json", index},
-		{"blobs/sha256/" + digest(manifest)[7:], manifest},
-		{"blobs/sha256/" + digest(config)[7:], config},
-		{"blobs/sha256/" + digest(layer.Bytes())[7:], layer.Bytes()},
-	} {
-		if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.name, Mode: 0o644, Size: int64(len(f.content))}); err != nil {
-			return err
-		}
-		if _, err := tw.Write(f.content); err != nil {
-			return err
-		}
-	}
-	return tw.Close()
+	return out
 }
+
+func encoded(f fields) []byte {
+	b, err := json.Marshal(f)
+	if err != nil {
+		panic(err) // strings and numbers
+	}
+	return b
+}
+
+func digest(b []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(b)) }
 
 // pauseArchive is the sandbox image made of the pause program beside containerd.
 func (c Config) pauseArchive() Archive {
