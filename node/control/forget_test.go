@@ -32,8 +32,6 @@ import (
 // draw is a number below n; what says what for.
 type draw func(n int, what string) int
 
-func (d draw) yes(what string) bool { return d(2, what) == 1 }
-
 func pick[T any](d draw, what string, of ...T) T { return of[d(len(of), what)] }
 
 // sample is how objects of a kind are made: what it is called, and what may happen to one, one thing at a time.
