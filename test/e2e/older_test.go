@@ -183,10 +183,16 @@ func TestRoll(t *testing.T) {
 			t.Errorf("%s runs %s (%v)", n, exe, err)
 		}
 		// Each that is up to date decides beside those that are not.
-		l.kubectl(n, "scale", "deployment/web", fmt.Sprint("--replicas=", 6+len(n)))
-		l.within(time.Minute, "the pods that "+n+" asks for are ready", l.wantReady(n, "web", 6+len(n)))
+		l.kubectl(n, "scale", "deployment/web", "--replicas=8")
+		l.within(time.Minute, "the pods that "+n+" asks for are ready", l.wantReady(n, "web", 8))
 		l.kubectl(n, "scale", "deployment/web", "--replicas=6")
-		l.within(time.Minute, "six pods are ready", l.wantReady(n, "web", 6))
+		l.within(time.Minute, "the others have ended", func() error {
+			pods, err := tryGet[corev1.PodList](l, n, "pods", "-l", "app=web")
+			if err == nil && len(pods.Items) != 6 {
+				err = fmt.Errorf("%d pods are left", len(pods.Items))
+			}
+			return err
+		})
 	}
 	var acked []string
 	for i, n := range nodes {
