@@ -72,11 +72,12 @@ func TestWebhooks(t *testing.T) {
 	create := func(namespace, name string) (*corev1.ConfigMap, error) {
 		return c.CoreV1().ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 	}
+	var last error // what was answered last
 	eventually := func(what string, ok func() bool) {
 		t.Helper()
 		for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Fatal("never: " + what)
+				t.Fatalf("never: %s (%v)", what, last)
 			}
 		}
 	}
@@ -105,8 +106,8 @@ func TestWebhooks(t *testing.T) {
 	_, err = c.AdmissionregistrationV1().ValidatingWebhookConfigurations().Patch(ctx, "v", types.JSONPatchType, patch, metav1.PatchOptions{})
 	check(t, err)
 	eventually("a changed configuration counts", func() bool {
-		_, err := create("default", "bad")
-		return err == nil
+		_, last = create("default", "bad")
+		return last == nil
 	})
 	check(t, c.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(ctx, "m", metav1.DeleteOptions{}))
 	eventually("one that is gone is not asked", func() bool {

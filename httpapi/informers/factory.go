@@ -253,9 +253,13 @@ func (f *follower) tell() {
 		switch old, known := f.seen[key]; {
 		case !known:
 			f.handler.OnAdd(o, false)
+			// What it lists is newer than what it has been told: it may have kept an earlier version of what is new to it here, which only a
+			// change has it drop.
+			f.handler.OnUpdate(o, o)
 		case old.GetUID() != o.GetUID():
 			f.handler.OnDelete(old)
 			f.handler.OnAdd(o, false)
+			f.handler.OnUpdate(o, o)
 		case old.GetResourceVersion() != o.GetResourceVersion():
 			f.handler.OnUpdate(old, o)
 		}
