@@ -118,8 +118,11 @@ func (g *garbage) prepare(w *world) {
 	}
 	g.looked, g.left = w.snap.Version(), map[types.UID]crdt.Key{}
 	for _, e := range w.events {
-		if e.Type == store.Deleted {
+		switch {
+		case e.Type == store.Deleted:
 			g.bury(e.Entry.UID)
+		case e.Type == store.Added && e.Entry.Key.Resource == "namespaces":
+			delete(g.absent, namespacePrefix+e.Entry.Key.Name)
 		}
 	}
 	if w.complete && !w.everything && slices.Equal(g.resources, w.resources) {
@@ -286,11 +289,11 @@ func (g *garbage) named(w *world, uid types.UID) bool {
 	return false
 }
 
-// dependents are the objects that name an owner, with their ties.
+// dependents are the objects that name an owner, with their ties. What is derived is none: it goes with what it is derived from.
 func (g *garbage) dependents(w *world, uid types.UID) iter.Seq2[*store.Entry, ties] {
 	return func(yield func(*store.Entry, ties) bool) {
 		for e := range w.snap.Under(store.ByOwner, string(uid)) {
-			if !g.known[e.Key.Resource] {
+			if _, stored := w.snap.Stored(e.Key); !stored || !g.known[e.Key.Resource] {
 				continue
 			}
 			if t := tiesOf(e); !t.unread && !yield(e, t) {
@@ -397,6 +400,12 @@ func (g *garbage) missing(w *world, what string) (gone bool, at time.Time) {
 	if !ok {
 		since = w.now
 		g.absent[what] = since
+	}
+	for name, s := range w.nodes {
+		// It was out of sight meanwhile, for less than a look or for longer.
+		if name != w.self && s.since.After(since) {
+			since = s.since
+		}
 	}
 	at = since.Add(unseen)
 	return !w.now.Before(at), at

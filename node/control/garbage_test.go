@@ -53,6 +53,10 @@ func TestLateOwner(t *testing.T) {
 	if decide(0, whole) || decide(29, whole) {
 		t.Error("collected for an owner that is late")
 	}
+	flapped := map[string]sight{"n1": {reachable: true}, "n2": {reachable: true, since: second(29)}}
+	if decide(30, flapped) {
+		t.Error("a node was out of sight between two looks, and the time before counted")
+	}
 	if decide(31, cut) || decide(32, whole) || decide(61, whole) {
 		t.Error("time out of sight was counted")
 	}

@@ -166,9 +166,8 @@ func (t *secretTokens) letGo(w *world) {
 }
 
 // ofSecrets concerns the accounts that speak of Secrets that have gone.
-func (t *secretTokens) ofSecrets(*world, store.Event) (out []crdt.Key) {
-	out, t.concerned = t.concerned, nil
-	return out
+func (t *secretTokens) ofSecrets(*world, store.Event) []crdt.Key {
+	return t.concerned
 }
 
 // ofAccounts concerns the Secrets that hold tokens in the namespace of an account that has come, gone or changed.

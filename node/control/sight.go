@@ -58,7 +58,12 @@ func (o *outlook) survey(w *world, stored []string, since map[string]time.Time) 
 		o.nodes, o.timed = sights(store.List[corev1.Node](w.snap, "nodes", ""), w.alive, since, w.now)
 	}
 	if kinds {
-		o.resources = append(slices.Clone(stored), defined(w.snap)...)
+		o.resources = slices.Clone(stored)
+		for _, resource := range defined(w.snap) {
+			if !slices.Contains(stored, resource) { // what is built in is not defined anew
+				o.resources = append(o.resources, resource)
+			}
+		}
 	}
 	w.nodes, w.resources = o.nodes, o.resources
 }
