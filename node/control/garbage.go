@@ -401,13 +401,7 @@ func (g *garbage) missing(w *world, what string) (gone bool, at time.Time) {
 		since = w.now
 		g.absent[what] = since
 	}
-	for name, s := range w.nodes {
-		// It was out of sight meanwhile, for less than a look or for longer.
-		if name != w.self && s.since.After(since) {
-			since = s.since
-		}
-	}
-	at = since.Add(unseen)
+	at = w.unbroken(since).Add(unseen)
 	return !w.now.Before(at), at
 }
 

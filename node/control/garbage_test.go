@@ -6,9 +6,11 @@ import (
 	"testing"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -159,6 +161,39 @@ func TestTiesFollowTheObjects(t *testing.T) {
 	look(2, "configmaps", "secrets")
 	put("configmaps")
 	look(1, "configmaps", "secrets")
+}
+
+// TestDerivedHoldsUpNobody: what is derived of an object names it as its owner, goes with it, and is neither orphaned nor waited for.
+func TestDerivedHoldsUpNobody(t *testing.T) {
+	c := newAgendaCase(t)
+	lease := &coordinationv1.Lease{TypeMeta: metav1.TypeMeta{APIVersion: "coordination.k8s.io/v1", Kind: "Lease"},
+		ObjectMeta: metav1.ObjectMeta{Name: "n1", Namespace: "kube-node-lease", OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "n1", UID: "u"}}}}
+	if err := c.store.Derive(t.Context(), crdt.Key{Resource: "coordination.k8s.io/leases", Namespace: "kube-node-lease", Name: "n1"}, nil, lease); err != nil {
+		t.Fatal(err)
+	}
+	g := newGarbage(c.store)
+	w := &world{snap: c.store.Snapshot(), now: epoch, resources: []string{"coordination.k8s.io/leases"}}
+	g.prepare(w)
+	if !g.named(w, "u") {
+		t.Fatal("the Lease is not shown")
+	}
+	for e := range g.dependents(w, "u") {
+		t.Errorf("%s is derived, and a dependent", e.Key)
+	}
+}
+
+// TestKindsAreOnce: a definition of what is built in makes no second kind of it.
+func TestKindsAreOnce(t *testing.T) {
+	c := newAgendaCase(t)
+	for _, name := range []string{"ipaddresses.networking.k8s.io", "things.example.com"} {
+		c.put(crdt.Key{Resource: definitions, Name: name}, &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": map[string]any{"name": name}}})
+	}
+	w := &world{snap: c.store.Snapshot(), now: epoch}
+	(&outlook{}).survey(w, []string{"pods", addressClaims}, nil)
+	if want := []string{"pods", addressClaims, "example.com/things"}; !slices.Equal(w.resources, want) {
+		t.Errorf("kinds %v, want %v", w.resources, want)
+	}
 }
 
 // TestSlices: what slices hold, and that order of pods does not matter.

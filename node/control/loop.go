@@ -62,7 +62,7 @@ func (r *row) user() string { return cmp.Or(r.as, "system:serviceaccount:kube-sy
 type plan struct {
 	// writes happen in order, but for neighbours of the same verb among create and delete: they happen together.
 	writes []write
-	// events are recorded whatever is written.
+	// events are recorded whatever becomes of the writes; while a plan waits because it changed nothing the last time, not again.
 	events []event
 	// wake is when time alone may change the decision; zero means never.
 	wake time.Time

@@ -61,12 +61,21 @@ func (w *world) whole() (ok bool, at time.Time) {
 	if out(w.nodes) > 0 {
 		return false, time.Time{}
 	}
+	if at = w.unbroken(time.Time{}).Add(unseen); w.now.Before(at) {
+		return false, at
+	}
+	return true, time.Time{}
+}
+
+// unbroken is since when all other nodes have been in sight, if they are, but no earlier than a time. One may have been out of sight for less
+// than the time between two looks.
+func (w *world) unbroken(since time.Time) time.Time {
 	for name, s := range w.nodes {
-		if until := s.since.Add(unseen); name != w.self && w.now.Before(until) && until.After(at) {
-			at = until
+		if name != w.self && s.since.After(since) {
+			since = s.since
 		}
 	}
-	return at.IsZero(), at
+	return since
 }
 
 // claimProtection keeps a claim while a pod that has a node uses it. Pods without one will not start with a claim that is to go.

@@ -45,7 +45,7 @@ type secretTokens struct {
 	present, gone map[types.UID]bool
 	// held are the Secrets of the last look that hold tokens, went those that an account still speaks of though they have gone.
 	held, went map[crdt.Key]bool
-	// concerned are the accounts that speak of a Secret that has gone since the last look.
+	// concerned are the accounts that speak of a Secret that has gone.
 	concerned []crdt.Key
 	// signing are the issuers in sight, once they were asked for in this look.
 	signing []string
@@ -258,7 +258,7 @@ func later(w *world, since map[types.UID]time.Time, uid types.UID, believe bool)
 		from = w.now
 		since[uid] = from
 	}
-	at = from.Add(unseen)
+	at = w.unbroken(from).Add(unseen)
 	return !w.now.Before(at), at
 }
 

@@ -299,7 +299,12 @@ const anyName = "any-name"
 
 // post creates what the body says.
 func (c api) post(ctx context.Context, to string, body []byte) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(body))
+	return c.send(ctx, http.MethodPost, to, body, http.StatusCreated)
+}
+
+// send makes a request whose answer is not looked at but for its status.
+func (c api) send(ctx context.Context, method, to string, body []byte, want int) error {
+	r, err := http.NewRequestWithContext(ctx, method, to, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -310,7 +315,7 @@ func (c api) post(ctx context.Context, to string, body []byte) error {
 		return err
 	}
 	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusCreated {
+	if answer.StatusCode != want {
 		said, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
 		return fmt.Errorf("%s: %s", answer.Status, said)
 	}

@@ -2,11 +2,9 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"strconv"
@@ -137,7 +135,7 @@ func (c api) watch(ctx context.Context, count, changes int) error {
 		}
 		left.Store(int64(count))
 		m := mark{Name: strconv.Itoa(i), Began: time.Now()}
-		if err := c.put(ctx, url+"/"+made.Name, body); err != nil {
+		if err := c.send(ctx, http.MethodPut, url+"/"+made.Name, body, http.StatusOK); err != nil {
 			return err
 		}
 		select {
@@ -153,22 +151,4 @@ func (c api) watch(ctx context.Context, count, changes int) error {
 		time.Sleep(time.Until(m.Began.Add(watcherPace)))
 	}
 	return nil
-}
-
-func (c api) put(ctx context.Context, to string, body []byte) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPut, to, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	r.Header.Set("Content-Type", runtime.ContentTypeJSON)
-	answer, err := c.plain.Do(r)
-	if err != nil {
-		return err
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("change %s: %s", to, answer.Status)
-	}
-	_, err = io.Copy(io.Discard, answer.Body)
-	return err
 }
